@@ -1,0 +1,195 @@
+"""Settings that connectors share: durations, sizes, TLS, tag mappings, and what every source and target can be told."""
+
+import fnmatch
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from connectors.contract import Context, Reader, Writer
+from normalization.reading import Tag
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+
+
+def seconds(value: object) -> object:
+    """A duration such as ``5s``, ``250ms`` or ``1h30m`` in seconds; numbers are seconds already."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)", value)
+    if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)", "", value).strip():
+        msg = f"`{value}` is not a duration; write a number with a unit: 250ms, 5s, 10m, 24h"
+        raise ValueError(msg)
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def size(value: object) -> object:
+    """A size such as ``64MiB`` or ``2GB`` in bytes; numbers are bytes already."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+    if not match or match[2].lower() not in _SIZES:
+        msg = f"`{value}` is not a size; write a number with a unit: 64KiB, 512MiB, 2GiB"
+        raise ValueError(msg)
+    return int(float(match[1]) * _SIZES[match[2].lower()])
+
+
+Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """A part of the configuration: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
+
+
+class TlsSettings(Settings):
+    """TLS of a connection."""
+
+    ca_file: Path | None = Field(None, description="PEM file of the authorities to trust; the system's when absent")
+    cert_file: Path | None = Field(None, description="PEM file of the client certificate")
+    key_file: Path | None = Field(None, description="PEM file of the client's private key")
+    server_name: str | None = Field(None, description="name expected in the server's certificate, when not the host")
+    verify: bool = Field(True, description="check the server's certificate and name; switch off in a laboratory only")
+
+
+class Place(Settings):
+    """Where something stands in the plant (ISA-95); each part is optional."""
+
+    site: str | None = Field(None, description="ISA-95 site")
+    area: str | None = Field(None, description="ISA-95 area")
+    line: str | None = Field(None, description="ISA-95 line (work center)")
+    equipment: str | None = Field(None, description="ISA-95 equipment (work unit)")
+
+
+class Mapping(Place):
+    """What is known about a tag beyond what its protocol says; fills and overrides the source's context."""
+
+    signal_type: str | None = Field(None, description="kind of signal: temperature, pressure, speed …")
+    tag_name: str | None = Field(None, description="name of the tag, instead of the one its protocol gives")
+    unit: str | None = Field(None, description="engineering unit of the value after scaling, e.g. °C, bar, rpm")
+    type: Literal["boolean", "integer", "number", "text"] | None = Field(
+        None, description="convert values to this type; what cannot be converted becomes a dead letter"
+    )
+    scale: float | None = Field(None, description="factor: value × scale + offset")
+    offset: float | None = Field(None, description="added after scaling, in the tag's unit")
+    alarm: bool = Field(False, description="a value other than 0 or false is an alarm: its quality becomes ALARM")
+    metadata: dict[str, str] = Field({}, description="free text by key, carried along with the tag")
+
+
+class TagMapping(Mapping):
+    """A mapping for the tags whose address or name it matches."""
+
+    match: str = Field(description="address or name of a tag, or a glob pattern such as `*/temperature`")
+
+
+class SourceConfig(Place):
+    """What every source can be told; each protocol adds its own."""
+
+    name: str = Field(description="name of the source, unique", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+    protocol: str = Field(description="protocol of the source")
+    enabled: bool = Field(True, description="whether the source is read")
+    path_template: str | None = Field(None, description="path of this source's tags, instead of the general template")
+    metadata: dict[str, str] = Field({}, description="free text by key, carried along with every tag of the source")
+    tags: list[TagMapping] = Field([], description="mappings of tags; the first that matches counts")
+
+    def reader(self, context: Context) -> Reader:
+        """The reader of this source; each protocol's config returns its own."""
+        raise TypeError(f"{type(self).__name__} has no reader")
+
+    @cached_property
+    def _exact(self) -> dict[str, TagMapping]:
+        return {m.match: m for m in reversed(self.tags) if not any(c in m.match for c in "*?[")}
+
+    def mapping(self, address: str, tag_name: str) -> Mapping | None:
+        """The first mapping in `tags` that matches the tag's address or name."""
+        exact = self._exact.get(address) or self._exact.get(tag_name)
+        if exact is not None:
+            return exact
+        for mapping in self.tags:
+            if fnmatch.fnmatchcase(address, mapping.match) or fnmatch.fnmatchcase(tag_name, mapping.match):
+                return mapping
+        return None
+
+    def tag(
+        self,
+        device_id: str,
+        address: str,
+        tag_name: str,
+        unit: str = "",
+        metadata: dict[str, str] | None = None,
+        mapping: Mapping | None = None,
+    ) -> Tag:
+        """The row of the tag table for one tag of this source.
+
+        Args:
+            device_id: The device as its protocol names it.
+            address: The tag as its protocol names it.
+            tag_name: The name that its protocol gives.
+            unit: The unit that its protocol gives.
+            metadata: What its protocol says about it.
+            mapping: What the source's own tag list says; `tags` is searched when it is None.
+        """
+        mapping = mapping or self.mapping(address, tag_name)
+        rules: dict[str, Any] = {"template": self.path_template} if self.path_template else {}
+        rules |= {p: v for p in ("site", "area", "line", "equipment") if (v := getattr(self, p)) is not None}
+        extra = dict(self.metadata) | (metadata or {})
+        if mapping is not None:
+            given = mapping.model_dump(
+                exclude_none=True, exclude_defaults=True, exclude={"match", "metadata", "tag_name", "unit"}
+            )
+            rules |= {key: given[key] for key in Mapping.model_fields if key in given}
+            extra |= mapping.metadata
+            tag_name = mapping.tag_name or tag_name
+            unit = mapping.unit if mapping.unit is not None else unit
+        return Tag(
+            source=self.name,
+            protocol=self.protocol,
+            device_id=device_id,
+            address=address,
+            tag_name=tag_name,
+            unit=unit,
+            metadata=json.dumps(extra, ensure_ascii=False, sort_keys=True),
+            mapping=json.dumps(rules, ensure_ascii=False, sort_keys=True),
+        )
+
+
+class TargetConfig(Settings):
+    """What every target can be told; each type adds its own under `provider_config`."""
+
+    name: str = Field("", description="name shown to people; the key of the connector when absent")
+    type: str = Field(description="type of the target")
+    enabled: bool = Field(True, description="whether the target is written to")
+    endpoint: str | None = Field(None, description="where the target is; a broker or url in provider_config wins")
+    timeout: Duration = Field(30.0, description="time for one request, in seconds or as 30s")
+    retry_count: int = Field(
+        5, ge=1, description="failures in a row that open the circuit breaker; nothing is ever dropped by it"
+    )
+    retry_delay: Duration = Field(
+        0.5, description="first back-off after a failure, in seconds or as 2s; doubled up to 60 s"
+    )
+    batch_size: int | None = Field(None, ge=1, description="readings in one write, at most")
+    flush_interval: Duration | None = Field(None, description="time that a reading may wait for a batch to fill")
+
+    def writer(self, context: Context) -> Writer:
+        """The writer of this target; each type's config returns its own."""
+        raise TypeError(f"{type(self).__name__} has no writer")
+
+
+__all__ = [
+    "Duration",
+    "Mapping",
+    "Place",
+    "SecretStr",
+    "Settings",
+    "Size",
+    "SourceConfig",
+    "TagMapping",
+    "TargetConfig",
+    "TlsSettings",
+]

@@ -1,0 +1,427 @@
+"""Readings: the Arrow schemas, the tag table, and the builder that readers append to.
+
+A *reading* is one value of one tag. Readings travel as Arrow record batches that follow a star schema: a batch holds the
+facts (``FACTS``), the `TagTable` holds what is constant per tag, and `view` joins the two without copying: the names
+become dictionary columns whose dictionaries are the tag table's own arrays. ``TABLE`` is what a table of readings looks
+like at a target.
+"""
+
+import base64
+import json
+import math
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum, IntFlag
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class ValueType(IntEnum):
+    """What a value was at its source; says which value column holds it."""
+
+    NULL = 0
+    BOOLEAN = 1
+    INT64 = 2
+    UINT64 = 3
+    DOUBLE = 4
+    TEXT = 5
+    BYTES = 6
+    JSON = 7
+
+
+class Quality(IntEnum):
+    """One quality scale for all protocols; the protocol's own code stays in ``status``."""
+
+    GOOD = 0
+    UNCERTAIN = 1
+    BAD = 2
+    STALE = 3
+    ALARM = 4
+
+
+class Flags(IntFlag):
+    """How a reading came to be, where that is not simply "live from its device"."""
+
+    NONE = 0
+    RETAINED = 1
+    HISTORICAL = 2
+    RESENT = 4
+    DERIVED = 8
+    GAP = 16
+
+
+TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
+_NAME: Final = pa.dictionary(pa.int32(), pa.string())
+
+
+def _field(name: str, type_: pa.DataType, meaning: str, *, nullable: bool = True) -> pa.Field:
+    return pa.field(name, type_, nullable=nullable, metadata={"comment": meaning})
+
+
+FACTS: Final = pa.schema(
+    [
+        _field("tag", pa.int32(), "row of the tag table", nullable=False),
+        _field("type", pa.int8(), "ValueType: which value column holds the value", nullable=False),
+        _field("value_double", pa.float64(), "the value of a DOUBLE, in the tag's unit; NaN and infinities kept"),
+        _field("value_int", pa.int64(), "the value of an INT64, a BOOLEAN (0, 1) or a UINT64 (its bit pattern)"),
+        _field("value_text", pa.string(), "the value of a TEXT, or the JSON of an array or structure"),
+        _field("value_bytes", pa.binary(), "the value of BYTES, or what could not be decoded when `reject` is set"),
+        _field("quality", pa.int8(), "Quality: GOOD, UNCERTAIN, BAD, STALE or ALARM", nullable=False),
+        _field("status", pa.int64(), "the protocol's own status code (OPC UA StatusCode, Modbus exception …)"),
+        _field("source_time", TIMESTAMP, "when the device says it measured, UTC, µs; null when it does not say"),
+        _field("received_time", TIMESTAMP, "when the gateway received it, UTC, µs", nullable=False),
+        _field("sequence", pa.int64(), "number within gateway and shard, given by the journal", nullable=False),
+        _field("flags", pa.int16(), "Flags: retained, historical, re-sent, derived, gap", nullable=False),
+        _field("properties", pa.string(), "JSON object of what the protocol sent beside the value"),
+        _field("reject", pa.string(), "why this reading cannot be used; null when it is sound"),
+    ]
+)
+
+TAG_COLUMNS: Final = {
+    "source": "name of the source in the configuration",
+    "protocol": "protocol of the source: opcua, mqtt, sparkplug, modbus, gateway",
+    "device_id": "the device as its protocol names it (server, edge node, unit)",
+    "address": "the tag as its protocol names it (node id, topic, register)",
+    "tag_name": "the tag's name",
+    "unit": "engineering unit of the value",
+    "metadata": "JSON object of the source's and the tag's metadata",
+    "path": "ISA-95 path",
+    "site": "ISA-95 site",
+    "area": "ISA-95 area",
+    "line": "ISA-95 line (work center)",
+    "equipment": "ISA-95 equipment (work unit)",
+    "signal_type": "kind of signal: temperature, pressure, speed …",
+}
+
+IDENTITY_COLUMNS: Final = {
+    "gateway": "name of the gateway that read it; with shard and sequence the identity of the reading",
+    "shard": "shard of the gateway's journal",
+}
+
+STREAM_COLUMNS: Final = (
+    _field("value", pa.float64(), "the value as a number (booleans 0 and 1), null where it is none"),
+    _field("priority", pa.int32(), "priority given by the routing rules, larger is more urgent", nullable=False),
+)
+
+TABLE: Final = pa.schema(
+    [
+        *(_field(name, pa.string(), meaning, nullable=False) for name, meaning in IDENTITY_COLUMNS.items()),
+        _field("sequence", pa.int64(), "number within gateway and shard", nullable=False),
+        _field(
+            "date", pa.date32(), "UTC date of source_time, or of received_time; the partition column", nullable=False
+        ),
+        _field("source_time", TIMESTAMP, "when the device says it measured, UTC, µs; null when it does not say"),
+        _field("received_time", TIMESTAMP, "when the gateway received it, UTC, µs", nullable=False),
+        *(_field(name, pa.string(), meaning) for name, meaning in TAG_COLUMNS.items()),
+        _field("type", pa.string(), "NULL, BOOLEAN, INT64, UINT64, DOUBLE, TEXT, BYTES or JSON", nullable=False),
+        _field(
+            "value", pa.float64(), "the value as a number (exact for DOUBLE; booleans 0 and 1), null where it is none"
+        ),
+        _field("value_int", pa.int64(), "the exact value of an INT64, a BOOLEAN (0, 1) or a UINT64 (its bit pattern)"),
+        _field("value_text", pa.string(), "the value of a TEXT, or the JSON of an array or structure"),
+        _field("value_bytes", pa.binary(), "the value of BYTES"),
+        _field("quality", pa.string(), "GOOD, UNCERTAIN, BAD, STALE or ALARM", nullable=False),
+        _field("status", pa.int64(), "the protocol's own status code"),
+        _field("flags", pa.int32(), "bits: 1 retained, 2 historical, 4 re-sent, 8 derived, 16 gap", nullable=False),
+        _field("properties", pa.string(), "JSON object of what the protocol sent beside the value"),
+        _field("priority", pa.int32(), "priority given by the routing rules, larger is more urgent", nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A row of the tag table. It never changes: a tag that changes is a new row.
+
+    ``mapping`` is the JSON of what normalizing needs (template, context, overrides, scale, type); the fields after it are
+    empty until the row has been normalized.
+    """
+
+    source: str
+    protocol: str
+    device_id: str
+    address: str
+    tag_name: str
+    unit: str = ""
+    metadata: str = "{}"
+    mapping: str = "{}"
+    path: str = ""
+    site: str = ""
+    area: str = ""
+    line: str = ""
+    equipment: str = ""
+    signal_type: str = ""
+
+    def to_json(self) -> bytes:
+        """The row as a JSON array in field order, as stores keep it."""
+        return json.dumps(
+            [getattr(self, f.name) for f in fields(self)], ensure_ascii=False, separators=(",", ":")
+        ).encode()
+
+    @staticmethod
+    def from_json(data: bytes | str) -> "Tag":
+        """The row that `to_json` wrote."""
+        return Tag(*json.loads(data))
+
+
+class TagTable:
+    """The tags of this process, numbered from 0; rows are only ever added. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.token: Final = uuid.uuid4().hex.encode()
+        self._lock = threading.Lock()
+        self._ids: dict[Tag, int] = {}
+        self._rows: list[Tag] = []
+        self._arrays: dict[str, pa.Array] = {name: pa.array([], pa.string()) for name in TAG_COLUMNS}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, tag_id: int) -> Tag:
+        return self._rows[tag_id]
+
+    def intern(self, tag: Tag) -> int:
+        """The number of `tag`, which is added if it is new."""
+        known = self._ids.get(tag)
+        if known is not None:
+            return known
+        with self._lock:
+            if tag not in self._ids:
+                self._rows.append(tag)
+                self._ids[tag] = len(self._rows) - 1
+            return self._ids[tag]
+
+    def arrays(self) -> dict[str, pa.Array]:
+        """One string array per name in ``TAG_COLUMNS``, as long as the table; the arrays are shared, never copied."""
+        size = len(self._rows)
+        if len(self._arrays["path"]) < size:
+            with self._lock:
+                start = len(self._arrays["path"])
+                added = self._rows[start:]
+                if added:
+                    self._arrays = {
+                        name: pa.concat_arrays([array, pa.array([getattr(tag, name) for tag in added], pa.string())])
+                        for name, array in self._arrays.items()
+                    }
+        return self._arrays
+
+
+_INT64_MIN, _INT64_MAX, _UINT64_MAX = -(2**63), 2**63 - 1, 2**64 - 1
+
+
+def to_json(value: Any) -> str:
+    """JSON of an array or structure: bytes as base64, NaN and infinities as the strings NaN, Infinity, -Infinity."""
+    return json.dumps(_jsonable(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _jsonable(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+        case bool() | int() | float() | str() | None:
+            return value
+        case bytes() | bytearray():
+            return base64.b64encode(value).decode()
+        case dict():
+            return {str(key): _jsonable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_jsonable(item) for item in value]
+        case _:
+            return str(value)
+
+
+class Columns:
+    """Readings in the making: what a reader appends to, one Python list per column."""
+
+    __slots__ = tuple(name for name in FACTS.names if name not in ("received_time", "sequence"))
+
+    def __init__(self) -> None:
+        self.tag: list[int] = []
+        self.type: list[int] = []
+        self.value_double: list[float | None] = []
+        self.value_int: list[int | None] = []
+        self.value_text: list[str | None] = []
+        self.value_bytes: list[bytes | None] = []
+        self.quality: list[int] = []
+        self.status: list[int | None] = []
+        self.source_time: list[int | None] = []
+        self.flags: list[int] = []
+        self.properties: list[str | None] = []
+        self.reject: list[str | None] = []
+
+    def __len__(self) -> int:
+        return len(self.tag)
+
+    def add(
+        self,
+        tag: int,
+        value: Any,
+        *,
+        quality: int = Quality.GOOD,
+        status: int | None = None,
+        source_time: int | None = None,
+        flags: int = 0,
+        properties: str | None = None,
+        unsigned: bool = False,
+    ) -> None:
+        """Append one reading.
+
+        Args:
+            tag: Row of the tag table.
+            value: float, int, bool, str, bytes, None, or a list, tuple or dict (kept as JSON).
+            quality: A `Quality`.
+            status: The protocol's own status code.
+            source_time: µs since the epoch, UTC.
+            flags: `Flags`.
+            properties: JSON object.
+            unsigned: The source's type is an unsigned 64-bit integer.
+        """
+        double: float | None = None
+        integer: int | None = None
+        text: str | None = None
+        raw: bytes | None = None
+        kind: int
+        if isinstance(value, float):
+            kind, double = 4, value
+        elif isinstance(value, bool):
+            kind, integer = 1, int(value)
+        elif isinstance(value, int):
+            if unsigned and 0 <= value <= _UINT64_MAX:
+                kind, integer = 3, value if value <= _INT64_MAX else value - 2**64
+            elif _INT64_MIN <= value <= _INT64_MAX:
+                kind, integer = 2, value
+            elif 0 <= value <= _UINT64_MAX:
+                kind, integer = 3, value - 2**64
+            else:
+                kind, text = 7, str(value)
+        elif isinstance(value, str):
+            kind, text = 5, value
+        elif value is None:
+            kind = 0
+        elif isinstance(value, bytes | bytearray):
+            kind, raw = 6, bytes(value)
+        else:
+            kind, text = 7, to_json(value)
+        if text is not None and not text.isascii():
+            text = text.encode("utf-8", "replace").decode()  # a lone surrogate is not UTF-8
+        self.tag.append(tag)
+        self.type.append(kind)
+        self.value_double.append(double)
+        self.value_int.append(integer)
+        self.value_text.append(text)
+        self.value_bytes.append(raw)
+        self.quality.append(quality)
+        self.status.append(status)
+        self.source_time.append(source_time)
+        self.flags.append(flags)
+        self.properties.append(properties)
+        self.reject.append(None)
+
+    def add_reject(
+        self, tag: int, reason: str, raw: bytes, *, source_time: int | None = None, properties: str | None = None
+    ) -> None:
+        """Append what could not be decoded, with the reason and the bytes; it becomes a dead letter."""
+        self.add(tag, raw, quality=Quality.BAD, source_time=source_time, properties=properties)
+        self.reject[-1] = reason
+
+    def extend(self, other: "Columns") -> None:
+        """Append all readings of `other`."""
+        for name in self.__slots__:
+            getattr(self, name).extend(getattr(other, name))
+
+    def to_batch(self, received_time: Sequence[int] | np.ndarray, first_sequence: int) -> pa.RecordBatch:
+        """The readings as a batch of ``FACTS``, numbered upwards from `first_sequence`."""
+        arrays = []
+        for field in FACTS:
+            if field.name == "received_time":
+                arrays.append(pa.array(np.asarray(received_time, np.int64)).view(TIMESTAMP))
+            elif field.name == "sequence":
+                arrays.append(pa.array(np.arange(first_sequence, first_sequence + len(self), dtype=np.int64)))
+            else:
+                arrays.append(pa.array(getattr(self, field.name), field.type))
+        return pa.RecordBatch.from_arrays(arrays, schema=FACTS)
+
+
+@lru_cache(maxsize=8)
+def stream_schema(token: bytes) -> pa.Schema:
+    """Schema of a stream item: ``FACTS``, then `value` and `priority`, then the names as dictionary columns.
+
+    Args:
+        token: `TagTable.token` of the table that `tag` and the names refer to; kept in the schema's metadata.
+    """
+    names = [_field(name, _NAME, meaning) for name, meaning in {**IDENTITY_COLUMNS, **TAG_COLUMNS}.items()]
+    return pa.schema([*FACTS, *STREAM_COLUMNS, *names], metadata={"tags": token})
+
+
+@lru_cache(maxsize=64)
+def _constant(text: str) -> pa.Array:
+    return pa.array([text], pa.string())
+
+
+def repeat(text: str, count: int) -> pa.DictionaryArray:
+    """A dictionary column that says `text` `count` times."""
+    return pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), _constant(text), safe=False)
+
+
+def view(
+    facts: Sequence[pa.Array], gateway: pa.Array, shard: pa.Array, tags: TagTable, value: pa.Array, priority: pa.Array
+) -> pa.RecordBatch:
+    """Join facts with the tag table: a batch of `stream_schema`; nothing is copied.
+
+    Args:
+        facts: Arrays in the order of ``FACTS``; `tag` holds rows of `tags`.
+        gateway: Dictionary column, see `repeat`.
+        shard: Dictionary column, see `repeat`.
+        tags: The process's tag table.
+        value: The numbers, see `numbers`.
+        priority: int32, one per reading.
+    """
+    index = facts[0]
+    names = [pa.DictionaryArray.from_arrays(index, array, safe=False) for array in tags.arrays().values()]
+    return pa.RecordBatch.from_arrays(
+        [*facts, value, priority, gateway, shard, *names], schema=stream_schema(tags.token)
+    )
+
+
+def numbers(type_: pa.Array, value_double: pa.Array, value_int: pa.Array) -> pa.Array:
+    """The values as float64: doubles as they are, integers and booleans converted, null for all else."""
+    if value_int.null_count == len(value_int):
+        return value_double
+    kinds = type_.to_numpy()
+    integers = value_int.fill_null(0).to_numpy()
+    out = integers.astype(np.float64)
+    unsigned = kinds == ValueType.UINT64
+    if unsigned.any():
+        out[unsigned] = integers[unsigned].view(np.uint64).astype(np.float64)
+    doubles = kinds == ValueType.DOUBLE
+    if doubles.any():
+        out[doubles] = value_double.fill_null(0.0).to_numpy()[doubles]
+    none = (kinds == ValueType.NULL) | (kinds >= ValueType.TEXT)
+    return pa.array(out, mask=none) if none.any() else pa.array(out)
+
+
+_TYPE_NAMES: Final = pa.array([t.name for t in ValueType], pa.string())
+_QUALITY_NAMES: Final = pa.array([q.name for q in Quality], pa.string())
+
+
+def table(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A stream item as a batch of ``TABLE``: what Delta, ZeroBus and Parquet receive."""
+    source_time, received_time = batch.column("source_time"), batch.column("received_time")
+    when = source_time if not source_time.null_count else pc.coalesce(source_time, received_time)
+    columns: dict[str, pa.Array] = {
+        "date": when.cast(pa.date32()),
+        "type": _TYPE_NAMES.take(batch.column("type")),
+        "quality": _QUALITY_NAMES.take(batch.column("quality")),
+        "flags": batch.column("flags").cast(pa.int32()),
+    }
+    for name in TABLE.names:
+        if name not in columns:
+            column = batch.column(name)
+            columns[name] = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return pa.RecordBatch.from_arrays([columns[name] for name in TABLE.names], schema=TABLE)
