@@ -1,0 +1,58 @@
+"""Running the flow in this process, and looking at a gateway that runs or has run."""
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from datetime import timedelta
+from typing import Any
+
+from config.models import Configuration
+from flows.process import Process, prepare_recovery, recovery_directory
+
+EPOCH = timedelta(seconds=1)
+
+
+def run(config: Configuration, seconds: float | None = None) -> int:
+    """Run the gateway until SIGTERM or SIGINT, or for `seconds`; returns the exit code if the flow could not go on."""
+    import os
+
+    from bytewax.recovery import RecoveryConfig
+    from bytewax.run import cli_main
+
+    from flows.gateway import gateway
+
+    os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
+    process = Process(config)
+    process.on_signals()
+    directory = recovery_directory(config)
+    prepare_recovery(directory)
+    if seconds is not None:
+        timer = threading.Timer(seconds, process.drain)
+        timer.daemon = True
+        timer.start()
+    cli_main(gateway(process), epoch_interval=EPOCH, recovery_config=RecoveryConfig(str(directory), timedelta(0)))
+    return 1
+
+
+def ask(config: Configuration, path: str) -> Any | None:
+    """What the running gateway answers to GET `path`; None when none runs."""
+    host = "127.0.0.1" if config.listen in ("", "0.0.0.0", "::") else config.listen
+    try:
+        with urllib.request.urlopen(f"http://{host}:{config.port}{path}", timeout=5) as answer:
+            return json.load(answer)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return None
+
+
+def account(config: Configuration) -> dict[str, Any]:
+    """The account of a gateway, from the gateway itself or, when none runs, from its stores."""
+    running = ask(config, "/api/ledger") if config.port is not None else None
+    if running is not None:
+        return dict(running)
+    process = Process(config)
+    process.open_stores()
+    try:
+        return process.account().to_dict()
+    finally:
+        process.close()

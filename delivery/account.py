@@ -1,0 +1,106 @@
+"""The account: for every source and target, what came in equals what went out and what is still here."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from delivery.journal import JournalAccount
+from delivery.spool import SpoolAccount
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLine:
+    """journalled = waiting + filtered + routed + dead_letters, in readings since the journal was begun."""
+
+    journalled: int
+    waiting: int
+    filtered: dict[str, int]
+    routed: int
+    dead_letters: int
+
+    @property
+    def unaccounted(self) -> int:
+        """Readings that are missing (positive) or too many."""
+        return self.journalled - self.waiting - sum(self.filtered.values()) - self.routed - self.dead_letters
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLine:
+    """routed = delivered + stored + discarded + dead_letters, in readings since the spool was begun.
+
+    `in_flow` of the routed ones may still be brought again by the flow; `settled` is what the journal says was routed.
+    """
+
+    routed: int
+    settled: int
+    delivered: int
+    stored: int
+    discarded: dict[str, int]
+    dead_letters: int
+
+    @property
+    def unaccounted(self) -> int:
+        """Readings that are missing (positive) or too many, and those that the journal let go but the spool never had."""
+        left = self.routed - self.delivered - self.stored - sum(self.discarded.values()) - self.dead_letters
+        return left + max(0, self.settled - self.routed)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The account of one gateway.
+
+    Attributes:
+        sources: One line per source.
+        targets: One line per target and source.
+    """
+
+    sources: dict[str, SourceLine] = field(default_factory=dict)
+    targets: dict[str, dict[str, TargetLine]] = field(default_factory=dict)
+
+    @property
+    def unaccounted(self) -> int:
+        """Readings that no line explains, added up without regard to sign."""
+        of_sources = sum(abs(line.unaccounted) for line in self.sources.values())
+        return of_sources + sum(abs(line.unaccounted) for lines in self.targets.values() for line in lines.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "sources": {name: asdict(line) | {"unaccounted": line.unaccounted} for name, line in self.sources.items()},
+            "targets": {
+                target: {name: asdict(line) | {"unaccounted": line.unaccounted} for name, line in lines.items()}
+                for target, lines in self.targets.items()
+            },
+            "unaccounted": self.unaccounted,
+        }
+
+
+def settle_accounts(journal: JournalAccount, spools: Mapping[str, SpoolAccount]) -> Account:
+    """Put the stores' accounts together. Read the journal's first: what it let go, the spools have had before."""
+    outcome = journal.outcome
+    sources = {
+        name: SourceLine(
+            journalled=journalled,
+            waiting=journal.waiting[name],
+            filtered={reason: counts[name] for reason, counts in outcome.filtered.items() if counts[name]},
+            routed=outcome.routed[name],
+            dead_letters=outcome.dead[name],
+        )
+        for name, journalled in sorted(journal.journalled.items())
+    }
+    targets: dict[str, dict[str, TargetLine]] = {}
+    for target, spool in spools.items():
+        settled = outcome.targets.get(target, Counter())
+        targets[target] = {
+            name: TargetLine(
+                routed=spool.routed[name],
+                settled=settled[name],
+                delivered=spool.delivered[name],
+                stored=spool.stored[name],
+                discarded={reason: counts[name] for reason, counts in spool.discarded.items() if counts[name]},
+                dead_letters=spool.dead[name],
+            )
+            for name in sorted({*spool.routed, *settled})
+        }
+    return Account(sources, targets)

@@ -1,0 +1,308 @@
+"""The forwarder: one thread per target that takes units from its spool and owns everything about retrying.
+
+It keeps as many writes in flight as the writer allows and settles each by itself. After an error it waits for the
+writes under way, closes the writer, backs off, opens it again and sends the same units again.
+"""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from connectors.contract import DeliveryError, RejectedRecords, Writer
+from delivery import metrics
+from delivery.breaker import Breaker, BreakerState
+from delivery.dead_letters import DeadLetterStore
+from delivery.log import StoreError
+from delivery.retry import RetryPolicy, error_class
+from delivery.spool import Spool, Unit
+
+log = structlog.get_logger()
+
+_STOP_PATIENCE: Final = 3.0
+
+
+@dataclass(slots=True)
+class TargetStatus:
+    """How a target stands.
+
+    Attributes:
+        connected: Whether its writer is open.
+        breaker: State of its circuit breaker.
+        last_success: When it last took a unit, seconds since the epoch.
+        last_error: What it said last, empty when all is well.
+        error_class: Class of that error.
+        delivered: Readings delivered since the process began.
+        errors: Errors by class since the process began.
+    """
+
+    connected: bool = False
+    breaker: BreakerState = BreakerState.CLOSED
+    last_success: float | None = None
+    last_error: str = ""
+    error_class: str = ""
+    delivered: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+class Forwarder:
+    """Delivers one spool to one writer.
+
+    Args:
+        name: Name of the target.
+        writer: Its writer.
+        spool: Its spool.
+        dead_letters: Where rejected readings go.
+        policy: Delays between attempts.
+        threshold: Failures in a row that open the breaker.
+        zerobus: Whether the target counts under the ZeroBus metrics too.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        writer: Writer,
+        spool: Spool,
+        dead_letters: DeadLetterStore,
+        *,
+        policy: RetryPolicy | None = None,
+        threshold: int = 5,
+        zerobus: bool = False,
+    ) -> None:
+        self.name = name
+        self.spool = spool
+        self.status = TargetStatus()
+        self._writer = writer
+        self._dead_letters = dead_letters
+        self._policy = policy or RetryPolicy()
+        self._breaker = Breaker(threshold)
+        self._zerobus = zerobus
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        self._woken = False
+        self._stopping = False
+        self._attempts: dict[int, int] = {}
+        self._retry: list[Unit] = []
+        self._waiting_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"forwarder {name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self.spool.wake = self.wake
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look again: something was appended. Safe from any thread."""
+        if not self._woken and self._loop is not None:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop has just closed
+                self._loop.call_soon_threadsafe(self._changed.set)
+
+    def stop(self) -> None:
+        """Send nothing more, wait a little for the writes under way; what was not sent stays in the spool."""
+        self._stopping = True
+        self._woken = False
+        self.wake()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread, if it was started, `timeout` seconds at most."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+
+    # ------------------------------------------------------------------ the forwarder's thread
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except StoreError as error:
+            self.status.last_error = str(error)
+            log.error("forwarder stopped, its store failed", target=self.name, error=str(error))
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        while not self._stopping:
+            try:
+                await self._open()
+                error = await self._pump()
+            except StoreError:
+                raise
+            except Exception as unexpected:  # noqa: BLE001 - the edge of the forwarder's loop
+                error = unexpected
+            await self._close()
+            if error is not None:
+                await self._back_off(error)
+
+    async def _open(self) -> None:
+        try:
+            await self._writer.open()
+        except Exception:
+            metrics.CONNECTIONS.labels(self.name, "error").inc()
+            raise
+        metrics.CONNECTIONS.labels(self.name, "ok").inc()
+        self.status.connected = True
+
+    async def _close(self) -> None:
+        self.status.connected = False
+        await self._writer.close()
+
+    async def _back_off(self, error: Exception) -> None:
+        self._breaker.failure()
+        self._show(error)
+        wait = self._policy.delay(self._breaker.failures, random.random(), error)  # noqa: S311 - jitter
+        deadline = time.monotonic() + wait
+        while not self._stopping and (left := deadline - time.monotonic()) > 0:
+            await self._sleep(left)
+        self._breaker.probe()
+        self._show_breaker()
+
+    def _show(self, error: Exception) -> None:
+        kind = error_class(error)
+        if not isinstance(error, DeliveryError):
+            log.error("unexpected error from a writer", target=self.name, exc_info=error)
+        if self.status.last_error != str(error):
+            log.warning("target failed", target=self.name, error_class=kind, error=str(error))
+        self.status.last_error, self.status.error_class = str(error), kind
+        self.status.errors[kind] = self.status.errors.get(kind, 0) + 1
+        self._show_breaker()
+
+    def _show_breaker(self) -> None:
+        self.status.breaker = self._breaker.state
+        metrics.BREAKER.labels(self.name).set(self._breaker.state)
+        if self._zerobus:
+            metrics.ZEROBUS_BREAKER.labels(self.name).set(self._breaker.state)
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Wait until something changes, or for `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        self._changed.clear()
+
+    async def _pump(self) -> Exception | None:
+        """Write units until the writer fails or the forwarder stops; returns the failure."""
+        writing: dict[asyncio.Task[Exception | None], Unit] = {}
+        while True:
+            self._woken = False  # before looking, so that what is appended while looking wakes again
+            while not self._stopping and len(writing) < self._in_flight() and (unit := self._next()) is not None:
+                writing[asyncio.create_task(self._write(unit))] = unit
+            if not writing:
+                if self._stopping:
+                    return None
+                await self._sleep(self._linger_left())
+                continue
+            failure = await self._settle_some(writing)
+            if failure is not None or self._stopping:
+                failure = await self._settle_all(writing) or failure
+                self._retry.sort(key=lambda unit: unit.number)
+                return failure
+
+    def _in_flight(self) -> int:
+        return 1 if self._breaker.state is BreakerState.HALF_OPEN else self._writer.limits.writes_in_flight
+
+    def _next(self) -> Unit | None:
+        if self._retry:
+            return self._retry.pop(0)
+        limits = self._writer.limits
+        if limits.linger and not self.spool.waiting(limits.rows):
+            if self.spool.oldest() is None:
+                self._waiting_since = None
+                return None
+            now = time.monotonic()
+            self._waiting_since = self._waiting_since or now
+            if now - self._waiting_since < limits.linger:
+                return None
+        self._waiting_since = None
+        unit = self.spool.take(limits.rows, limits.bytes)
+        if unit is not None and limits.remembers_units:
+            self.spool.record(unit)
+        return unit
+
+    def _linger_left(self) -> float | None:
+        if self._waiting_since is None:
+            return None
+        return max(0.0, self._waiting_since + self._writer.limits.linger - time.monotonic())
+
+    async def _settle_some(self, writing: "dict[asyncio.Task[Exception | None], Unit]") -> Exception | None:
+        """Wait until a write is done, or until there may be more to write."""
+        changed = asyncio.create_task(self._sleep(self._linger_left()))
+        done, _ = await asyncio.wait([*writing, changed], return_when=asyncio.FIRST_COMPLETED)
+        if changed not in done:
+            changed.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await changed
+        return self._finish(writing, done)
+
+    async def _settle_all(self, writing: "dict[asyncio.Task[Exception | None], Unit]") -> Exception | None:
+        if not writing:
+            return None
+        done, late = await asyncio.wait(writing, timeout=_STOP_PATIENCE if self._stopping else None)
+        for task in late:
+            task.cancel()
+        return self._finish(writing, done)
+
+    def _finish(
+        self, writing: "dict[asyncio.Task[Exception | None], Unit]", done: "set[asyncio.Task[Exception | None]]"
+    ) -> Exception | None:
+        failure: Exception | None = None
+        for task in [task for task in writing if task in done]:
+            unit = writing.pop(task)
+            error = task.result()
+            if error is not None:
+                self._retry.append(unit)
+                failure = error
+        return failure
+
+    async def _write(self, unit: Unit) -> Exception | None:
+        """Write one unit and settle it; returns what keeps it from being settled."""
+        limits = self._writer.limits
+        batch = unit.batch()
+        began = time.monotonic()
+        try:
+            for start in range(0, len(batch), limits.rows):
+                await self._writer.write(batch.slice(start, limits.rows), unit.number)
+        except RejectedRecords as rejected:
+            self._reject(unit, rejected)
+            return None
+        except Exception as error:  # noqa: BLE001 - the edge of the forwarder's loop
+            metrics.OPERATIONS.labels(self.name, error_class(error)).inc()
+            if self._zerobus:
+                metrics.ZEROBUS_FAILED.labels(self.name).inc()
+            self._attempts[unit.number] = self._attempts.get(unit.number, 0) + 1
+            return error
+        self.spool.settle(unit)
+        self._succeeded(unit, len(batch), time.monotonic() - began)
+        return None
+
+    def _succeeded(self, unit: Unit, rows: int, took: float) -> None:
+        self._attempts.pop(unit.number, None)
+        if self._breaker.failures:
+            log.info("target takes readings again", target=self.name)
+            self._breaker.success()
+            self._show_breaker()
+        self.status.last_success, self.status.last_error, self.status.error_class = time.time(), "", ""
+        self.status.delivered += rows
+        metrics.SENT.labels(self.name).inc(rows)
+        metrics.BATCHES_SENT.labels(self.name).inc()
+        metrics.OPERATIONS.labels(self.name, "ok").inc()
+        metrics.RESPONSE_TIME.labels(self.name).observe(took)
+        if self._zerobus:
+            metrics.ZEROBUS_SENT.labels(self.name).inc()
+
+    def _reject(self, unit: Unit, rejected: RejectedRecords) -> None:
+        batch = unit.batch()
+        letters = batch.take(rejected.indices)
+        self._dead_letters.append(letters, rejected.reasons, self.name, self._attempts.pop(unit.number, 0) + 1)
+        self._dead_letters.wait()
+        self.spool.reject(unit, rejected.indices, rest_delivered=rejected.rest_written)
+        metrics.OPERATIONS.labels(self.name, "rejected").inc()
+        metrics.FAILED.labels(self.name).inc(len(rejected.indices))
+        if rejected.rest_written:
+            self.status.delivered += len(batch) - len(letters)
+            metrics.SENT.labels(self.name).inc(len(batch) - len(letters))

@@ -1,0 +1,101 @@
+"""Which readings a store has had: the memory that makes a replay harmless."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Identities:
+    """Sequences by shard, kept as runs: (first, last) where they are without holes, else an array.
+
+    No high-water mark decides: a sequence below the highest is new unless it is in a run.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, list[tuple[int, int, np.ndarray | None]]] = {}
+        self._highest: dict[str, int] = {}
+
+    def had(self, shard: str, sequences: np.ndarray) -> np.ndarray | None:
+        """Which of `sequences` are known, as booleans; None when none is."""
+        highest = self._highest.get(shard)
+        if highest is None or not len(sequences):
+            return None
+        low, high = int(sequences.min()), int(sequences.max())
+        if low > highest:
+            return None
+        known = np.zeros(len(sequences), bool)
+        for first, last, members in self._runs[shard]:
+            if last < low or first > high:
+                continue
+            if members is None:
+                known |= (sequences >= first) & (sequences <= last)
+            else:
+                known |= np.isin(sequences, members)
+        return known if known.any() else None
+
+    def add(self, shard: str, sequences: np.ndarray) -> None:
+        """Remember `sequences`."""
+        if not len(sequences):
+            return
+        first, last = int(sequences.min()), int(sequences.max())
+        whole = last - first + 1 == len(sequences)
+        runs = self._runs.setdefault(shard, [])
+        if whole and runs and runs[-1][2] is None and runs[-1][1] + 1 == first:
+            runs[-1] = (runs[-1][0], last, None)
+        else:
+            runs.append((first, last, None if whole else sequences.copy()))
+        self._highest[shard] = max(self._highest.get(shard, last), last)
+
+    def forget(self, shard: str, upto: int) -> None:
+        """Forget the sequences up to `upto`: they will not come again."""
+        runs = self._runs.get(shard)
+        if runs is None:
+            return
+        kept: list[tuple[int, int, np.ndarray | None]] = []
+        for first, last, members in runs:
+            if last <= upto:
+                continue
+            if first > upto:
+                kept.append((first, last, members))
+            elif members is None:
+                kept.append((upto + 1, last, None))
+            else:
+                rest = members[members > upto]
+                kept.append((int(rest.min()), last, rest))
+        self._runs[shard] = kept
+        if not kept:
+            del self._runs[shard]
+            del self._highest[shard]
+
+    def count(self, shard: str) -> int:
+        """How many sequences of `shard` are remembered."""
+        return sum(
+            last - first + 1 if members is None else len(members) for first, last, members in self._runs.get(shard, [])
+        )
+
+    def shards(self) -> list[str]:
+        """Shards of which something is remembered."""
+        return list(self._runs)
+
+    def to_list(self) -> list[Any]:
+        """As plain values."""
+        return [
+            [
+                shard,
+                [
+                    [first, last, b"" if members is None else members.astype("<i8").tobytes()]
+                    for first, last, members in runs
+                ],
+            ]
+            for shard, runs in self._runs.items()
+        ]
+
+    @staticmethod
+    def from_list(values: Iterable[Sequence[Any]]) -> "Identities":
+        """From `to_list`."""
+        found = Identities()
+        for shard, runs in values:
+            for first, last, members in runs:
+                found.add(shard, np.frombuffer(members, "<i8") if members else np.arange(first, last + 1))
+        return found

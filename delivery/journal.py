@@ -1,0 +1,568 @@
+"""The journal: readings become durable here, before anything else happens to them.
+
+Readers append from the I/O thread; a committer thread cuts one batch per shard and group commit, writes the commit as
+one record, syncs, and only then hands the entries to the flow and acknowledges to the readers. An entry goes as soon as
+the epoch that carried it is durable.
+
+A *shard* is an input partition: protocol, number and the journal's incarnation. Sources live inside a shard, so they
+come and go freely. Offsets are commit numbers; sequences number the readings of a shard. Both are stored, never derived
+from what remains.
+"""
+
+import asyncio
+import secrets
+import threading
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from delivery.entry import TagReader, TagScribe, decode, encode, pack, unpack
+from delivery.log import HEAD, Cursor, Log, Record, StoreError, StoreFullError
+from normalization.reading import FACTS, IDENTITY_COLUMNS, Columns, TagTable, repeat
+
+PROTOCOLS: Final = ("opcua", "mqtt", "modbus", "gateway")
+SHARDS_PER_PROTOCOL: Final = 4
+SHARDS: Final = tuple(f"{protocol}-{n}" for protocol in PROTOCOLS for n in range(SHARDS_PER_PROTOCOL))
+_TAGS, _COMMIT, _TRIM = 1, 2, 3
+_MEMORY_ROWS: Final = 200_000
+_RETRY_FULL: Final = 1.0
+
+RAW: Final = pa.schema([*FACTS, *(pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in IDENTITY_COLUMNS)])
+
+log = structlog.get_logger()
+
+
+def shard_of(protocol: str, source: str) -> int:
+    """Index in ``SHARDS`` of the shard that `source` lives in."""
+    return PROTOCOLS.index(protocol) * SHARDS_PER_PROTOCOL + zlib.crc32(source.encode()) % SHARDS_PER_PROTOCOL
+
+
+@dataclass(slots=True)
+class Entry:
+    """A batch of one shard in the journal.
+
+    Attributes:
+        number: Number of the commit, the offset in the shard.
+        first: Sequence of its first reading.
+        rows: How many readings.
+        sources: How many readings of each source.
+        batch: A batch of ``RAW``; None once it has been handed out.
+    """
+
+    number: int
+    first: int
+    rows: int
+    sources: dict[str, int]
+    batch: pa.RecordBatch | None
+
+    @property
+    def last(self) -> int:
+        """Sequence of its last reading."""
+        return self.first + self.rows - 1
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of readings in the flow: per source, how many.
+
+    Attributes:
+        routed: Went to one target at least.
+        dead: Became dead letters in the flow.
+        filtered: Went nowhere, by reason.
+        targets: Went to a target, by target.
+    """
+
+    routed: Counter[str] = field(default_factory=Counter)
+    dead: Counter[str] = field(default_factory=Counter)
+    filtered: dict[str, Counter[str]] = field(default_factory=dict)
+    targets: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, other: "Outcome") -> None:
+        """Add the counts of `other`."""
+        self.routed.update(other.routed)
+        self.dead.update(other.dead)
+        for mine, theirs in ((self.filtered, other.filtered), (self.targets, other.targets)):
+            for key, counts in theirs.items():
+                mine.setdefault(key, Counter()).update(counts)
+
+    def missing(self, sources: dict[str, int]) -> Counter[str]:
+        """Readings of `sources` that no count speaks of."""
+        left = Counter(sources)
+        left.subtract(self.routed)
+        left.subtract(self.dead)
+        for counts in self.filtered.values():
+            left.subtract(counts)
+        return Counter({source: count for source, count in left.items() if count > 0})
+
+    def to_list(self) -> list[Any]:
+        """As plain values."""
+        return [
+            dict(self.routed),
+            dict(self.dead),
+            {k: dict(v) for k, v in self.filtered.items()},
+            {k: dict(v) for k, v in self.targets.items()},
+        ]
+
+    @staticmethod
+    def from_list(values: Sequence[Any]) -> "Outcome":
+        """From `to_list`."""
+        routed, dead, filtered, targets = values
+        return Outcome(
+            Counter(routed),
+            Counter(dead),
+            {k: Counter(v) for k, v in filtered.items()},
+            {k: Counter(v) for k, v in targets.items()},
+        )
+
+
+@dataclass(slots=True)
+class _Shard:
+    name: str
+    next_sequence: int = 1
+    trimmed: int = 0  # commit number up to which everything is done
+    trimmed_sequence: int = 0
+    queued: int = 0  # newest commit that was put into `ready`
+    ready: deque[Entry] = field(default_factory=deque)
+    handed: deque[Entry] = field(default_factory=deque)
+    outcomes: deque[tuple[int, Outcome]] = field(default_factory=deque)  # (last sequence, what became of them)
+
+
+@dataclass(slots=True)
+class _Pending:
+    columns: dict[int, Columns] = field(default_factory=dict)
+    received: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    sources: dict[int, Counter[str]] = field(default_factory=dict)
+    states: dict[str, bytes] = field(default_factory=dict)
+    waiters: dict[asyncio.AbstractEventLoop, list["asyncio.Future[None]"]] = field(default_factory=dict)
+    rows: int = 0
+
+
+@dataclass(slots=True)
+class JournalAccount:
+    """What the journal knows of its readings, all counts since it was begun.
+
+    Attributes:
+        journalled: Readings by source.
+        waiting: Readings by source that are not done yet.
+        outcome: What became of those that are done.
+    """
+
+    journalled: Counter[str] = field(default_factory=Counter)
+    waiting: Counter[str] = field(default_factory=Counter)
+    outcome: Outcome = field(default_factory=Outcome)
+
+
+class Journal:
+    """The journal of one gateway.
+
+    Args:
+        directory: Where it lies.
+        gateway: Name of the gateway.
+        tags: The process's tag table.
+        linger: Seconds that a commit waits for more readings.
+        commit_rows: Readings at which a commit waits no longer.
+        quota: Bytes on disk at which appends wait.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        gateway: str,
+        tags: TagTable,
+        *,
+        linger: float = 0.005,
+        commit_rows: int = 10_000,
+        quota: int = 2 * 1024**3,
+    ) -> None:
+        self.gateway = gateway
+        self.failed: StoreError | None = None
+        self.memory_rows = _MEMORY_ROWS
+        self._arrival = threading.Condition()
+        self._arrivals = 0
+        self.on_trimmed: list[Callable[[str, int], None]] = []
+        self._tags = tags
+        self._linger, self._commit_rows, self._quota = linger, commit_rows, quota
+        self._lock = threading.RLock()
+        self._wake, self._enough = threading.Event(), threading.Event()
+        self._pending = _Pending()
+        self._incarnation = secrets.token_hex(3)
+        self._shards = [_Shard(name) for name in SHARDS]
+        self._states: dict[str, bytes] = {}
+        self._journalled: Counter[str] = Counter()
+        self._outcome = Outcome()
+        self._in_segment: dict[int, list[int]] = {}  # segment: newest commit per shard
+        self._announce: list[tuple[str, int]] = []
+        self._memory_rows = 0
+        self._behind: Cursor | None = None
+        self._closing = False
+        self._log = Log(directory, self._head)
+        self._recover()
+        self._scribe, self._reader = TagScribe(tags), TagReader(tags)
+        self._log.begin()
+        self._log.sync()
+        self._durable = self._log.next_number - 1
+        self._by_name = {self.shard_name(index): index for index in range(len(SHARDS))}
+        for shard in self._shards:
+            shard.queued = shard.trimmed
+        self._behind = self._log.cursor(min(s.trimmed for s in self._shards) + 1)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------ state
+
+    def _head(self) -> bytes:
+        return pack(
+            [
+                1,
+                self._incarnation,
+                [[s.name, s.next_sequence, s.trimmed, s.trimmed_sequence] for s in self._shards],
+                self._states,
+                dict(self._journalled),
+                self._outcome.to_list(),
+            ]
+        )
+
+    def _load_head(self, payload: memoryview) -> None:
+        version, self._incarnation, shards, self._states, journalled, outcome = unpack(payload)
+        if version != 1:
+            raise StoreError(f"{self._log.directory} was written by a newer version of Bifrost; start that version")
+        for shard, (name, next_sequence, trimmed, trimmed_sequence) in zip(self._shards, shards, strict=True):
+            shard.name, shard.next_sequence, shard.trimmed, shard.trimmed_sequence = (
+                name,
+                next_sequence,
+                trimmed,
+                trimmed_sequence,
+            )
+        self._journalled, self._outcome = Counter(journalled), Outcome.from_list(outcome)
+
+    def _recover(self) -> None:
+        for record in self._log.recover():
+            if record.kind == HEAD:
+                self._load_head(record.payload)
+            elif record.kind == _COMMIT:
+                entries, states, _ = unpack(record.payload)
+                for index, first, rows, sources, *_rest in entries:
+                    self._shards[index].next_sequence = first + rows
+                    self._journalled.update(sources)
+                    self._note_commit(record.segment, index, record.number)
+                self._states |= states
+            elif record.kind == _TRIM:
+                trims, outcome = unpack(record.payload)
+                for index, number, sequence in trims:
+                    self._shards[index].trimmed, self._shards[index].trimmed_sequence = number, sequence
+                self._outcome.add(Outcome.from_list(outcome))
+
+    def _note_commit(self, segment: int, index: int, number: int) -> None:
+        self._in_segment.setdefault(segment, [0] * len(SHARDS))[index] = number
+
+    def shard_name(self, index: int) -> str:
+        """The shard's part of a reading's identity."""
+        return f"{SHARDS[index]}-{self._incarnation}"
+
+    def state(self, source: str) -> bytes | None:
+        """The last state that the reader of `source` committed."""
+        return self._states.get(source)
+
+    # ------------------------------------------------------------------ appending (I/O thread)
+
+    def append(self, source: str, index: int, rows: Columns, state: bytes | None) -> "asyncio.Future[None]":
+        """Take readings of `source` into shard `index`; see `connectors.contract.Intake.append`."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        now = time.time_ns() // 1000
+        count = len(rows)
+        with self._lock:
+            pending = self._pending
+            if count:
+                if index in pending.columns:
+                    pending.columns[index].extend(rows)
+                else:
+                    pending.columns[index] = rows
+                    pending.received[index] = []
+                    pending.sources[index] = Counter()
+                pending.received[index].append((now, count))
+                pending.sources[index][source] += count
+            if state is not None:
+                pending.states[source] = state
+            pending.waiters.setdefault(loop, []).append(done)
+            pending.rows += count
+            if pending.rows >= self._commit_rows:
+                self._enough.set()
+            self._wake.set()
+        return done
+
+    # ------------------------------------------------------------------ committing (journal thread)
+
+    def _run(self) -> None:
+        try:
+            while not (self._closing and not self._pending.waiters):
+                self._wake.wait()
+                self._wake.clear()
+                if not self._closing and self._pending.waiters:
+                    self._enough.wait(self._linger)
+                self._wait_for_room()
+                with self._lock:
+                    pending, self._pending = self._pending, _Pending()
+                    self._enough.clear()
+                self._commit(pending)
+        except StoreError as error:
+            self.failed = error
+            self._tell_arrival()
+            log.error("journal failed", error=str(error))
+
+    def _wait_for_room(self) -> None:
+        if self._log.size < self._quota or self._closing:
+            return
+        log.warning("journal full, sources wait", directory=str(self._log.directory), bytes=self._log.size)
+        while self._log.size >= self._quota and not self._closing:
+            self._commit(_Pending())  # makes trims durable
+            self._wake.wait(_RETRY_FULL)
+            self._wake.clear()
+
+    def _commit(self, pending: _Pending) -> None:
+        entries = [self._cut(index, columns, pending) for index, columns in pending.columns.items()]
+        if entries or pending.states:
+            self._write(entries, pending.states)
+        with self._lock:
+            trims, self._announce = self._announce, []
+        durable = self._log.sync()
+        with self._lock:
+            self._durable = durable
+            if self._behind is None and self._memory_rows > _MEMORY_ROWS and entries:
+                self._behind = self._log.cursor(durable)
+            if self._behind is None:
+                for index, entry in entries:
+                    self._push(index, entry)
+        if entries:
+            self._tell_arrival()
+        for loop, futures in pending.waiters.items():
+            loop.call_soon_threadsafe(_resolve, futures)
+        for shard, last in trims:
+            for tell in self.on_trimmed:
+                tell(shard, last)
+
+    def _cut(self, index: int, columns: Columns, pending: _Pending) -> tuple[int, Entry]:
+        shard = self._shards[index]
+        times, counts = zip(*pending.received[index], strict=True)
+        received = np.repeat(np.array(times, np.int64), counts)
+        facts = columns.to_batch(received, shard.next_sequence)
+        batch = self._raw(index, facts.columns)
+        return index, Entry(0, shard.next_sequence, len(facts), dict(pending.sources[index]), batch)
+
+    def _raw(self, index: int, facts: Sequence[pa.Array]) -> pa.RecordBatch:
+        count = len(facts[0])
+        names = [repeat(self.gateway, count), repeat(self.shard_name(index), count)]
+        return pa.RecordBatch.from_arrays([*facts, *names], schema=RAW)
+
+    def _write(self, entries: list[tuple[int, Entry]], states: dict[str, bytes]) -> None:
+        try:
+            segment, number = self._append(entries, states)
+        except StoreFullError as error:
+            log.warning("journal cannot write, sources wait", error=str(error))
+            self._scribe = TagScribe(self._tags)
+            self._wake.wait(_RETRY_FULL)
+            self._write(entries, states)
+            return
+        with self._lock:
+            for index, entry in entries:
+                entry.number = number
+                self._shards[index].next_sequence = entry.first + entry.rows
+                self._note_commit(segment, index, number)
+                self._journalled.update(entry.sources)
+            self._states |= states
+
+    def _append(self, entries: list[tuple[int, Entry]], states: dict[str, bytes]) -> tuple[int, int]:
+        with self._lock:
+            segment = self._log.segment()
+        described: list[Any] = []
+        bodies: list[pa.Buffer] = []
+        for index, entry in entries:
+            columns = (entry.batch or pa.RecordBatch.from_pylist([], RAW)).columns[: len(FACTS)]
+            columns[0], rows = self._scribe.translate(segment, columns[0])
+            if rows:
+                self._log.append(_TAGS, [pack(rows)])
+            mask, raw_size, body = encode(columns)
+            described.append([index, entry.first, entry.rows, entry.sources, mask, raw_size, len(body)])
+            bodies.append(body)
+        return segment, self._log.append(_COMMIT, [pack([described, states, b"".join(bodies)])])
+
+    # ------------------------------------------------------------------ handing out (flow thread)
+
+    def attach(self, index: int, offset: int | None, settle: Callable[[pa.RecordBatch], Outcome]) -> None:
+        """Begin to hand out shard `index` after `offset`, the snapshot of the flow.
+
+        Args:
+            index: The shard.
+            offset: Commit up to which the flow's outputs are durable; None when the flow remembers nothing.
+            settle: Tells what became of readings up to `offset` that were not trimmed before the process ended.
+        """
+        shard = self._shards[index]
+        offset = min(offset or 0, self._durable)
+        with self._lock:
+            self._memory_rows -= sum(e.rows for e in shard.ready)
+            shard.ready.clear()
+            shard.handed.clear()
+            shard.outcomes.clear()
+        if offset > shard.trimmed:
+            reader = TagReader(self._tags)
+            for record in self._log.read(self._log.cursor(shard.trimmed + 1), offset):
+                for found, entry in self._decode(record, reader):
+                    if found == index and entry.number > shard.trimmed and entry.batch is not None:
+                        shard.handed.append(entry)
+                        shard.outcomes.append((entry.last, settle(entry.batch)))
+            self.trim(index, offset)
+        with self._lock:
+            shard.queued = max(shard.trimmed, offset)
+            rewind = self._log.cursor(shard.queued + 1)
+            if self._behind is None or rewind.segment <= self._behind.segment:
+                self._behind = rewind
+
+    def take(self, index: int, rows: int) -> list[Entry]:
+        """Entries of shard `index` that are durable and not yet handed out, about `rows` readings at most.
+
+        Raises:
+            StoreError: The journal has failed.
+        """
+        if self.failed is not None:
+            raise self.failed
+        shard = self._shards[index]
+        with self._lock:
+            if not shard.ready and self._behind is not None:
+                self._refill(self._behind)
+            taken: list[Entry] = []
+            while shard.ready and rows > 0:
+                entry = shard.ready.popleft()
+                self._memory_rows -= entry.rows
+                rows -= entry.rows
+                taken.append(entry)
+                shard.handed.append(Entry(entry.number, entry.first, entry.rows, entry.sources, None))
+            return taken
+
+    def _refill(self, behind: Cursor) -> None:
+        for record in self._log.read(behind, self._durable):
+            for index, entry in self._decode(record, self._reader):
+                self._push(index, entry)
+            if self._memory_rows > _MEMORY_ROWS:
+                return
+        self._behind = None
+
+    def _push(self, index: int, entry: Entry) -> None:
+        shard = self._shards[index]
+        if entry.number > shard.queued:
+            shard.queued = entry.number
+            shard.ready.append(entry)
+            self._memory_rows += entry.rows
+
+    def _decode(self, record: Record, reader: TagReader) -> Iterator[tuple[int, Entry]]:
+        if record.kind == _TAGS:
+            reader.learn(record.segment, unpack(record.payload))
+        elif record.kind == _COMMIT:
+            described, _, bodies = unpack(record.payload)
+            body, position = memoryview(bodies), 0
+            for index, first, rows, sources, mask, raw_size, length in described:
+                facts = decode(mask, raw_size, body[position : position + length])[: len(FACTS)]
+                position += length
+                if reader.translate(record.segment, facts):
+                    yield index, Entry(record.number, first, rows, sources, self._raw(index, facts))
+                else:
+                    log.error("journal entry unreadable, its tags are damaged", commit=record.number, readings=rows)
+
+    def _tell_arrival(self) -> None:
+        with self._arrival:
+            self._arrivals += 1
+            self._arrival.notify_all()
+
+    def wait_arrival(self, seen: int, timeout: float) -> int:
+        """Wait, `timeout` seconds at most, until there have been other than `seen` arrivals; returns how many there were."""
+        with self._arrival:
+            if self._arrivals == seen:
+                self._arrival.wait(timeout)
+            return self._arrivals
+
+    def note(self, shard: str, last: int, outcome: Outcome) -> None:
+        """Remember what became of readings of `shard` up to sequence `last`, until they are trimmed."""
+        index = self._by_name.get(shard)
+        if index is not None:
+            with self._lock:
+                self._shards[index].outcomes.append((last, outcome))
+
+    def trim(self, index: int, number: int) -> None:
+        """Everything of shard `index` up to commit `number` is durable behind the flow: let it go."""
+        shard = self._shards[index]
+        with self._lock:
+            if number <= shard.trimmed:
+                return
+            done: Counter[str] = Counter()
+            last = shard.trimmed_sequence
+            while shard.handed and shard.handed[0].number <= number:
+                entry = shard.handed.popleft()
+                done.update(entry.sources)
+                last = entry.last
+            outcome = Outcome()
+            while shard.outcomes and shard.outcomes[0][0] <= last:
+                outcome.add(shard.outcomes.popleft()[1])
+            missing = outcome.missing(done)
+            if missing:
+                outcome.filtered.setdefault("dropped by a step", Counter()).update(missing)
+            shard.trimmed, shard.trimmed_sequence = number, last
+            self._outcome.add(outcome)
+            self._log.append(_TRIM, [pack([[[index, number, last]], outcome.to_list()])])
+            self._announce.append((self.shard_name(index), last))
+            self._drop_segments()
+        self._wake.set()
+
+    def _drop_segments(self) -> None:
+        for segment in self._log.segments()[:-1]:
+            newest = self._in_segment.get(segment, [])
+            if any(commit > shard.trimmed for commit, shard in zip(newest, self._shards, strict=False)):
+                return
+            self._log.drop(segment)
+            self._in_segment.pop(segment, None)
+
+    # ------------------------------------------------------------------ looking
+
+    def account(self) -> JournalAccount:
+        """The account of the journal; what waits is counted by scanning."""
+        with self._lock:
+            account = JournalAccount(Counter(self._journalled), Counter(), Outcome())
+            account.outcome.add(self._outcome)
+            trimmed = [shard.trimmed for shard in self._shards]
+            records = self._log.read(self._log.cursor(min(trimmed) + 1), self._log.next_number - 1)
+        for record in records:
+            if record.kind == _COMMIT:
+                for index, _, _, sources, *_rest in unpack(record.payload)[0]:
+                    if record.number > trimmed[index]:
+                        account.waiting.update(sources)
+        return account
+
+    @property
+    def waiting_rows(self) -> int:
+        """Readings in memory that the flow has not taken yet."""
+        return self._memory_rows
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._log.size
+
+    def close(self) -> None:
+        """Commit what is pending and end."""
+        self._closing = True
+        self._enough.set()
+        self._wake.set()
+        self._thread.join()
+        self._log.close()
+
+
+def _resolve(futures: Iterable["asyncio.Future[None]"]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

@@ -1,0 +1,60 @@
+"""Every metric of the gateway, declared once; labels are names of sources and targets, never tags."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY: Final = CollectorRegistry(auto_describe=True)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    return Counter(name, meaning, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    return Gauge(name, meaning, labels, registry=REGISTRY)
+
+
+RECEIVED: Final = _counter("bifrost_bridge_records_received_total", "Readings received from a source", "source")
+NORMALIZED: Final = _counter("bifrost_bridge_records_normalized_total", "Readings normalized")
+ENQUEUED: Final = _counter("bifrost_bridge_records_enqueued_total", "Readings put into a target's spool", "connector")
+DEFAULTED: Final = _counter(
+    "bifrost_bridge_records_defaulted_total", "Readings that matched no rule and go to the default"
+)
+DROPPED: Final = _counter("bifrost_bridge_records_dropped_total", "Readings that no target gets, by reason", "reason")
+BATCHES_SENT: Final = _counter("bifrost_bridge_batches_sent_total", "Units delivered", "connector")
+RECONNECTIONS: Final = _counter("bifrost_bridge_reconnections_total", "Times a source was connected again", "source")
+SOURCE_UP: Final = _gauge("bifrost_source_connected", "1 while a source is connected", "source")
+LAST_READING: Final = _gauge(
+    "bifrost_source_last_reading_timestamp_seconds", "When a source last gave a reading", "source"
+)
+
+SENT: Final = _counter("bifrost_cloud_data_points_sent_total", "Readings that a target acknowledged", "connector")
+FAILED: Final = _counter(
+    "bifrost_cloud_data_points_failed_total", "Readings that a target will never take", "connector"
+)
+OPERATIONS: Final = _counter("bifrost_cloud_batch_operations_total", "Writes tried, by result", "connector", "result")
+CONNECTIONS: Final = _counter(
+    "bifrost_cloud_connection_attempts_total", "Connections tried, by result", "connector", "result"
+)
+BUFFERED: Final = _gauge("bifrost_cloud_buffer_size", "Readings that wait in a target's spool", "connector")
+RESPONSE_TIME: Final = Histogram(
+    "bifrost_cloud_response_time_seconds",
+    "Time from sending a unit to its durable acknowledgement",
+    ["connector"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+    registry=REGISTRY,
+)
+
+QUEUE_SIZE: Final = _gauge("bifrost_backpressure_queue_size", "Readings in memory between journal and flow")
+QUEUE_CAPACITY: Final = _gauge("bifrost_backpressure_queue_capacity", "Readings held in memory at most")
+SPOOLED_BYTES: Final = _gauge("bifrost_backpressure_disk_spooled_bytes", "Bytes of journal and spools on disk")
+DEAD_LETTERS: Final = _gauge("bifrost_backpressure_dlq_messages", "Dead letters in the store")
+
+ZEROBUS_SENT: Final = _counter("bifrost_zerobus_batches_sent_total", "Units that ZeroBus acknowledged", "connector")
+ZEROBUS_FAILED: Final = _counter("bifrost_zerobus_batches_failed_total", "Units that ZeroBus did not take", "connector")
+ZEROBUS_BREAKER: Final = _gauge("bifrost_zerobus_circuit_breaker_state", "0 closed, 1 half open, 2 open", "connector")
+BREAKER: Final = _gauge("bifrost_cloud_circuit_breaker_state", "0 closed, 1 half open, 2 open", "connector")
+
+COLLISIONS: Final = _gauge("bifrost_path_collisions", "Paths that more than one tag has")
+UNACCOUNTED: Final = _gauge("bifrost_unaccounted", "Readings that the account cannot explain; 0 when all is well")

@@ -1,0 +1,112 @@
+"""The flow's inputs: fixed shards of the journal as Bytewax partitions.
+
+The set of partitions never changes, because Bytewax cannot start when one has gone; sources live inside a shard. After
+`snapshot` of an epoch a partition's next call comes when that epoch is durable in every output: then the journal may let
+its entries go.
+"""
+
+from datetime import UTC, datetime
+from typing import Final
+
+import pyarrow as pa
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from typing_extensions import override
+
+from delivery.journal import SHARDS
+from delivery.log import StoreError
+from flows.process import Process
+
+_ROWS: Final = 20_000
+_LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, int]):
+    def __init__(self, process: Process, index: int, offset: int | None) -> None:
+        self._process = process
+        self._index = index
+        self._journal = process.journal
+        self._journal.attach(index, offset, process.settle)
+        self._offset = offset or 0  # newest commit given to the flow
+        self._snapshot: int | None = None  # newest commit of an epoch that is closing
+        self._durable = self._offset
+        process.count_partition()
+
+    @override
+    def next_batch(self) -> list[pa.RecordBatch]:
+        try:
+            self._trim()
+            if self._process.draining:
+                if self._durable >= self._offset:
+                    self._process.drained(self._index)
+                self._process.wait_idle(empty=True)
+                return []
+            entries = self._journal.take(self._index, _ROWS)
+        except StoreError as error:
+            self._process.fail(error)
+            raise
+        self._process.wait_idle(empty=not entries)
+        if entries:
+            self._offset = entries[-1].number
+        return [entry.batch for entry in entries]
+
+    @override
+    def next_awake(self) -> datetime:
+        # Always in the past: a step of the wall clock must not put a partition to sleep.
+        return _LONG_AGO
+
+    @override
+    def snapshot(self) -> int:
+        self._trim()
+        self._snapshot = self._offset
+        return self._offset
+
+    def _trim(self) -> None:
+        if self._snapshot is not None:
+            self._journal.trim(self._index, self._snapshot)
+            self._durable, self._snapshot = self._snapshot, None
+
+
+class _JournalSource(FixedPartitionedSource[pa.RecordBatch, int]):
+    """Readings of one protocol.
+
+    Partitions are the unit of parallelism. Nothing that the journal holds is lost, whatever ends the process.
+    """
+
+    protocol: str
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @override
+    def list_parts(self) -> list[str]:
+        shards = [shard for shard in SHARDS if shard.startswith(f"{self.protocol}-")]
+        return [f"{self._process.config.gateway}/{shard}" for shard in shards]
+
+    @override
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _ShardPartition:
+        self._process.start()
+        return _ShardPartition(self._process, SHARDS.index(for_part.rsplit("/", 1)[1]), resume_state)
+
+
+class OpcUaSource(_JournalSource):
+    """Readings from OPC UA servers."""
+
+    protocol = "opcua"
+
+
+class MqttSource(_JournalSource):
+    """Readings from MQTT brokers, Sparkplug B among them."""
+
+    protocol = "mqtt"
+
+
+class ModbusSource(_JournalSource):
+    """Readings from Modbus devices."""
+
+    protocol = "modbus"
+
+
+class GatewaySource(_JournalSource):
+    """Readings that the gateway makes itself: gaps, and tags whose device has gone."""
+
+    protocol = "gateway"

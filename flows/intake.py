@@ -1,0 +1,126 @@
+"""What a reader is handed, and the loop that keeps a reader running."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from typing_extensions import override
+
+from connectors.contract import Context, Intake, SourceState
+from connectors.settings import SourceConfig
+from delivery import metrics
+from delivery.journal import Journal, shard_of
+from delivery.retry import RetryPolicy
+from normalization.reading import Columns, Flags, Quality, Tag, TagTable, to_json
+
+log = structlog.get_logger()
+
+_STEADY: float = 30.0  # seconds of running after which a failure counts as the first again
+
+
+@dataclass(slots=True)
+class SourceStatus:
+    """How a source stands.
+
+    Attributes:
+        protocol: Its protocol.
+        state: Where its connection stands.
+        detail: Why, in the device's or the library's words.
+        received: Readings since the process began.
+        reconnections: Times it was connected again since the process began.
+        last_reading: When it last gave a reading, seconds since the epoch.
+    """
+
+    protocol: str
+    state: SourceState = SourceState.CONNECTING
+    detail: str = ""
+    received: int = 0
+    reconnections: int = 0
+    last_reading: float | None = None
+    tags: set[int] = field(default_factory=set)
+
+
+class SourceIntake(Intake):
+    """The intake of one source: into its shard of the journal."""
+
+    def __init__(self, source: str, protocol: str, journal: Journal, tags: TagTable) -> None:
+        self.status = SourceStatus(protocol)
+        self._source = source
+        self._journal = journal
+        self._shard = shard_of(protocol, source)
+        self._gateway_shard = shard_of("gateway", source)
+        self._tags = tags
+        self._received = metrics.RECEIVED.labels(source)
+        self._up = metrics.SOURCE_UP.labels(source)
+        self._last = metrics.LAST_READING.labels(source)
+
+    @override
+    def tag(self, tag: Tag) -> int:
+        known = self._tags.intern(tag)
+        self.status.tags.add(known)
+        return known
+
+    @override
+    def append(self, rows: Columns, state: bytes | None = None) -> "asyncio.Future[None]":
+        count = len(rows)
+        if count:
+            self.status.received += count
+            self.status.last_reading = time.time()
+            self._received.inc(count)
+            self._last.set(self.status.last_reading)
+        return self._journal.append(self._source, self._shard, rows, state)
+
+    @override
+    def gap(self, tags: Sequence[int], start: int, end: int, reason: str) -> None:
+        described = to_json({"gap": {"start": start, "end": end, "reason": reason}})
+        rows = Columns()
+        for tag in tags:
+            rows.add(tag, None, quality=Quality.BAD, source_time=start, flags=Flags.GAP, properties=described)
+        self._journal.append(self._source, self._gateway_shard, rows, None)
+
+    @override
+    def state(self, state: SourceState, detail: str = "") -> None:
+        before = self.status.state
+        self.status.state, self.status.detail = state, detail
+        self._up.set(state is SourceState.CONNECTED)
+        if state is before:
+            return
+        log.info("source", source=self._source, state=str(state), detail=detail)
+        if state is SourceState.CONNECTED and self.status.reconnections == 0 and before is SourceState.CONNECTING:
+            return
+        if state is SourceState.CONNECTED:
+            self.status.reconnections += 1
+            metrics.RECONNECTIONS.labels(self._source).inc()
+        if before is SourceState.CONNECTED and state is SourceState.DOWN:
+            self._mark_stale(detail)
+
+    def _mark_stale(self, detail: str) -> None:
+        rows = Columns()
+        why = to_json({"state": "down", "detail": detail})
+        for tag in sorted(self.status.tags):
+            rows.add(tag, None, quality=Quality.STALE, properties=why)
+        if len(rows):
+            self._journal.append(self._source, self._gateway_shard, rows, None)
+
+
+async def supervise(config: SourceConfig, context: Context, intake: SourceIntake, journal: Journal) -> None:
+    """Run the reader of a source until cancelled; start it again with jittered exponential back-off."""
+    policy = RetryPolicy(first=0.5, cap=30.0)
+    failures = 0
+    while True:
+        began = time.monotonic()
+        intake.state(SourceState.CONNECTING)
+        try:
+            await config.reader(context).run(intake, journal.state(config.name))
+            failure: Exception | None = None
+        except Exception as error:  # noqa: BLE001 - the edge of the reader's loop
+            failure = error
+        failures = 1 if time.monotonic() - began > _STEADY else failures + 1
+        detail = f"{type(failure).__name__}: {failure}" if failure else "the reader ended"
+        if failures == 1 or intake.status.detail != detail:
+            log.warning("source failed", source=config.name, error=detail)
+        intake.state(SourceState.DOWN, detail)
+        await asyncio.sleep(policy.delay(failures, random.random()))  # noqa: S311 - jitter

@@ -1,0 +1,136 @@
+"""The gateway's HTTP port: health and metrics, and whatever else is given to it, in a thread of its own."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import structlog
+from fastapi import APIRouter, FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from delivery import metrics
+
+if TYPE_CHECKING:
+    from delivery.account import Account
+    from delivery.forwarder import Forwarder
+    from flows.intake import SourceIntake
+
+log = structlog.get_logger()
+
+
+class Observed(Protocol):
+    """What the port tells about."""
+
+    started: float
+    draining: bool
+    intakes: "dict[str, SourceIntake]"
+    forwarders: "dict[str, Forwarder]"
+
+    def account(self) -> "Account":
+        """The account of the gateway."""
+
+    def refresh_metrics(self) -> None:
+        """Set the gauges that are counted when somebody looks."""
+
+
+def status(process: Observed) -> dict[str, Any]:
+    """How sources and targets stand, as plain values."""
+    sources = {
+        name: {
+            "protocol": intake.status.protocol,
+            "state": str(intake.status.state),
+            "detail": intake.status.detail,
+            "received": intake.status.received,
+            "reconnections": intake.status.reconnections,
+            "last_reading": intake.status.last_reading,
+            "tags": len(intake.status.tags),
+        }
+        for name, intake in process.intakes.items()
+    }
+    targets = {
+        name: {
+            "connected": forwarder.status.connected,
+            "breaker": forwarder.status.breaker.name.lower(),
+            "delivered": forwarder.status.delivered,
+            "stored": forwarder.spool.stored_rows,
+            "spool_bytes": forwarder.spool.size,
+            "last_success": forwarder.status.last_success,
+            "last_error": forwarder.status.last_error,
+            "error_class": forwarder.status.error_class,
+            "errors": forwarder.status.errors,
+        }
+        for name, forwarder in process.forwarders.items()
+    }
+    healthy = all(s["state"] == "connected" for s in sources.values()) and all(
+        not t["last_error"] for t in targets.values()
+    )
+    return {
+        "status": "draining" if process.draining else "ok" if healthy else "degraded",
+        "uptime": round(time.time() - process.started, 1),
+        "sources": sources,
+        "targets": targets,
+    }
+
+
+def create_app(process: Observed, routers: list[APIRouter]) -> FastAPI:
+    """The app behind the port."""
+    app = FastAPI(title="Bifrost", docs_url=None, redoc_url=None)
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        """How the gateway, its sources and its targets stand."""
+        return status(process)
+
+    @app.get("/metrics")
+    def read_metrics() -> Response:
+        """Metrics in Prometheus' text format."""
+        process.refresh_metrics()
+        return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/api/ledger")
+    def ledger() -> dict[str, Any]:
+        """The account of the gateway."""
+        return process.account().to_dict()
+
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+class Port:
+    """Serves the app in a daemon thread.
+
+    Args:
+        process: What it tells about.
+        host: Address to listen on.
+        port: Port to listen on.
+    """
+
+    routers: ClassVar[list[Callable[[Observed], APIRouter]]] = []
+
+    def __init__(self, process: Observed, host: str, port: int) -> None:
+        self._process, self._host, self._port = process, host, port
+        self._thread = threading.Thread(target=self._serve, name="port", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def _serve(self) -> None:
+        import uvicorn
+
+        app = create_app(self._process, [make(self._process) for make in self.routers])
+        config = uvicorn.Config(app, self._host, self._port, log_config=None, access_log=False, lifespan="off")
+        server = uvicorn.Server(config)
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        try:
+            asyncio.run(server.serve())
+        except (OSError, SystemExit) as error:
+            log.error(
+                "the port cannot be opened; data flows on without it",
+                host=self._host,
+                port=self._port,
+                error=str(error),
+            )

@@ -1,0 +1,330 @@
+"""The process around the flow: stores, the I/O thread with the readers, the forwarders, signals and the port.
+
+Building a flow opens nothing. `Process.start` is called when Bytewax builds the first partition and starts what the flow
+lives on; a rebuild of the flow finds it running. `Process.drain` stops reading, lets the flow finish what it was given,
+and leaves without an end of stream, so that open windows go on at the next start.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from config.logs import configure
+from config.models import Configuration
+from connectors.contract import Context, SourceState
+from delivery import metrics
+from delivery.account import Account, settle_accounts
+from delivery.dead_letters import DeadLetterStore
+from delivery.forwarder import Forwarder
+from delivery.journal import SHARDS, Journal, Outcome
+from delivery.log import DirectoryLock, StoreError
+from delivery.retry import RetryPolicy
+from delivery.spool import Spool
+from flows.intake import SourceIntake, supervise
+from flows.port import Port
+from normalization.normalizer import Normalizer
+from normalization.reading import TagTable
+from normalization.rules import Router
+
+log = structlog.get_logger()
+
+_LEAVE_AT_LATEST: Final = 4.5
+_IDLE_WAIT: Final = 0.05
+
+
+class Process:
+    """What one gateway's flow lives on.
+
+    Args:
+        config: The gateway's configuration.
+    """
+
+    def __init__(self, config: Configuration) -> None:
+        self.config = config
+        self.tags = TagTable()
+        self.normalizer = Normalizer(self.tags, config.path_template)
+        self._routers = threading.local()
+        self.journal: Journal
+        self.dead_letters: DeadLetterStore
+        self.spools: dict[str, Spool] = {}
+        self.forwarders: dict[str, Forwarder] = {}
+        self.intakes: dict[str, SourceIntake] = {}
+        self.started = time.time()
+        self.draining = False
+        self._running = False
+        self._lock = threading.Lock()
+        self._drained: set[int] = set()
+        self._idle = threading.local()
+        self._readers: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._port: Port | None = None
+
+    # ------------------------------------------------------------------ starting
+
+    def start(self) -> None:
+        """Open the stores and start threads; does nothing when they run."""
+        with self._lock:
+            if self._running:
+                return
+            self._running = True
+            configure(self.config.log_level)
+            try:
+                self.open_stores()
+            except StoreError as error:
+                self.fail(error)
+            threading.Thread(target=self._io, name="io", daemon=True).start()
+            for forwarder in self.forwarders.values():
+                forwarder.start()
+            if self.config.port is not None:
+                self._port = Port(self, self.config.listen, self.config.port)
+                self._port.start()
+
+    def open_stores(self) -> None:
+        """Open journal, dead letters and spools.
+
+        Raises:
+            StoreError: The directory belongs to another process, or was written by a newer version.
+        """
+        directory = self.config.directory
+        self._directory_lock = DirectoryLock(directory)
+        self.journal = Journal(directory / "journal", self.config.gateway, self.tags)
+        self._own = {self.journal.shard_name(index) for index in range(len(SHARDS))}
+        self.dead_letters = DeadLetterStore(directory / "dead_letters", self.tags, self._own.__contains__)
+        self.journal.on_trimmed.append(self.dead_letters.forget)
+        for name, target in self.config.targets.items():
+            place = directory / "targets" / file_name(name)
+            writer = target.writer(Context(self.config.gateway, place))
+            spool = Spool(
+                place / "spool",
+                self.tags,
+                self._own.__contains__,
+                entry_rows=writer.limits.rows,
+                entry_bytes=writer.limits.bytes,
+            )
+            self.journal.on_trimmed.append(spool.forget)
+            self.spools[name] = spool
+            self.forwarders[name] = Forwarder(
+                name,
+                writer,
+                spool,
+                self.dead_letters,
+                policy=RetryPolicy(first=target.retry_delay),
+                threshold=target.retry_count,
+                zerobus=target.type == "zerobus",
+            )
+
+    def _io(self) -> None:
+        asyncio.run(self._read())
+
+    async def _read(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        for source in self.config.sources:
+            if source.enabled:
+                intake = SourceIntake(source.name, source.protocol, self.journal, self.tags)
+                context = Context(self.config.gateway, self.config.directory / "sources" / source.name)
+                self.intakes[source.name] = intake
+                reader = supervise(source, context, intake, self.journal)
+                self._readers.append(asyncio.create_task(reader, name=source.name))
+        if self.draining:
+            self._stop_readers()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        for intake in self.intakes.values():
+            intake.state(SourceState.STOPPED)
+        await asyncio.Event().wait()  # futures of the journal still want this loop
+
+    def _stop_readers(self) -> None:
+        for task in self._readers:
+            task.cancel()
+
+    # ------------------------------------------------------------------ what the flow asks
+
+    @property
+    def router(self) -> Router:
+        """This worker's router."""
+        found: Router | None = getattr(self._routers, "router", None)
+        if found is None:
+            config = self.config
+            found = self._routers.router = Router(config.rules, config.default, config.source_targets)
+        return found
+
+    def wait_idle(self, *, empty: bool) -> None:
+        """Called by every partition: when all of a worker's found nothing, one of them waits for the journal."""
+        state = self._idle
+        state.empty = getattr(state, "empty", 0) + 1 if empty else 0
+        if state.empty >= getattr(state, "partitions", 1):
+            state.empty = 0
+            state.seen = self.journal.wait_arrival(getattr(state, "seen", 0), _IDLE_WAIT)
+
+    def count_partition(self) -> None:
+        """A partition lives on this worker."""
+        self._idle.partitions = getattr(self._idle, "partitions", 0) + 1
+
+    def settle(self, batch: pa.RecordBatch) -> Outcome:
+        """What became of readings that the flow finished before the process ended, told by the stores."""
+        shard = batch.column("shard")[0].as_py()
+        sequences = batch.column("sequence").to_numpy()
+        ids = batch.column("tag").to_numpy()
+        outcome = Outcome()
+        routed = np.zeros(len(batch), bool)
+        for name, spool in self.spools.items():
+            had = spool.had(shard, sequences)
+            if had is not None:
+                routed |= had
+                outcome.targets[name] = Counter(self.tags.count_sources(ids[had]))
+        outcome.routed.update(self.tags.count_sources(ids[routed]))
+        dead = self.dead_letters.had(shard, sequences)
+        if dead is not None:
+            outcome.dead.update(self.tags.count_sources(ids[dead & ~routed]))
+            routed |= dead
+        if not routed.all():
+            outcome.filtered["no rule"] = Counter(self.tags.count_sources(ids[~routed]))
+        return outcome
+
+    # ------------------------------------------------------------------ looking
+
+    def account(self) -> Account:
+        """The account of this gateway."""
+        journal = self.journal.account()
+        return settle_accounts(journal, {name: spool.account() for name, spool in self.spools.items()})
+
+    def refresh_metrics(self) -> None:
+        """Set the gauges that are counted when somebody looks."""
+        for name, spool in self.spools.items():
+            metrics.BUFFERED.labels(name).set(spool.stored_rows)
+        metrics.QUEUE_SIZE.set(self.journal.waiting_rows)
+        metrics.QUEUE_CAPACITY.set(self.journal.memory_rows)
+        metrics.SPOOLED_BYTES.set(self.journal.size + sum(spool.size for spool in self.spools.values()))
+        metrics.DEAD_LETTERS.set(self.dead_letters.total)
+        metrics.UNACCOUNTED.set(self.account().unaccounted)
+
+    # ------------------------------------------------------------------ stopping
+
+    def drain(self) -> None:
+        """Stop reading, finish what the flow holds, leave with exit code 0."""
+        if self.draining:
+            return
+        self.draining = True
+        if not self._running:
+            os._exit(0)
+        threading.Thread(target=self._leave_late, name="drain", daemon=True).start()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop_readers)
+
+    def drained(self, index: int) -> None:
+        """Everything that shard `index` gave to the flow is durable behind it; the last shard leaves."""
+        self._drained.add(index)
+        if len(self._drained) == len(SHARDS):
+            self.leave()
+
+    def _leave_late(self) -> None:
+        time.sleep(_LEAVE_AT_LATEST)
+        log.warning("the flow did not finish in time; what it held comes again at the next start")
+        self.close(patience=0.0)
+        self._exit(0)
+
+    def leave(self) -> None:
+        """Close everything and end the process with exit code 0."""
+        self.close(patience=3.0)
+        self._exit(0)
+
+    def close(self, patience: float = 0.0) -> None:
+        """Stop the forwarders, give them `patience` seconds, and close the stores."""
+        for forwarder in self.forwarders.values():
+            forwarder.stop()
+        deadline = time.monotonic() + patience
+        for forwarder in self.forwarders.values():
+            forwarder.join(max(0.0, deadline - time.monotonic()))
+        self.journal.close()
+        self.dead_letters.close()
+        for spool in self.spools.values():
+            spool.close()
+
+    def fail(self, error: StoreError) -> None:
+        """A store failed: say so and end the process; the journal brings back what was under way."""
+        log.error("gateway stops", error=str(error))
+        self._exit(1)
+
+    def _exit(self, code: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # Bytewax has no way to leave a flow without an end of stream
+
+    def on_signals(self) -> None:
+        """Drain on SIGTERM and SIGINT; call from the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.drain())
+
+
+def file_name(name: str) -> str:
+    """A target's name as the name of its folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+def recovery_directory(config: Configuration) -> Path:
+    """Where the flow's recovery store lies under `bifrost run`."""
+    return config.directory / "recovery"
+
+
+def prepare_recovery(directory: Path) -> None:
+    """Make a recovery store with one partition, unless there is one."""
+    from bytewax.recovery import init_db_dir
+
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not any(directory.glob("part-*.sqlite3")):
+        init_db_dir(directory, 1)  # type: ignore[no-untyped-call]
+
+
+def under_bytewax(config: Configuration | None = None) -> Process:
+    """The process for a flow that `python -m bytewax.run` starts; elsewhere just a process that nothing has started.
+
+    Args:
+        config: A configuration; ``BIFROST_CONFIG`` or config/gateway.yaml when None.
+    """
+    from config.loader import load_or_exit
+
+    process = Process(config or load_or_exit(Path(os.environ.get("BIFROST_CONFIG", "config/gateway.yaml"))))
+    main = sys.modules["__main__"]
+    if getattr(getattr(main, "__spec__", None), "name", "") == "bytewax.run":
+        check_bytewax_options(sys.argv[1:], os.environ)
+        os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
+        process.on_signals()
+    return process
+
+
+def check_bytewax_options(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Refuse options of `bytewax.run` that would lose readings, and make the recovery store when it is new."""
+    given = {_OPTIONS[a.split("=")[0]]: a for a in arguments if a.split("=")[0] in _OPTIONS}
+    recovery = _value(arguments, "-r", "--recovery-directory") or environment.get("BYTEWAX_RECOVERY_DIRECTORY")
+    if recovery is None:
+        sys.exit(
+            "Bifrost needs a recovery directory, or a crash would lose what is inside the flow. Start it so:\n"
+            "  python -m bytewax.run flows.gateway -r data/recovery -s 1 -b 0"
+        )
+    if "process" in given or "addresses" in given or environment.get("BYTEWAX_ADDRESSES"):
+        sys.exit(
+            "Bifrost does not run as a Bytewax cluster (-i, -a) yet: start one gateway per node, each with its own "
+            "name, directory and share of the sources"
+        )
+    prepare_recovery(Path(recovery))
+
+
+_OPTIONS: Final = {"-i": "process", "--process-id": "process", "-a": "addresses", "--addresses": "addresses"}
+
+
+def _value(arguments: Sequence[str], *names: str) -> str | None:
+    for position, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name in names:
+            return value or next(iter(arguments[position + 1 :]), None)
+    return None

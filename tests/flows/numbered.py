@@ -1,0 +1,125 @@
+"""A source that numbers its readings and notes which were acknowledged, and a target that writes identities to a file."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import Field
+from typing_extensions import override
+
+from config.models import Configuration
+from connectors.contract import Context, Intake, Limits, Reader, SourceState, TransientError, Writer
+from connectors.settings import SourceConfig, TargetConfig
+from normalization.reading import Columns
+from normalization.rules import Rule
+
+
+class NumberedConfig(SourceConfig):
+    protocol: Literal["mqtt", "modbus", "opcua"] = "mqtt"
+    rate: int = Field(2000, description="readings per second")
+    tag_count: int = Field(50, description="tags")
+    acked: Path = Field(description="file of acknowledged numbers")
+
+    @override
+    def reader(self, context: Context) -> Reader:
+        return NumberedReader(self)
+
+
+class NumberedReader(Reader):
+    """Gives n = 1, 2, 3 …; after a restart it goes on after the newest number whose state was committed."""
+
+    def __init__(self, config: NumberedConfig) -> None:
+        self._config = config
+
+    @override
+    async def run(self, intake: Intake, state: bytes | None) -> None:
+        n = int(state or b"0")
+        tags = [intake.tag(self._config.tag("dev", f"a{i}", f"tag_{i}")) for i in range(self._config.tag_count)]
+        intake.state(SourceState.CONNECTED)
+        fd = os.open(self._config.acked, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        period, waiting = 0.01, []
+        per_tick = max(1, round(self._config.rate * period))
+        while True:
+            rows = Columns()
+            for _ in range(per_tick):
+                n += 1
+                rows.add(tags[n % len(tags)], n, source_time=n)
+            done = intake.append(rows, str(n).encode())
+            done.add_done_callback(lambda _, n=n: os.write(fd, f"{n}\n".encode()))
+            waiting.append(done)
+            if len(waiting) > 50:
+                await waiting[0]
+                waiting = [w for w in waiting if not w.done()]
+            await asyncio.sleep(period)
+
+
+class TellingConfig(TargetConfig):
+    type: Literal["telling"] = "telling"
+    path: Path = Field(description="file of identities")
+    fail: bool = Field(False, description="refuse everything")
+
+    @override
+    def writer(self, context: Context) -> Writer:
+        return TellingWriter(self)
+
+
+class TellingWriter(Writer):
+    """Appends [unit, shard, sequence, value] per reading to a file."""
+
+    def __init__(self, config: TellingConfig) -> None:
+        self.limits = Limits(rows=config.batch_size or 1000, linger=0.02)
+        self._config = config
+
+    @override
+    async def open(self) -> None:
+        if self._config.fail:
+            raise TransientError("told to fail")
+        self._fd = os.open(self._config.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    @override
+    async def write(self, batch: pa.RecordBatch, unit: int) -> None:
+        rows = zip(*(batch.column(c).to_pylist() for c in ("shard", "sequence", "value_int", "path")), strict=True)
+        os.write(self._fd, "".join(json.dumps([unit, *row]) + "\n" for row in rows).encode())
+
+    @override
+    async def close(self) -> None:
+        pass
+
+
+def configuration(directory: Path, *, fail_second: bool = False) -> Configuration:
+    """Three numbered sources, two telling targets."""
+    return Configuration(
+        gateway="gw",
+        directory=directory / "data",
+        sources=tuple(
+            NumberedConfig(name=f"{p}_line", protocol=p, acked=directory / f"{p}.acked", site="plant1", area=p)
+            for p in ("mqtt", "modbus", "opcua")
+        ),
+        targets={
+            "first": TellingConfig(path=directory / "first.jsonl"),
+            "second": TellingConfig(path=directory / "second.jsonl", fail=fail_second, retry_delay=0.1),
+        },
+        rules=(Rule("even", "value >= 0 AND tag_name LIKE 'tag_%'", ("first",), 1),),
+        default=("second",),
+        source_targets={f"{p}_line": "second" for p in ("mqtt", "modbus", "opcua")},
+        port=None,
+        log_level="warning",
+    )
+
+
+def read(path: Path) -> list[list]:
+    """What a telling target wrote; a torn last line is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1] if line.endswith("]")]
+
+
+if __name__ == "__main__":
+    import sys
+
+    from bifrost.run import run
+
+    sys.exit(run(configuration(Path(sys.argv[1]), fail_second="--fail-second" in sys.argv)))
