@@ -31,7 +31,8 @@ def run(config: Configuration, seconds: float | None = None) -> int:
         timer = threading.Timer(seconds, process.drain)
         timer.daemon = True
         timer.start()
-    cli_main(gateway(process), epoch_interval=EPOCH, recovery_config=RecoveryConfig(str(directory), timedelta(0)))
+    recovery = RecoveryConfig(directory, timedelta(0))  # type: ignore[no-untyped-call]
+    cli_main(gateway(process), epoch_interval=EPOCH, recovery_config=recovery)  # type: ignore[no-untyped-call]
     return 1
 
 

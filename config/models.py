@@ -1,13 +1,128 @@
-"""The gateway's configuration, resolved: what the process runs on."""
+"""The configuration file's models, and what a checked file resolves to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from connectors.settings import SourceConfig, TargetConfig
+from pydantic import Field
+
+from connectors.settings import Duration, Settings, SourceConfig, TargetConfig
+from connectors.sources.modbus import ModbusConfig
+from connectors.sources.mqtt import MqttConfig
+from connectors.sources.opcua import OpcUaConfig
+from connectors.targets.console import ConsoleConfig
+from connectors.targets.delta import DeltaConfig
+from connectors.targets.file import FileConfig
+from connectors.targets.zerobus import ZeroBusConfig, ZeroBusSection
 from normalization.rules import Rule
 
 TEMPLATE = "{site}/{area}/{line}/{equipment}/{signal_type}/{tag_name}"
+
+Source = Annotated[OpcUaConfig | MqttConfig | ModbusConfig, Field(discriminator="protocol")]
+Target = Annotated[DeltaConfig | ZeroBusConfig | FileConfig | ConsoleConfig, Field(discriminator="type")]
+
+
+class BufferSection(Settings):
+    """What is held between the flow and the targets."""
+
+    max_size: int = Field(100_000, ge=1, description="readings held in memory per target; the rest waits on disk")
+    flush_interval: Duration | None = Field(
+        None,
+        description="time that a reading may wait for a batch to fill, where no connector and no batch_timeout says",
+    )
+    persistent_path: Path | None = Field(
+        None, description="folder of journal, spools and dead letters; the same as gateway.directory"
+    )
+
+
+class CloudSection(Settings):
+    """The targets, and what holds for all of them."""
+
+    default_connector: str | None = Field(
+        None, description="target of readings that match no rule; the only target when there is just one"
+    )
+    batch_size: int | None = Field(
+        None, ge=1, description="readings in one write, at most, where a connector does not say"
+    )
+    batch_timeout: Duration | None = Field(
+        None, description="time that a reading may wait for a batch to fill, where a connector does not say"
+    )
+    health_check_interval: Duration | None = Field(
+        None, description="longest time between two attempts to reach a target that fails, in seconds or as 30s"
+    )
+    buffer: BufferSection = Field(BufferSection(), description="what is held between the flow and the targets")
+    connectors: dict[str, Target] = Field({}, description="the targets by name; the embedded Delta Lake when empty")
+
+
+class GatewaySection(Settings):
+    """The gateway itself."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        description="name of the gateway, unique; made from the machine when absent",
+    )
+    directory: Path | None = Field(None, description="folder of journal, spools and dead letters (default data)")
+    listen: str = Field("127.0.0.1", description="address that the HTTP port listens on")
+    port: int | None = Field(None, ge=0, le=65535, description="HTTP port of health, metrics and API (default 8080)")
+    log_level: str | None = Field(None, description="least level that is logged: debug, info, warning or error")
+    cloud: CloudSection = Field(CloudSection(), description="the targets")
+
+
+class RuleSection(Settings):
+    """A routing rule."""
+
+    name: str = Field(description="name of the rule")
+    condition: str = Field(description="SQL boolean expression over the columns of a reading, or name=value")
+    connectors: list[str] = Field(min_length=1, description="targets that get the readings that match")
+    priority: int = Field(0, description="priority of those readings; larger is more urgent")
+
+
+class NormalizationSection(Settings):
+    """How readings are named."""
+
+    enabled: bool = Field(True, description="must be true: every reading has a path")
+    path_template: str = Field(TEMPLATE, description="template of the paths; a place without a value is left out")
+
+
+class NetworkSection(Settings):
+    """Where to look."""
+
+    subnets: list[str] = Field([], description="networks that may be scanned")
+
+
+class DiscoverySection(Settings):
+    """Discovery of devices."""
+
+    enabled: bool = Field(False, description="whether networks are scanned")
+    network: NetworkSection = Field(NetworkSection(), description="where to look")
+
+
+class WebSection(Settings):
+    """The web interface."""
+
+    enabled: bool = Field(True, description="whether the HTTP port is opened")
+    port: int | None = Field(None, ge=0, le=65535, description="the same as gateway.port")
+
+
+class ConnectorSection(Settings):
+    """Older place of the log level."""
+
+    log_level: str | None = Field(None, description="the same as gateway.log_level")
+
+
+class ConfigFile(Settings):
+    """The configuration file."""
+
+    gateway: GatewaySection = Field(GatewaySection(), description="the gateway itself and its targets")
+    sources: list[Source] = Field([], description="the sources")
+    routing_rules: list[RuleSection] = Field([], description="which readings go where")
+    zerobus: ZeroBusSection | None = Field(None, description="one Databricks table per source, with shared credentials")
+    normalization: NormalizationSection = Field(NormalizationSection(), description="how readings are named")
+    discovery: DiscoverySection = Field(DiscoverySection(), description="discovery of devices")
+    web_ui: WebSection = Field(WebSection(), description="the web interface")
+    connector: ConnectorSection = Field(ConnectorSection(), description="older place of the log level")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +141,8 @@ class Configuration:
         listen: Address of the HTTP port.
         port: The HTTP port; None for none.
         log_level: Least level that is logged.
+        memory_rows: Readings held in memory per target.
+        probe_interval: Longest time between two attempts to reach a target, seconds.
     """
 
     gateway: str
@@ -39,3 +156,13 @@ class Configuration:
     listen: str = "127.0.0.1"
     port: int | None = 8080
     log_level: str = "info"
+    memory_rows: int = 100_000
+    probe_interval: float = 60.0
+
+
+def default_target(directory: Path) -> DeltaConfig:
+    """The embedded target: a Delta table beside the stores."""
+    return DeltaConfig(name="Delta Lake", endpoint=str(directory / "delta"))
+
+
+__all__ = ["TEMPLATE", "ConfigFile", "Configuration", "default_target"]
