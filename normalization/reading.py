@@ -170,6 +170,12 @@ class Tag:
         return Tag(*json.loads(data))
 
 
+def _encodable(tag: Tag) -> Tag:
+    """`tag` with lone surrogates, which are not UTF-8, as question marks."""
+    texts = [getattr(tag, f.name) for f in fields(tag)]
+    return tag if "".join(texts).isascii() else Tag(*(text.encode("utf-8", "replace").decode() for text in texts))
+
+
 class TagTable:
     """The tags of this process, numbered from 0; rows are only ever added. Safe to use from several threads."""
 
@@ -179,6 +185,8 @@ class TagTable:
         self._ids: dict[Tag, int] = {}
         self._rows: list[Tag] = []
         self._arrays: dict[str, pa.Array] = {name: pa.array([], pa.string()) for name in TAG_COLUMNS}
+        self._sources: dict[str, int] = {}
+        self._source_of = np.empty(0, np.int32)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -193,9 +201,24 @@ class TagTable:
             return known
         with self._lock:
             if tag not in self._ids:
-                self._rows.append(tag)
-                self._ids[tag] = len(self._rows) - 1
+                sound = _encodable(tag)
+                if sound not in self._ids:
+                    self._rows.append(sound)
+                    self._ids[sound] = len(self._rows) - 1
+                self._ids[tag] = self._ids[sound]
             return self._ids[tag]
+
+    def count_sources(self, tag_ids: np.ndarray) -> dict[str, int]:
+        """How many of the readings with these tags come from each source."""
+        if not len(tag_ids):
+            return {}
+        if len(self._source_of) < len(self._rows):
+            with self._lock:
+                added = self._rows[len(self._source_of) :]
+                codes = [self._sources.setdefault(tag.source, len(self._sources)) for tag in added]
+                self._source_of = np.concatenate([self._source_of, np.array(codes, np.int32)])
+        counts = np.bincount(self._source_of[tag_ids], minlength=len(self._sources)).tolist()
+        return {source: counts[code] for source, code in self._sources.items() if counts[code]}
 
     def arrays(self) -> dict[str, pa.Array]:
         """One string array per name in ``TAG_COLUMNS``, as long as the table; the arrays are shared, never copied."""
@@ -234,6 +257,18 @@ def _jsonable(value: Any) -> Any:
             return [_jsonable(item) for item in value]
         case _:
             return str(value)
+
+
+_VALUE_COLUMN: Final = {
+    ValueType.NULL: "",
+    ValueType.BOOLEAN: "value_int",
+    ValueType.INT64: "value_int",
+    ValueType.UINT64: "value_int",
+    ValueType.DOUBLE: "value_double",
+    ValueType.TEXT: "value_text",
+    ValueType.BYTES: "value_bytes",
+    ValueType.JSON: "value_text",
+}
 
 
 class Columns:
@@ -323,6 +358,43 @@ class Columns:
         self.properties.append(properties)
         self.reject.append(None)
 
+    def add_many(
+        self,
+        tags: Sequence[int],
+        kind: ValueType,
+        values: Sequence[Any] | None = None,
+        *,
+        quality: int = Quality.GOOD,
+        status: int | None = None,
+        source_time: int | None = None,
+    ) -> None:
+        """Append one reading per tag, all of one type, with one extension per column.
+
+        Args:
+            tags: Rows of the tag table.
+            kind: Type of all values.
+            values: As the column of `kind` holds them (`FACTS`: booleans as 0 and 1, a UINT64 as its bit pattern, JSON as
+                text), one per tag and none of them null; None for readings without value, whose type is NULL.
+            quality: A `Quality`.
+            status: The protocol's own status code.
+            source_time: µs since the epoch, UTC.
+        """
+        count = len(tags)
+        none = [None] * count
+        held = _VALUE_COLUMN[kind]
+        self.tag.extend(tags)
+        self.type.extend([int(kind)] * count)
+        self.value_double.extend(values if held == "value_double" and values is not None else none)
+        self.value_int.extend(values if held == "value_int" and values is not None else none)
+        self.value_text.extend(values if held == "value_text" and values is not None else none)
+        self.value_bytes.extend(values if held == "value_bytes" and values is not None else none)
+        self.quality.extend([int(quality)] * count)
+        self.status.extend([status] * count)
+        self.source_time.extend([source_time] * count)
+        self.flags.extend([0] * count)
+        self.properties.extend(none)
+        self.reject.extend(none)
+
     def add_reject(
         self, tag: int, reason: str, raw: bytes, *, source_time: int | None = None, properties: str | None = None
     ) -> None:
@@ -389,21 +461,32 @@ def view(
     )
 
 
+def raw_numbers(array: pa.Array) -> np.ndarray:
+    """The numbers of a column of fixed width without a copy; where it is null, whatever lies there."""
+    if not array.null_count:
+        return np.asarray(array.to_numpy())
+    dtype, buffer, width = np.dtype(array.type.to_pandas_dtype()), array.buffers()[1], array.type.byte_width
+    if buffer is None or buffer.size < (array.offset + len(array)) * width:
+        return np.zeros(len(array), dtype)
+    return np.frombuffer(buffer, dtype, len(array), array.offset * width)
+
+
 def numbers(type_: pa.Array, value_double: pa.Array, value_int: pa.Array) -> pa.Array:
     """The values as float64: doubles as they are, integers and booleans converted, null for all else."""
     if value_int.null_count == len(value_int):
         return value_double
     kinds = type_.to_numpy()
-    integers = value_int.fill_null(0).to_numpy()
+    integers = raw_numbers(value_int)
     out = integers.astype(np.float64)
     unsigned = kinds == ValueType.UINT64
     if unsigned.any():
         out[unsigned] = integers[unsigned].view(np.uint64).astype(np.float64)
+    if not value_int.null_count:
+        return pa.array(out)
     doubles = kinds == ValueType.DOUBLE
-    if doubles.any():
-        out[doubles] = value_double.fill_null(0.0).to_numpy()[doubles]
+    np.copyto(out, raw_numbers(value_double), where=doubles)
     none = (kinds == ValueType.NULL) | (kinds >= ValueType.TEXT)
-    return pa.array(out, mask=none) if none.any() else pa.array(out)
+    return pa.array(out, mask=none if none.any() else None)
 
 
 _TYPE_NAMES: Final = pa.array([t.name for t in ValueType], pa.string())

@@ -1,0 +1,164 @@
+"""Requests, replies and frames as bytes (MODBUS Application Protocol 1.1b3, MODBUS Messaging on TCP/IP 1.0b).
+
+Every reply is treated as hostile: it counts only if transaction, unit, function and byte count are those of the request.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from connectors.sources.modbus.plan import Block
+
+
+class BadReplyError(Exception):
+    """A reply that does not belong to its request or breaks the protocol; `raw` is what was received."""
+
+    def __init__(self, reason: str, raw: bytes) -> None:
+        super().__init__(reason)
+        self.raw = raw
+
+
+class RefusedError(Exception):
+    """The device or a gateway answered with an exception; `code` is the exception code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exception {code}: {EXCEPTIONS.get(code, 'not a code of the specification')}")
+        self.code = code
+
+
+EXCEPTIONS = {
+    1: "illegal function",
+    2: "illegal data address",
+    3: "illegal data value",
+    4: "server device failure",
+    5: "acknowledge",
+    6: "server device busy",
+    7: "negative acknowledge",
+    8: "memory parity error",
+    10: "gateway path unavailable",
+    11: "gateway target device failed to respond",
+}
+
+
+def request(block: Block) -> bytes:
+    """The request PDU of a block: function code 1 to 4, address, count."""
+    return struct.pack(">BHH", block.kind, block.address, block.count)
+
+
+def reply_bytes(block: Block) -> int:
+    """Bytes of data in the reply to a block's request."""
+    return (block.count + 7) // 8 if block.kind.is_bits else block.count * 2
+
+
+def reply_data(pdu: bytes, function: int, size: int) -> bytes:
+    """The data of a reply PDU.
+
+    Args:
+        pdu: The reply, from the function code on.
+        function: Function code of the request.
+        size: Bytes of data that the request asked for.
+
+    Raises:
+        RefusedError: The reply is an exception.
+        BadReplyError: The reply is not one to this request.
+    """
+    if len(pdu) == size + 2 and pdu[0] == function and pdu[1] == size:
+        return pdu[2:]
+    if len(pdu) == 2 and pdu[0] == function | 0x80 and pdu[1]:
+        raise RefusedError(pdu[1])
+    if not pdu or pdu[0] & 0x7F != function:
+        msg = f"reply with function code {pdu[0] if pdu else 'missing'} to a request with {function}"
+    elif pdu[0] & 0x80:
+        msg = f"exception reply of {len(pdu)} bytes: {pdu.hex()}"
+    else:
+        msg = f"reply with {len(pdu) - 2} bytes of data, byte count {pdu[1] if len(pdu) > 1 else 'missing'}, not {size}"
+    raise BadReplyError(msg, pdu)
+
+
+class Frame(NamedTuple):
+    """A reply taken out of its frame.
+
+    Attributes:
+        used: Bytes of the buffer that it took; 0 when it is not complete.
+        transaction: Transaction id, 0 where the framing has none.
+        unit_id: The device that answers.
+        pdu: The reply from the function code on.
+    """
+
+    used: int
+    transaction: int
+    unit_id: int
+    pdu: bytes
+
+
+INCOMPLETE = Frame(0, 0, 0, b"")
+
+
+class Framing(Protocol):
+    """How a PDU travels on a line.
+
+    Attributes:
+        numbered: A reply carries the number of its request, so that a late one is recognized and dropped.
+    """
+
+    numbered: bool
+
+    def wrap(self, transaction: int, unit_id: int, pdu: bytes) -> bytes:
+        """The frame of a request."""
+
+    def unwrap(self, buffer: bytes) -> Frame:
+        """The first reply in `buffer`, or `INCOMPLETE`.
+
+        Raises:
+            BadReplyError: What follows in the buffer cannot be trusted.
+        """
+
+
+class TcpFraming:
+    """MBAP header: transaction, protocol 0, length, unit."""
+
+    numbered = True
+
+    def wrap(self, transaction: int, unit_id: int, pdu: bytes) -> bytes:
+        """The frame of a request."""
+        return struct.pack(">HHHB", transaction, 0, len(pdu) + 1, unit_id) + pdu
+
+    def unwrap(self, buffer: bytes) -> Frame:
+        """The first reply in `buffer`; the length field must be that of a reply to a read (3 to 254)."""
+        if len(buffer) < 7:
+            return INCOMPLETE
+        transaction, protocol, length, unit_id = struct.unpack_from(">HHHB", buffer)
+        if protocol or not 3 <= length <= 254:
+            raise BadReplyError(f"MBAP header with protocol {protocol} and length {length}", buffer[:260])
+        end = 6 + length
+        return Frame(end, transaction, unit_id, buffer[7:end]) if len(buffer) >= end else INCOMPLETE
+
+
+class RtuFraming:
+    """Unit, PDU and CRC; how long a reply is follows from its function code and byte count."""
+
+    numbered = False
+
+    def __init__(self, crc: Callable[[bytes], int]) -> None:
+        self._crc = crc
+
+    def wrap(self, transaction: int, unit_id: int, pdu: bytes) -> bytes:  # noqa: ARG002  RTU has no transactions
+        """The frame of a request."""
+        frame = bytes([unit_id]) + pdu
+        return frame + self._crc(frame).to_bytes(2, "big")
+
+    def unwrap(self, buffer: bytes) -> Frame:
+        """The first reply in `buffer`."""
+        if len(buffer) < 5:
+            return INCOMPLETE
+        if buffer[1] & 0x80:
+            end = 5
+        elif 1 <= buffer[1] <= 4:
+            end = 5 + buffer[2]
+        else:
+            raise BadReplyError(f"RTU frame with function code {buffer[1]}", buffer[:260])
+        if len(buffer) < end:
+            return INCOMPLETE
+        if self._crc(buffer[: end - 2]).to_bytes(2, "big") != buffer[end - 2 : end]:
+            raise BadReplyError("RTU frame with a wrong checksum", buffer[:end])
+        return Frame(end, 0, buffer[0], buffer[1 : end - 2])

@@ -1,0 +1,141 @@
+"""A Modbus device on a real socket that does what a test says: answer, refuse, stay silent, lie, hang up."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from pymodbus.framer import FramerRTU
+
+
+class Request(NamedTuple):
+    transaction: int
+    unit: int
+    function: int
+    address: int
+    count: int
+
+
+HANG_UP = b"hang up"
+
+
+def word(request: Request, address: int) -> int:
+    """What a register holds: different for each unit, table and address, so that a mix-up shows."""
+    return (address * 7 + request.unit * 4099 + request.function * 257) & 0xFFFF
+
+
+def data(request: Request) -> bytes:
+    """The data of the right answer; bits are the lowest bits of the words."""
+    words = [word(request, request.address + i) for i in range(request.count)]
+    if request.function > 2:
+        return struct.pack(f">{len(words)}H", *words)
+    bits = sum((w & 1) << i for i, w in enumerate(words))
+    return bits.to_bytes((len(words) + 7) // 8, "little")
+
+
+def pdu(request: Request) -> bytes:
+    """The right answer."""
+    octets = data(request)
+    return bytes([request.function, len(octets)]) + octets
+
+
+def exception(request: Request, code: int) -> bytes:
+    return bytes([request.function | 0x80, code])
+
+
+def frame(request: Request, answer: bytes, *, rtu: bool = False) -> bytes:
+    """An answer's PDU in its frame."""
+    if rtu:
+        body = bytes([request.unit]) + answer
+        return body + FramerRTU.compute_CRC(body).to_bytes(2, "big")
+    return struct.pack(">HHHB", request.transaction, 0, len(answer) + 1, request.unit) + answer
+
+
+class Device:
+    """Listens on a free port.
+
+    Attributes:
+        answer: PDU of the answer to a request; None for silence, `HANG_UP` to close the connection.
+        raw: Bytes to send for a request instead of a framed PDU; where it returns None, `answer` counts.
+        delay: Seconds before an answer.
+        requests: All requests, with the loop's time of their arrival in `times`.
+    """
+
+    def __init__(self, *, rtu: bool = False) -> None:
+        self.rtu = rtu
+        self.answer: Callable[[Request], bytes | None] = pdu
+        self.raw: Callable[[Request], bytes | None] = lambda request: None
+        self.delay: Callable[[Request], float] = lambda request: 0.0
+        self.requests: list[Request] = []
+        self.times: list[float] = []
+        self.connections = 0
+        self.endpoint = ""
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def asked(self, unit: int) -> list[Request]:
+        return [request for request in self.requests if request.unit == unit]
+
+    def hang_up(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            while True:
+                request = self._request(await reader.readexactly(8 if self.rtu else 12))
+                self.requests.append(request)
+                self.times.append(asyncio.get_running_loop().time())
+                assert request.function in {1, 2, 3, 4}, "a function code that could write"
+                await asyncio.sleep(self.delay(request))
+                out = self.raw(request)
+                if out is None:
+                    answer = self.answer(request)
+                    out = answer if answer in {None, HANG_UP} else frame(request, answer, rtu=self.rtu)
+                if out == HANG_UP:
+                    return
+                if out is not None:
+                    writer.write(out)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    def _request(self, octets: bytes) -> Request:
+        if not self.rtu:
+            transaction, protocol, length, unit, function, address, count = struct.unpack(">HHHBBHH", octets)
+            assert (protocol, length) == (0, 6)
+            return Request(transaction, unit, function, address, count)
+        assert FramerRTU.compute_CRC(octets[:6]).to_bytes(2, "big") == octets[6:]
+        return Request(0, *struct.unpack(">BBHH", octets[:6]))
+
+
+@asynccontextmanager
+async def running(*, rtu: bool = False) -> AsyncIterator[Device]:
+    """A device that listens until the end of the block; what it did not expect fails the test."""
+    device = Device(rtu=rtu)
+    wrong: list[BaseException] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await device.serve(reader, writer)
+        except AssertionError as error:
+            wrong.append(error)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    device.endpoint = f"{'rtu+' if rtu else ''}tcp://{host}:{port}"
+    try:
+        yield device
+    finally:
+        server.close()
+        device.hang_up()
+        await asyncio.gather(*tasks)
+    assert not wrong, wrong

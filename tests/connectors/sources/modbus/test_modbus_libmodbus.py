@@ -1,0 +1,98 @@
+"""Against a device that is not made with our library: libmodbus, in C."""
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from connectors.contract import Context
+from connectors.sources.modbus import ModbusConfig
+from normalization.reading import Quality
+from tests.recording_intake import RecordingIntake
+
+ROOT = Path(__file__).parents[4]
+pytestmark = pytest.mark.interop
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    subprocess.run([ROOT / "tests/counterparts/modbus-c/install.sh"], check=True, timeout=300)
+    server = ROOT / "build/counterparts/modbus-c/server"
+    with subprocess.Popen([server], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield f"tcp://127.0.0.1:{process.stdout.readline().strip()}"
+        process.stdin.close()
+
+
+async def read(endpoint: str, registers: list[dict], until, **more) -> RecordingIntake:
+    """What a reader gives of `registers` until `until(intake)` holds."""
+    given = {"name": "c", "endpoint": endpoint, "interval": 0.02, "timeout": 0.5, "registers": registers}
+    intake = RecordingIntake()
+    task = asyncio.create_task(ModbusConfig.model_validate(given | more).reader(Context("g", Path())).run(intake, None))
+    try:
+        await intake.until(lambda: task.done() or until(intake), within=20)
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    return intake
+
+
+def values(intake: RecordingIntake) -> dict:
+    return {r.tag.tag_name: r.value for r in intake.readings()}
+
+
+async def test_all_tables_of_libmodbus(endpoint):
+    registers = [
+        {"name": "c{address}", "kind": "coil", "address": 0, "count": 3000},
+        {"name": "d{address}", "kind": "discrete", "address": 0, "count": 3000},
+        {"name": "i{address}", "kind": "input", "address": 0, "count": 2000},
+        {"name": "h{address}", "kind": "holding", "address": 1000, "count": 2000, "type": "int16"},
+    ]
+    intake = await read(endpoint, registers, lambda intake: len(intake.readings("h2999")) >= 2)
+    got = values(intake)
+    assert len(got) == 10_000
+    assert all(got[f"c{a}"] == (a % 3 == 0) and got[f"d{a}"] == (a % 5 == 0) for a in range(3000))
+    assert all(got[f"i{a}"] == a for a in range(2000))
+    assert all(got[f"h{a}"] == a * 3 for a in range(1000, 3000))
+    assert {r.quality for r in intake.readings()} == {Quality.GOOD}
+
+
+async def test_floats_in_the_orders_of_libmodbus_and_its_text(endpoint):
+    orders = {
+        "abcd": ("big", "big"),
+        "dcba": ("little", "little"),
+        "badc": ("little", "big"),
+        "cdab": ("big", "little"),
+    }
+    registers = [
+        {"name": name, "address": 100 + 2 * i, "type": "float32", "byte_order": byte, "word_order": word}
+        for i, (name, (byte, word)) in enumerate(orders.items())
+    ]
+    registers.append({"name": "text", "address": 110, "type": "string", "length": 8})
+    intake = await read(endpoint, registers, lambda intake: intake.readings("text"))
+    assert values(intake) == dict.fromkeys(orders, -1234.5677490234375) | {"text": "BIFROST"}
+
+
+async def test_addresses_that_libmodbus_does_not_have_do_not_lose_the_others(endpoint):
+    registers = [{"name": "h{address}", "address": 9950, "count": 60}]
+    intake = await read(endpoint, registers, lambda intake: len(intake.readings("h9999")) >= 5)
+    assert {intake.last(f"h{a}").value for a in range(9950, 10_000)} == {a * 3 for a in range(9950, 10_000)}
+    for address in range(10_000, 10_010):
+        assert [(r.value, r.quality, r.status) for r in intake.readings(f"h{address}")] == [(None, Quality.BAD, 2)]
+
+
+async def test_a_unit_behind_a_gateway_and_a_dead_one_do_not_lose_the_others(endpoint):
+    registers = [{"name": f"u{unit}", "unit_id": unit, "kind": "input", "address": 7} for unit in (1, 8, 9, 10)]
+    intake = await read(endpoint, registers, lambda intake: len(intake.readings("u10")) >= 10, timeout=0.1)
+    assert {r.quality for r in intake.readings("u1") + intake.readings("u10")} == {Quality.GOOD}
+    assert [(r.quality, r.status) for r in intake.readings("u8")] == [(Quality.STALE, 11)]
+    assert [(r.quality, r.status) for r in intake.readings("u9")] == [(Quality.STALE, None)]
+
+
+async def test_libmodbus_saw_no_function_code_but_those_that_read(endpoint):
+    registers = [{"name": "f{n}", "kind": "input", "address": 9000, "count": 128}]
+    intake = await read(endpoint, registers, lambda intake: intake.readings("f128"))
+    seen = {code for code in range(128) if values(intake)[f"f{code + 1}"]}
+    assert {4} <= seen <= {1, 2, 3, 4}
