@@ -1,0 +1,248 @@
+"""Which nodes a source reads, and what the server says about them."""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from asyncua import ua
+from asyncua.ua.attribute_ids import AttributeIds
+from asyncua.ua.object_ids import ObjectIds
+from asyncua.ua.uaerrors import UaStatusCodeError
+
+from connectors.settings import Mapping
+from connectors.sources.opcua.config import BrowseConfig, NodeConfig, OpcUaConfig
+from connectors.sources.opcua.datatypes import DataTypes
+from connectors.sources.opcua.decode import Item
+from connectors.sources.opcua.names import PathFilter, format_identifier, format_node_id, parse_node_id
+from connectors.sources.opcua.session import Session, node_id
+from normalization.reading import Tag
+
+_log = logging.getLogger(__name__)
+
+_SERVER: Final = node_id(ObjectIds.Server)
+_HAS_PROPERTY: Final = node_id(ObjectIds.HasProperty)
+_CLASSES: Final = ua.NodeClass.Object | ua.NodeClass.Variable
+BAD_NODE_ID_UNKNOWN: Final = 0x80340000
+
+
+@dataclass(slots=True)
+class Variable:
+    """A node that is to be read.
+
+    Attributes:
+        id: Its node id in this session; None when its namespace is not there.
+        address: Its node id in text, as it is written or, when browsed, with the namespace's URI, which stays the same
+            when the server numbers its namespaces differently.
+        name: Name of the tag; empty for the browse name.
+        path: Browse path below its root, for browsed nodes.
+        config: What is configured for it, for nodes by id.
+        properties: Node ids of its standard properties by name; None when they were not looked for yet.
+    """
+
+    id: ua.NodeId | None
+    address: str
+    name: str = ""
+    path: str = ""
+    config: NodeConfig | None = None
+    properties: dict[str, ua.NodeId] | None = None
+
+
+@dataclass(slots=True)
+class Found:
+    """What a browse found.
+
+    Attributes:
+        variables: In the order of their level below the root.
+        truncated: There are more than `max_nodes`.
+    """
+
+    variables: list[Variable] = field(default_factory=list)
+    truncated: bool = False
+
+
+def resolve(text: str, namespaces: list[str]) -> ua.NodeId | None:
+    """The node id in a session with these namespaces; None when its namespace is not among them."""
+    name = parse_node_id(text)
+    if isinstance(name.namespace, str):
+        if name.namespace not in namespaces:
+            return None
+        return node_id(name.identifier, namespaces.index(name.namespace))
+    return node_id(name.identifier, name.namespace)
+
+
+def _address(node: ua.NodeId, namespaces: list[str]) -> str:
+    index = int(node.NamespaceIndex)
+    return format_node_id(namespaces[index] if 0 < index < len(namespaces) else index, node.Identifier)
+
+
+async def browse(session: Session, config: BrowseConfig) -> Found:
+    """Find the variables below the roots, level by level (OPC 10000-4 clause 5.9.2)."""
+    paths = PathFilter(config.include, config.exclude)
+    found: dict[ua.NodeId, Variable] = {}
+    out = Found()
+    seen: set[ua.NodeId] = set()
+    level: list[tuple[ua.NodeId, str]] = []
+    for root in config.roots:
+        node = resolve(root, session.namespaces)
+        if node is None:
+            _log.warning("source %s: root %s: the server has no such namespace", session.config.name, root)
+        else:
+            level.append((node, ""))
+            seen.add(node)
+    for _ in range(config.max_depth):
+        if not level or out.truncated:
+            break
+        deeper: list[tuple[ua.NodeId, str]] = []
+        for at in range(0, len(level), session.max_nodes_per_browse):
+            part = level[at : at + session.max_nodes_per_browse]
+            results = await session.references([node for node, _ in part], classes=_CLASSES)
+            for (parent, path), references in zip(part, results, strict=True):
+                owner = found.get(parent)
+                if owner is not None:
+                    owner.properties = {}
+                for reference in references:
+                    if getattr(reference.NodeId, "ServerIndex", 0):
+                        continue  # a node of another server
+                    node = ua.NodeId(
+                        reference.NodeId.Identifier, reference.NodeId.NamespaceIndex, reference.NodeId.NodeIdType
+                    )
+                    name = reference.BrowseName.Name or format_identifier(node.Identifier)
+                    child = f"{path}/{name}" if path else name
+                    if reference.ReferenceTypeId == _HAS_PROPERTY:
+                        if owner is not None and owner.properties is not None:
+                            owner.properties[name] = node
+                        if not config.properties or reference.BrowseName.NamespaceIndex == 0:
+                            continue
+                    if paths.excludes(child):
+                        continue
+                    is_variable = reference.NodeClass == ua.NodeClass.Variable
+                    if is_variable and node.NamespaceIndex and node not in found and paths.selects(child):
+                        if len(found) >= config.max_nodes:
+                            out.truncated = True
+                            break
+                        text = child.replace("/", ".") if config.tag_name == "path" else name
+                        found[node] = Variable(node, _address(node, session.namespaces), text, child)
+                    if node not in seen and node != _SERVER:
+                        seen.add(node)
+                        deeper.append((node, child))
+        level = deeper
+    out.variables = list(found.values())
+    if out.truncated:
+        _log.warning(
+            "source %s: more than max_nodes = %d variables; the rest is left out", session.config.name, config.max_nodes
+        )
+    return out
+
+
+async def variables(session: Session, config: OpcUaConfig) -> list[Variable]:
+    """All nodes that the source reads; each once, those by id first."""
+    out = [Variable(resolve(node.id, session.namespaces), node.id, config=node) for node in config.nodes]
+    if config.browsing is not None:
+        known = {variable.id for variable in out}
+        out += [v for v in (await browse(session, config.browsing)).variables if v.id not in known]
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A variable with its tag.
+
+    Attributes:
+        variable: The variable.
+        tag: Row of the tag table.
+        names: Properties (JSON) by value of an enumeration.
+    """
+
+    variable: Variable
+    tag: Tag
+    names: dict[int, str] | None
+
+    def item(self, tag: int) -> Item:
+        """What decoding needs, once the tag table has numbered the tag."""
+        return Item(tag, self.names)
+
+
+async def describe(session: Session, config: OpcUaConfig, wanted: list[Variable], types: DataTypes) -> list[Described]:
+    """Look up names, units and data types of the variables, and make their tags."""
+    there = [v for v in wanted if v.id is not None]
+    ids = [v.id for v in there if v.id is not None]
+    unnamed = [v for v in there if not v.name]
+    names = await session.read_attributes_of([v.id for v in unnamed if v.id is not None], AttributeIds.BrowseName)
+    for variable, value in zip(unnamed, names, strict=True):
+        read = value.Value.Value if value.Value is not None else None
+        variable.name = (read.Name if isinstance(read, ua.QualifiedName) else None) or ""
+    data_types = {
+        id(variable): value.Value.Value if value.Value is not None else None
+        for variable, value in zip(there, await session.read_attributes_of(ids, AttributeIds.DataType), strict=True)
+    }
+    properties: dict[int, dict[str, Any]] = {}
+    try:
+        await types.learn(t for t in set(data_types.values()) if isinstance(t, ua.NodeId))
+        properties = await _properties(session, there)
+    except UaStatusCodeError as error:  # units and names of enumerations are welcome, values are needed
+        _log.warning("source %s: the server does not describe its nodes: %s", config.name, error)
+    device = session.server_name or config.endpoint
+    out: list[Described] = []
+    for variable in wanted:
+        own = properties.get(id(variable), {})
+        information, texts = own.get("EngineeringUnits"), own.get("EnumStrings")
+        unit = information.DisplayName.Text or "" if isinstance(information, ua.EUInformation) else ""
+        data_type = data_types.get(id(variable))
+        enumeration = types.enumeration(data_type) if isinstance(data_type, ua.NodeId) else None
+        if enumeration is None and isinstance(texts, list):
+            enumeration = {at: text.Text or "" for at, text in enumerate(texts) if isinstance(text, ua.LocalizedText)}
+        tag = config.tag(
+            device,
+            variable.address,
+            variable.name or parse_name(variable.address),
+            unit,
+            {"browse_path": variable.path} if variable.path else None,
+            _mapping(config, variable),
+        )
+        rendered = (
+            {value: json.dumps({"enum": name}, ensure_ascii=False) for value, name in enumeration.items()}
+            if enumeration
+            else None
+        )
+        out.append(Described(variable, tag, rendered))
+    return out
+
+
+def parse_name(address: str) -> str:
+    """A name for a node whose browse name is not known: its identifier."""
+    return str(parse_node_id(address).identifier)
+
+
+def _mapping(config: OpcUaConfig, variable: Variable) -> Mapping | None:
+    if variable.config is not None:
+        given = variable.config.model_fields_set - {"id", "interval"}
+        return variable.config if given else None
+    if variable.id is None:
+        return None
+    indexed = format_node_id(int(variable.id.NamespaceIndex), variable.id.Identifier)
+    return (
+        config.mapping(variable.address, variable.name)
+        or config.mapping(indexed, variable.path)
+        or config.mapping(variable.path, variable.name)
+    )
+
+
+async def _properties(session: Session, wanted: list[Variable]) -> dict[int, dict[str, Any]]:
+    """Values of EngineeringUnits and EnumStrings (OPC 10000-8 clause 5.6), by variable."""
+    unseen = [v for v in wanted if v.properties is None]
+    results = await session.references([v.id for v in unseen if v.id is not None], ObjectIds.HasProperty)
+    for variable, references in zip(unseen, results, strict=True):
+        variable.properties = {str(r.BrowseName.Name): r.NodeId for r in references}
+    asked = [
+        (variable, name, variable.properties[name])
+        for variable in wanted
+        for name in ("EngineeringUnits", "EnumStrings")
+        if variable.properties and name in variable.properties
+    ]
+    values = await session.read_attributes_of([node for _, _, node in asked], AttributeIds.Value)
+    out: dict[int, dict[str, Any]] = {}
+    for (variable, name, _), value in zip(asked, values, strict=True):
+        if value.Value is not None:
+            out.setdefault(id(variable), {})[name] = value.Value.Value
+    return out

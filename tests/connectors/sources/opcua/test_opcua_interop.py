@@ -1,0 +1,205 @@
+"""The OPC UA reader against node-opcua, a server that is not built on our client library."""
+
+import asyncio
+import json
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asyncua import Client, ua
+
+from connectors.contract import SourceState
+from connectors.sources.opcua.security import UntrustedServerError
+from connectors.sources.opcua.session import ServerRefusedError
+from normalization.reading import Quality, ValueType
+from tests.connectors.sources.opcua.conftest import Reading, free_port, source
+
+pytestmark = pytest.mark.interop
+
+COUNTERPART = Path(__file__).parents[3] / "counterparts" / "opcua-node"
+NAMES = {"Double", "Int32", "UInt64", "Text", "Flag", "Array", "Matrix", "State", "Job", "Anything", "Many"}
+
+
+class NodeServer:
+    """The node-opcua process."""
+
+    LIMIT = 3  # nodes in one request, fewer than any test reads
+
+    def __init__(self, pki: Path) -> None:
+        self.port = free_port()
+        self._pki = pki
+        self.endpoint = f"opc.tcp://127.0.0.1:{self.port}/lab"
+        self.start()
+
+    def start(self) -> None:
+        self.output: list[str] = []
+        self._ready = threading.Event()
+        command = ["node", str(COUNTERPART / "server.js"), str(self.port), str(self._pki), str(self.LIMIT)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._ready.wait(60) or self.process.poll() is not None:
+            self.kill()
+            pytest.fail("node-opcua did not start:\n" + "".join(self.output))
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.output.append(line)
+            if line.startswith("ready"):
+                self._ready.set()
+        self._ready.set()
+
+    def command(self, **command: Any) -> None:
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        self._reader.join(10)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def installed() -> None:
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    subprocess.run(["/bin/sh", str(COUNTERPART / "install.sh")], check=True, timeout=300, stdout=sys.stderr)
+
+
+@pytest.fixture(scope="module")
+def node(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeServer]:
+    server = NodeServer(tmp_path_factory.mktemp("pki"))
+    yield server
+    server.kill()
+
+
+def device(endpoint: str, **more: Any) -> Any:
+    browse = {"include": ["Device/**"], "tag_name": "name"}
+    return source(endpoint, **{"browse": browse, "polling_interval": 0.1, "queue_size": 100, **more})
+
+
+@pytest.mark.parametrize("mode", ["subscription", "polling"])
+async def test_values_of_all_kinds_arrive(node, tmp_path, mode):
+    async with Reading(device(node.endpoint, mode=mode), tmp_path) as intake:
+        await intake.until(lambda: {r.tag.tag_name for r in intake.readings()} == NAMES, 10)
+        value = {name: intake.last(name).value for name in NAMES}
+        assert value["Double"] == 1.5
+        assert value["Int32"] == -7
+        assert (value["UInt64"], intake.last("UInt64").type) == (2**63 + 5, ValueType.UINT64)
+        assert value["Text"] == "grün"
+        assert value["Flag"] is True
+        assert value["Array"] == "[1.0,2.0,3.0]"
+        assert value["Matrix"] == "[[1,2,3],[4,5,6]]"
+        assert (value["State"], intake.last("State").properties) == (1, '{"enum": "Working"}')
+        job = {"Order": "A-1", "Target": {"X": 1, "Y": 2}, "Path": [{"X": 3, "Y": 4}, {"X": 5, "Y": 6}], "State": 2, "Count": 9}  # fmt: skip
+        assert json.loads(value["Job"]) == job
+        assert json.loads(value["Many"]) == [job]
+        assert json.loads(value["Anything"]) == {"Since": "1970-01-01T00:00:00Z", "Length": 2.5}
+        assert not [reading for reading in intake.readings() if reading.reject or reading.quality != Quality.GOOD]
+
+
+async def test_each_change_is_a_reading_and_a_bad_sensor_too(node, tmp_path):
+    async with Reading(device(node.endpoint), tmp_path) as intake:
+        await intake.until(lambda: intake.readings("Int32"), 10)
+        node.command(burst=["Int32", 0, 10, 80])
+        await intake.until(lambda: intake.last("Int32").value == 9)
+        assert [r.value for r in intake.readings("Int32")][-10:] == list(range(10))
+        assert not intake.gaps
+        node.command(bad=["Double"])
+        await intake.until(lambda: intake.last("Double").quality == Quality.BAD)
+        assert (intake.last("Double").value, intake.last("Double").status) == (None, 0x808C0000)
+        node.command(set=["Double", 1.5])
+        await intake.until(lambda: intake.last("Double").value == 1.5)
+
+
+async def test_a_queue_that_overflowed_is_a_gap(node, tmp_path):
+    config = device(node.endpoint, queue_size=2, publishing_interval=0.5)
+    async with Reading(config, tmp_path) as intake:
+        await intake.until(lambda: intake.readings("Int32"), 10)
+        node.command(burst=["Int32", 1000, 1020, 60])
+        await intake.until(lambda: intake.last("Int32").value == 1019)
+        arrived = [r.value for r in intake.readings("Int32") if r.value >= 1000]
+        assert len(arrived) < 20
+        assert {tag.tag_name for gap in intake.gaps for tag in gap.tags} == {"Int32"}
+        assert all(gap.start <= gap.end for gap in intake.gaps)
+
+
+async def test_a_server_is_refused_until_its_certificate_is_trusted(node, tmp_path):
+    config = device(node.endpoint, security_policy="basic256sha256")
+    reading = Reading(config, tmp_path)
+    with pytest.raises(UntrustedServerError, match="not trusted; move"):
+        await reading.start()
+    (rejected,) = (tmp_path / "rejected").iterdir()
+    assert not reading.intake.readings()
+    assert stat.S_IMODE((tmp_path / "own" / "key.pem").stat().st_mode) == 0o600
+    rejected.rename(tmp_path / "trusted" / rejected.name)
+    async with reading as intake:
+        await intake.until(lambda: intake.last("Double"), 10)
+    assert not list((tmp_path / "rejected").iterdir())
+
+
+@pytest.mark.parametrize("mode", ["sign", "sign_and_encrypt"])
+async def test_trust_all_takes_any_server_and_the_user_logs_in(node, tmp_path, mode):
+    config = device(
+        node.endpoint, security_policy="basic256sha256", security_mode=mode, trust="all", username="user1", password="secret1"
+    )  # fmt: skip
+    async with Reading(config, tmp_path) as intake:
+        await intake.until(lambda: intake.last("Double"), 10)
+
+
+async def test_a_wrong_password_is_said(node, tmp_path):
+    config = device(node.endpoint, security_policy="basic256sha256", trust="all", username="user1", password="wrong")
+    reading = Reading(config, tmp_path)
+    with pytest.raises(ServerRefusedError, match="refuses user user1"):
+        await reading.start()
+    assert SourceState.CONNECTED not in [state for state, _ in reading.intake.states]
+
+
+async def test_a_password_is_encrypted_for_a_trusted_server_only(node, tmp_path):
+    """On a channel without security the server offers to have the password encrypted with its certificate."""
+    config = device(node.endpoint, username="user1", password="secret1")
+    with pytest.raises(UntrustedServerError):
+        await Reading(config, tmp_path).start()
+    (rejected,) = (tmp_path / "rejected").iterdir()
+    rejected.rename(tmp_path / "trusted" / rejected.name)
+    async with Reading(config, tmp_path) as intake:
+        await intake.until(lambda: intake.last("Double"), 10)
+
+
+async def test_the_limits_that_all_these_tests_kept_to_are_enforced(node):
+    async with Client(node.endpoint) as client:
+        nodes = [client.get_node("i=2258")] * 4
+        with pytest.raises(ua.uaerrors.BadTooManyOperations):
+            await client.read_values(nodes)
+        await client.read_values(nodes[:3])
+
+
+async def test_after_the_server_was_killed_readings_go_on(node, tmp_path):
+    config = device(node.endpoint, security_policy="basic256sha256", trust="all", keep_alive_interval=0.5)
+    reading = Reading(config, tmp_path)
+    try:
+        task = reading.start()
+        await reading.intake.until(lambda: reading.intake.last("Double"), 10)
+        node.kill()
+        with pytest.raises(Exception):  # noqa: B017, PT011  whatever the connection died of
+            await asyncio.wait_for(task, 5)
+        assert reading.intake.states[-1][0] == SourceState.DOWN
+        node.start()
+        before = len(reading.intake.readings())
+        reading.start(reading.intake.appended[-1][1])
+        await reading.intake.until(lambda: len(reading.intake.readings()) >= before + len(NAMES), 10)
+        assert [gap.reason for gap in reading.intake.gaps] == ["not connected"]
+        assert {tag.tag_name for tag in reading.intake.gaps[0].tags} == NAMES
+    finally:
+        await reading.stop()
