@@ -218,13 +218,7 @@ class ModbusConfig(SourceConfig):
         rows = []
         for entry, name, point in self.values:
             address = f"{entry.kind}:{point.address}" + ("" if entry.bit is None else f".{entry.bit}")
-            general = self.mapping(address, name)
-            mapping = Mapping(**entry.mapping)
-            if general is not None:
-                known = general.model_dump(exclude_unset=True, exclude={"match"})
-                metadata = {**general.metadata, **entry.metadata}
-                mapping = Mapping(**(known | entry.mapping | {"metadata": metadata}))
-            rows.append(self.tag(str(point.unit_id), address, name, mapping=mapping))
+            rows.append(self.tag(str(point.unit_id), address, name, own=Mapping(**entry.mapping)))
         return rows
 
     @override

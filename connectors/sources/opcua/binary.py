@@ -26,7 +26,7 @@ EXTENSION_OBJECT: Final = 22
 VARIANT: Final = 24
 
 
-class Malformed(ValueError):  # noqa: N818  the state of the bytes, not of this program
+class Malformed(ValueError):
     """The bytes are not what the specification says, and where the next value begins is lost."""
 
 

@@ -10,7 +10,6 @@ from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.uaerrors import UaStatusCodeError
 
-from connectors.settings import Mapping
 from connectors.sources.opcua.config import BrowseConfig, NodeConfig, OpcUaConfig
 from connectors.sources.opcua.datatypes import DataTypes
 from connectors.sources.opcua.decode import Item
@@ -198,7 +197,8 @@ async def describe(session: Session, config: OpcUaConfig, wanted: list[Variable]
             variable.name or parse_name(variable.address),
             unit,
             {"browse_path": variable.path} if variable.path else None,
-            _mapping(config, variable),
+            own=variable.config,
+            names=_names(variable),
         )
         rendered = (
             {value: json.dumps({"enum": name}, ensure_ascii=False) for value, name in enumeration.items()}
@@ -214,18 +214,12 @@ def parse_name(address: str) -> str:
     return str(parse_node_id(address).identifier)
 
 
-def _mapping(config: OpcUaConfig, variable: Variable) -> Mapping | None:
-    if variable.config is not None:
-        given = variable.config.model_fields_set - {"id", "interval"}
-        return variable.config if given else None
+def _names(variable: Variable) -> list[str]:
+    """Further names by which a mapping may match a variable: its id by namespace index, and its browse path."""
     if variable.id is None:
-        return None
+        return [variable.path] if variable.path else []
     indexed = format_node_id(int(variable.id.NamespaceIndex), variable.id.Identifier)
-    return (
-        config.mapping(variable.address, variable.name)
-        or config.mapping(indexed, variable.path)
-        or config.mapping(variable.path, variable.name)
-    )
+    return [indexed, variable.path] if variable.path else [indexed]
 
 
 async def _properties(session: Session, wanted: list[Variable]) -> dict[int, dict[str, Any]]:

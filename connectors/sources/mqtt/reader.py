@@ -1,0 +1,316 @@
+"""The reader: one MQTT session, messages into the intake, acknowledgements out of it."""
+
+import asyncio
+import time
+from array import array
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field, replace
+from typing import Final
+from zlib import crc32
+
+import msgspec
+from typing_extensions import override
+
+from connectors.contract import Context, Finding, Intake, Reader, SourceState
+from connectors.sources.mqtt.config import MqttConfig
+from connectors.sources.mqtt.payload import Decoder
+from connectors.sources.sparkplug import SparkplugHost
+from connectors.wire.mqtt import DUP, MqttSession, Publish, RefusedError, SessionSettings
+from connectors.wire.sparkplug import parse_topic, rebirth_command
+from normalization.reading import Columns
+
+_LINGER = 0.003
+_ROWS = 5_000
+_BYTES = 4 * 1024 * 1024
+_MAX_BYTES_WAITING = 64 * 1024 * 1024
+_MAX_IN_FLIGHT = 65_535
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    """The reader's state as it is committed."""
+
+    subscriptions: list[tuple[str, int]] = []
+    packet_ids: bytes = b""
+    checksums: bytes = b""
+    births: bytes = b""
+    client_id: str = ""
+
+
+@dataclass(slots=True)
+class Received:
+    """QoS 1 messages that the journal has while the broker may not know it: packet id and checksum, oldest first.
+
+    The broker may have `receive_maximum` messages under way, so what is older than that many has been acknowledged. A
+    broker that is not bound by it (3.1.1) may have more: then the older ones are kept until it is known to have worked
+    off their PUBACKs.
+    """
+
+    limit: int
+    bound: bool
+    entries: OrderedDict[int, int] = field(default_factory=OrderedDict)
+    received: int = 0
+    loaded: int = 0
+    first_new: int = 0
+
+    def is_repeated(self, message: Publish) -> bool:
+        """Whether this message, sent again by the broker, is one that was taken already; takes it if not."""
+        self.received += 1
+        packet_id = message.packet_id
+        checksum = crc32(message.payload, crc32(message.topic))
+        if message.head & DUP:
+            if self.entries.get(packet_id) == checksum:
+                return True
+        elif not self.first_new:
+            self.first_new = self.received
+        self.entries.pop(packet_id, None)
+        self.entries[packet_id] = checksum
+        return False
+
+    def trim(self, confirmed: int) -> None:
+        """Forget what the broker will not send again.
+
+        Args:
+            confirmed: How many of this connection's messages the broker is known to have worked off the PUBACKs of.
+        """
+        if self.first_new and confirmed >= self.first_new:
+            self.loaded = 0  # a broker repeats what is old before it sends what is new
+        keep = self.limit if self.bound else max(self.limit, self.loaded + self.received - confirmed)
+        while len(self.entries) > min(keep, _MAX_IN_FLIGHT):
+            self.entries.popitem(last=False)
+
+    def dump(self) -> tuple[bytes, bytes]:
+        """Packet ids and checksums, 2 and 4 bytes an entry."""
+        return array("H", self.entries.keys()).tobytes(), array("I", self.entries.values()).tobytes()
+
+    def load(self, packet_ids: bytes, checksums: bytes) -> None:
+        """Take over what `dump` returned."""
+        self.entries = OrderedDict(zip(memoryview(packet_ids).cast("H"), memoryview(checksums).cast("I"), strict=True))
+        self.loaded = len(self.entries)
+
+
+class MqttReader(Reader):
+    """Reads one broker."""
+
+    def __init__(self, config: MqttConfig, context: Context) -> None:
+        """A reader of the source `config`."""
+        self.config: Final = config
+        self._client_id = config.client_id or f"{context.gateway}-{config.name}"
+
+    @override
+    async def run(self, intake: Intake, state: bytes | None) -> None:
+        connection = _Connection(self.config, self._client_id, intake, state)
+        await connection.run()
+
+    async def check(self) -> list[Finding]:
+        """Connect beside the running session, subscribe and leave again."""
+        settings = replace(_session_settings(self.config, f"{self._client_id}-check"), clean=True)
+        wanted = _subscriptions(self.config)
+        session = MqttSession(settings, lambda _: None, lambda _: None)
+        try:
+            await session.open()
+            findings = [Finding(True, self.config.endpoint, f"answers as MQTT {self.config.version}")]
+            for (name, qos), answer in zip(wanted, await session.subscribe(wanted), strict=False):
+                granted = not answer.is_failure
+                detail = (
+                    f"granted at QoS {answer.value}" if granted else f"refused: {answer}; ask for the right to read it"
+                )
+                findings.append(Finding(granted and answer.value >= qos, f"subscription `{name}`", detail))
+            return findings
+        except ConnectionError as error:
+            return [Finding(False, self.config.endpoint, str(error))]
+        finally:
+            await session.close()
+
+
+def _subscriptions(config: MqttConfig) -> list[tuple[str, int]]:
+    return [(s.topic, int(s.qos)) for s in config.subscriptions] or [("#", 1)]
+
+
+def _session_settings(config: MqttConfig, client_id: str) -> SessionSettings:
+    return SessionSettings(
+        endpoint=config.endpoint,
+        client_id=client_id,
+        v5=config.version == "5",
+        clean=config.clean_session,
+        username=config.username,
+        password=config.password.get_secret_value() if config.password else None,
+        tls=config.tls,
+        keepalive=round(config.keepalive),
+        session_expiry=round(config.session_expiry),
+        receive_maximum=config.receive_maximum,
+        max_packet=config.max_message_size,
+        connect_timeout=config.connect_timeout,
+    )
+
+
+class _Connection:
+    """One connection: its messages, the rows on their way to the disk, and what is to be acknowledged then."""
+
+    def __init__(self, config: MqttConfig, client_id: str, intake: Intake, state: bytes | None) -> None:
+        self._config = config
+        self._intake = intake
+        self._loop = asyncio.get_running_loop()
+        self._stored = msgspec.msgpack.decode(state, type=_Stored) if state else _Stored()
+        if self._stored.client_id != client_id:  # another session: what is known of the old one says nothing
+            self._stored = _Stored(births=self._stored.births, client_id=client_id)
+        self._received = Received(config.receive_maximum, bound=config.version == "5")
+        self._received.load(self._stored.packet_ids, self._stored.checksums)
+        self._rows = Columns()
+        self._packet_ids: list[int] = []
+        self._bytes = 0
+        self._waiting: deque[tuple[asyncio.Future[None], list[int], int, int]] = deque()
+        self._rows_waiting = self._bytes_waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._dirty = False
+        self._decoder = Decoder(config, intake.tag)
+        self._decoder.on_sparkplug = self._sparkplug
+        self._host = SparkplugHost(
+            self._decoder.sparkplug_tag, self._decoder.reject_tag, config.sparkplug.rebirth_interval
+        )
+        if self._stored.births:
+            self._host.restore(self._stored.births)
+        self._session = MqttSession(_session_settings(config, client_id), self._begin, self._take)
+
+    async def run(self) -> None:
+        """Read until the connection is lost or the task cancelled."""
+        intake, session = self._intake, self._session
+        intake.state(SourceState.CONNECTING)
+        try:
+            present = await session.open()
+            trouble = await self._subscribe(present)
+            intake.state(SourceState.CONNECTED, trouble)
+            await asyncio.shield(session.lost)
+        except asyncio.CancelledError:
+            self._flush()
+            await session.close()
+            raise
+        except Exception as error:
+            session.fail(error)
+            intake.state(SourceState.DOWN, str(error))
+            self._flush()
+            # the next connection starts from what was committed, so this one's rows have to be
+            if self._waiting:
+                await asyncio.wait([future for future, *_ in self._waiting])
+            raise
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _begin(self, present: bool) -> None:
+        """The broker has accepted; no message has come yet."""
+        self._host.reconnected(present)
+        if not present:
+            self._received.load(b"", b"")
+            self._stored.subscriptions = []
+            self._dirty = True
+
+    async def _subscribe(self, present: bool) -> str:
+        """Subscribe to what is new, unsubscribe what is gone; returns what the broker refused, in words."""
+        wanted = _subscriptions(self._config)
+        known = [(name, qos) for name, qos in self._stored.subscriptions] if present else []
+        gone = [name for name, _ in known if name not in dict(wanted)]
+        if gone:
+            await self._session.unsubscribe(gone)
+        new = [pair for pair in wanted if pair not in known]
+        granted, trouble = [pair for pair in wanted if pair in known], []
+        if new:
+            answers = await self._session.subscribe(new)
+            for (name, qos), answer in zip(new, answers, strict=False):
+                if answer.is_failure:
+                    trouble.append(f"`{name}` is refused: {answer}")
+                else:
+                    granted.append((name, qos))
+                    if answer.value < qos:
+                        trouble.append(f"`{name}` is granted at QoS {answer.value} only")
+        if not granted:
+            raise RefusedError(f"{self._config.endpoint}: {'; '.join(trouble)}")
+        if granted != self._stored.subscriptions:
+            self._stored.subscriptions = granted
+            self._dirty = True
+            self._schedule()
+        return "; ".join(trouble)
+
+    def _take(self, messages: list[Publish]) -> None:
+        """The messages of one network read."""
+        if any(message.packet_id for message in messages):
+            fresh = []
+            for message in messages:
+                if message.packet_id:
+                    self._packet_ids.append(message.packet_id)
+                    if self._received.is_repeated(message):
+                        continue
+                    self._dirty = True
+                fresh.append(message)
+            messages = fresh
+        self._decoder.decode(messages, self._rows)
+        self._bytes += sum([len(message.payload) for message in messages])
+        if len(self._rows) >= _ROWS or self._bytes >= _BYTES:
+            self._flush()
+        else:
+            self._schedule()
+
+    def _sparkplug(self, topic: str, payload: bytes, head: int, rows: Columns) -> None:
+        parsed = parse_topic(topic)
+        if parsed is None:
+            return  # STATE of a host, or a topic that is not Sparkplug's
+        requests = self._host.receive(parsed, payload, head, time.monotonic(), rows)
+        if self._config.sparkplug.rebirth:
+            for request in requests:
+                self._session.publish(request.topic, rebirth_command(time.time_ns() // 1_000_000))
+        self._dirty = self._dirty or self._host.changed
+
+    def _schedule(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(_LINGER, self._flush)
+
+    def _flush(self) -> None:
+        """Hand the rows over; their messages are acknowledged when the intake has them on disk."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not len(self._rows) and not self._packet_ids and not self._dirty:
+            return
+        rows, packet_ids, count, size = self._rows, self._packet_ids, len(self._rows), self._bytes
+        self._rows, self._packet_ids, self._bytes = Columns(), [], 0
+        if count or self._dirty:
+            future = self._intake.append(rows, self._state() if self._dirty else None)
+        elif self._waiting:
+            future = self._waiting[-1][0]  # repetitions only: what they repeat may still be on its way
+        else:
+            self._session.acknowledge(packet_ids)
+            return
+        self._waiting.append((future, packet_ids, count, size))
+        self._rows_waiting += count
+        self._bytes_waiting += size
+        if self._rows_waiting > self._config.max_unacknowledged or self._bytes_waiting > _MAX_BYTES_WAITING:
+            self._session.pause()
+        future.add_done_callback(self._settle)
+
+    def _state(self) -> bytes:
+        self._dirty = False
+        self._received.trim(self._session.confirmed)
+        self._stored.packet_ids, self._stored.checksums = self._received.dump()
+        if self._host.changed:
+            self._stored.births = self._host.state()
+        return msgspec.msgpack.encode(self._stored)
+
+    def _settle(self, _done: "asyncio.Future[None]") -> None:
+        """Acknowledge what is on disk, in receipt order, and only on the connection that it came by."""
+        packet_ids: list[int] = []
+        while self._waiting and self._waiting[0][0].done():
+            future, ids, count, size = self._waiting[0]
+            error = asyncio.CancelledError() if future.cancelled() else future.exception()
+            if error is not None:
+                self._session.fail(ConnectionError(f"the journal did not take the readings: {error!r}"))
+                self._waiting.clear()
+                return
+            self._waiting.popleft()
+            self._rows_waiting -= count
+            self._bytes_waiting -= size
+            packet_ids += ids
+        self._session.acknowledge(packet_ids)
+        if not self._received.bound and len(self._received.entries) > self._received.limit:
+            self._session.ping()
+        few = self._rows_waiting <= self._config.max_unacknowledged // 2
+        if few and self._bytes_waiting <= _MAX_BYTES_WAITING // 2:
+            self._session.resume()

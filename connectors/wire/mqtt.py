@@ -1,0 +1,579 @@
+"""An MQTT session driven by asyncio: paho for what is rare, a packet walker for PUBLISH.
+
+paho-mqtt encodes and decodes CONNECT, CONNACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE and DISCONNECT; it is handed a socket that
+is really an asyncio transport, so nothing here blocks and no thread is started. PUBLISH packets go past paho: `publishes`
+takes all of them out of one network read, and the PUBACKs of many leave in one write. Keep-alive is the session's own,
+because paho's would break a connection whose reading is paused.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from typing_extensions import override
+
+from connectors.settings import TlsSettings
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
+
+PLAIN_SCHEMES: Final = {"mqtt": 1883, "tcp": 1883}
+TLS_SCHEMES: Final = {"mqtts": 8883, "tls": 8883, "ssl": 8883}
+
+RETAIN, DUP, TRUNCATED = 0x01, 0x08, 0x10
+_KEPT_OF_OVERSIZE = 128 * 1024
+_PINGREQ = b"\xc0\x00"
+
+
+class Publish(NamedTuple):
+    """A PUBLISH packet as it came.
+
+    Attributes:
+        topic: Topic name, UTF-8 as the broker sent it.
+        payload: Application message.
+        head: Bits of the fixed header (`RETAIN`, QoS << 1, `DUP`), or `TRUNCATED` when only the beginning was kept.
+        packet_id: Packet identifier, 0 at QoS 0.
+        properties: Encoded MQTT 5 properties without their length.
+    """
+
+    topic: bytes
+    payload: bytes
+    head: int
+    packet_id: int
+    properties: bytes
+
+
+class MalformedPacketError(ConnectionError):
+    """The broker sent bytes that are not MQTT; the connection is of no further use."""
+
+
+class RefusedError(ConnectionError):
+    """The broker refused the connection or every subscription."""
+
+
+def endpoint_address(endpoint: str) -> tuple[str, int, bool]:
+    """Host, port and whether TLS is used, of an endpoint such as ``mqtts://broker:8883``.
+
+    Raises:
+        ValueError: The endpoint is not one that can be connected to.
+    """
+    parts = urlsplit(endpoint)
+    port = (PLAIN_SCHEMES | TLS_SCHEMES).get(parts.scheme)
+    if port is None or not parts.hostname:
+        known = ", ".join(f"{scheme}://" for scheme in (*PLAIN_SCHEMES, *TLS_SCHEMES))
+        msg = f"`{endpoint}` is not an MQTT endpoint; write one of {known} with a host and, if needed, a port"
+        raise ValueError(msg)
+    if parts.path not in {"", "/"} or parts.query or parts.username:
+        raise ValueError(f"`{endpoint}` holds more than host and port; user and password have settings of their own")
+    return parts.hostname, parts.port or port, parts.scheme in TLS_SCHEMES
+
+
+def tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    """The context of a client connection; reads the files, so that renewed certificates count at the next connect."""
+    context = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
+    if tls.cert_file:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def publishes(data: bytes, at: int, v5: bool, found: list[Publish]) -> int:
+    """Take the PUBLISH packets that begin at `at`, up to the first other or incomplete packet.
+
+    Args:
+        data: What the broker sent, at a packet's first byte.
+        at: Where to begin.
+        v5: Whether packets carry properties (MQTT 5).
+        found: The packets are appended here.
+
+    Returns:
+        Where the first packet begins that was not taken.
+
+    Raises:
+        MalformedPacketError: Lengths within a packet contradict each other (MQTT 5.0 §3.3).
+    """
+    end = len(data)
+    add = found.append
+    while end - at >= 2:
+        head = data[at]
+        if head & 0xF0 != 0x30:
+            break
+        length = data[at + 1]
+        start = at + 2
+        if length > 127:
+            frame = packet_bounds(data, at)
+            if frame is None:
+                break
+            start, stop = frame
+        else:
+            stop = start + length
+        if stop > end:
+            break
+        if stop - start < 2:
+            raise MalformedPacketError("PUBLISH without a topic")
+        split = start + 2 + (data[start] << 8 | data[start + 1])
+        topic = data[start + 2 : split]
+        packet_id = 0
+        if head & 0x06:
+            split += 2
+            if split > stop:
+                raise MalformedPacketError("PUBLISH whose parts are longer than the packet")
+            if head & 0x04:
+                raise MalformedPacketError(
+                    "a QoS 2 message, though nothing is subscribed to at QoS 2: the session is one of another program, "
+                    "choose another client_id"
+                )
+            packet_id = data[split - 2] << 8 | data[split - 1]
+        properties = b""
+        if v5:
+            if split < stop and data[split] < 0x80:
+                size = data[split]
+                split += 1
+            else:
+                size, split = _varint(data, split, stop)
+            if size:
+                properties = data[split : split + size]
+                split += size
+        if split > stop:
+            raise MalformedPacketError("PUBLISH whose parts are longer than the packet")
+        add(Publish(topic, data[split:stop], head & 0x0F, packet_id, properties))
+        at = stop
+    return at
+
+
+def packet_bounds(data: bytes, at: int) -> tuple[int, int] | None:
+    """Where the packet at `at` has its content, as start and stop; None when its length is not complete yet."""
+    length = shift = 0
+    for index in range(at + 1, min(at + 5, len(data))):
+        byte = data[index]
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return index + 1, index + 1 + length
+        shift += 7
+    if len(data) >= at + 5:
+        raise MalformedPacketError("packet whose length has more than four bytes")
+    return None
+
+
+def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < stop and shift < 28:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise MalformedPacketError("PUBLISH whose property length is broken")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How to connect.
+
+    Attributes:
+        endpoint: For example ``mqtts://broker:8883``.
+        client_id: Name of the session at the broker.
+        v5: MQTT 5 instead of 3.1.1.
+        clean: Begin a new session instead of resuming one.
+        username: User name, None for anonymous.
+        password: Password, never logged.
+        tls: TLS settings; used when the endpoint's scheme says TLS.
+        keepalive: Seconds after which the broker may drop a silent connection; 0 for never.
+        session_expiry: Seconds for which the broker keeps the session (MQTT 5).
+        receive_maximum: QoS 1 messages that the broker may have under way (MQTT 5).
+        max_packet: Bytes of a packet; of a larger one only the beginning is kept.
+        connect_timeout: Seconds for the connection and the broker's answer.
+    """
+
+    endpoint: str
+    client_id: str
+    v5: bool = False
+    clean: bool = False
+    username: str | None = None
+    password: str | None = None
+    tls: TlsSettings | None = None
+    keepalive: int = 30
+    session_expiry: int = 0
+    receive_maximum: int = 1000
+    max_packet: int = 16 * 1024 * 1024
+    connect_timeout: float = 10.0
+
+
+class _Link:
+    """The socket that paho believes it has."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.inbox = bytearray()
+
+    def recv(self, buffer_size: int) -> bytes:
+        if not self.inbox:
+            raise BlockingIOError
+        taken = bytes(self.inbox[:buffer_size])
+        del self.inbox[:buffer_size]
+        return taken
+
+    def send(self, buffer: bytes | bytearray) -> int:
+        self._transport.write(bytes(buffer))
+        return len(buffer)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def fileno(self) -> int:
+        return -1
+
+    def setblocking(self, flag: bool) -> None:
+        pass
+
+
+class MqttSession(asyncio.Protocol):
+    """One connection of one MQTT session.
+
+    Attributes:
+        lost: Done with the reason, a ConnectionError, when the connection is gone; never done otherwise.
+        client: The paho client, for what this class does not wrap.
+        confirmed: How many of the packet ids given to `acknowledge` the broker is known to have worked off.
+    """
+
+    def __init__(
+        self,
+        settings: SessionSettings,
+        on_session: Callable[[bool], None],
+        on_publishes: Callable[[list[Publish]], None],
+    ) -> None:
+        """Prepare a session; `open` connects.
+
+        Args:
+            settings: How to connect.
+            on_session: Called when the broker has accepted, with whether it had the session; before any message.
+            on_publishes: Called with the messages of one network read.
+        """
+        self._settings = settings
+        self._on_session = on_session
+        self._on_publishes = on_publishes
+        self._loop = asyncio.get_running_loop()
+        self.lost: Final[asyncio.Future[None]] = self._loop.create_future()
+        self.lost.add_done_callback(lambda future: future.exception())  # nobody may be waiting any more
+        self._accepted: asyncio.Future[bool] = self._loop.create_future()
+        self._answers: dict[int, asyncio.Future[list[Any]]] = {}
+        self._transport: asyncio.Transport | None = None
+        self._link: _Link | None = None
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._wanted = 0
+        self._skip = 0
+        self._paused = False
+        self._closing = False
+        self._heard = self._loop.time()
+        self._beat: asyncio.TimerHandle | None = None
+        self._acknowledged = 0
+        self._pings: deque[int] = deque()
+        self.confirmed = 0
+        self.client = self._make_client()
+
+    def _make_client(self) -> "Client":
+        from paho.mqtt.client import Client, MQTTv5, MQTTv311
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        session = self
+
+        class TransportClient(Client):
+            """A paho client that is given its connection."""
+
+            @override
+            def _create_socket(self) -> Any:
+                return session._link
+
+        settings = self._settings
+        client = TransportClient(
+            CallbackAPIVersion.VERSION2,
+            client_id=settings.client_id,
+            clean_session=None if settings.v5 else settings.clean,
+            protocol=MQTTv5 if settings.v5 else MQTTv311,
+            reconnect_on_failure=False,
+        )
+        if settings.username is not None:
+            client.username_pw_set(settings.username, settings.password)
+        client.on_connect = self._connack
+        client.on_subscribe = self._suback
+        client.on_unsubscribe = self._suback
+        client.on_disconnect = self._disconnected
+        return client
+
+    async def open(self) -> bool:
+        """Connect and wait for the broker's answer.
+
+        Returns:
+            Whether the broker had the session.
+
+        Raises:
+            ConnectionError: Nobody answers there, or the answer is no.
+        """
+        from paho.mqtt.packettypes import PacketTypes
+        from paho.mqtt.properties import Properties
+
+        settings = self._settings
+        host, port, secure = endpoint_address(settings.endpoint)
+        tls = settings.tls or TlsSettings.model_validate({})
+        extra: dict[str, Any] = {}
+        if settings.v5:
+            properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = 0 if settings.clean else min(settings.session_expiry, 0xFFFFFFFF)
+            properties.ReceiveMaximum = settings.receive_maximum
+            # no MaximumPacketSize: a broker drops what is larger without a word, and a reject row is wanted instead
+            extra = {"clean_start": settings.clean, "properties": properties}
+        self.client.connect_async(host, port, settings.keepalive, **extra)
+        try:
+            async with asyncio.timeout(settings.connect_timeout):
+                context = tls_context(tls) if secure else None
+                name = (tls.server_name or host) if secure else None
+                await self._loop.create_connection(lambda: self, host, port, ssl=context, server_hostname=name)
+                self.client.reconnect()
+                return await self._accepted
+        except TimeoutError:
+            self._fail(ConnectionError(f"no answer within {settings.connect_timeout:g} s"))
+            raise ConnectionError(f"{settings.endpoint}: no answer within {settings.connect_timeout:g} s") from None
+        except OSError as error:
+            self._fail(ConnectionError(str(error)))
+            refused = RefusedError if isinstance(error, RefusedError) else ConnectionError
+            raise refused(f"{settings.endpoint}: {error}") from error
+        except asyncio.CancelledError:
+            self._fail(ConnectionError("cancelled"))
+            raise
+
+    async def subscribe(self, filters: Sequence[tuple[str, int]]) -> list[Any]:
+        """Subscribe; retained messages are sent for subscriptions that are new (3.1.1: for all).
+
+        Args:
+            filters: Topic filters and their QoS.
+
+        Returns:
+            A paho ReasonCode for each; `is_failure` when refused, else `value` is the granted QoS.
+        """
+        from paho.mqtt.subscribeoptions import SubscribeOptions
+
+        if not self._settings.v5:
+            return await self._answer(self.client.subscribe(list(filters)))
+        new_only = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+        options = [
+            (name, SubscribeOptions(qos=qos, retainAsPublished=False, retainHandling=new_only)) for name, qos in filters
+        ]
+        return await self._answer(self.client.subscribe(options))
+
+    async def unsubscribe(self, filters: Sequence[str]) -> list[Any]:
+        """Unsubscribe; returns a paho ReasonCode for each filter (MQTT 5)."""
+        return await self._answer(self.client.unsubscribe(list(filters)))
+
+    async def _answer(self, sent: tuple[Any, int | None]) -> list[Any]:
+        code, mid = sent
+        if mid is None:
+            raise ConnectionError(f"not connected: {code!r}")
+        answer: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._answers[mid] = answer
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                futures: set[asyncio.Future[Any]] = {answer, self.lost}
+                await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            raise ConnectionError("the broker does not answer a subscription") from None
+        finally:
+            self._answers.pop(mid, None)
+        if not answer.done():
+            self.lost.result()
+        return answer.result()
+
+    def acknowledge(self, packet_ids: Sequence[int]) -> None:
+        """Send PUBACK for each id, in this order, in one write; nothing when the connection is gone."""
+        if not packet_ids or self._transport is None or self.lost.done():
+            return
+        packets = bytearray(4 * len(packet_ids))
+        packets[0::4] = b"\x40" * len(packet_ids)
+        packets[1::4] = b"\x02" * len(packet_ids)
+        packets[2::4] = bytes([i >> 8 for i in packet_ids])
+        packets[3::4] = bytes([i & 0xFF for i in packet_ids])
+        self._acknowledged += len(packet_ids)
+        self._transport.write(bytes(packets))
+
+    def ping(self) -> None:
+        """Send a PINGREQ, unless one is under way; its answer proves that the broker has worked off the PUBACKs before."""
+        if not self._pings:
+            self._send_ping()
+
+    def _send_ping(self) -> None:
+        if self._transport is not None and not self.lost.done():
+            self._pings.append(self._acknowledged)
+            self._transport.write(_PINGREQ)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send a message at QoS 0."""
+        self.client.publish(topic, payload, qos=0)
+        self._push()
+
+    def pause(self) -> None:
+        """Stop reading; keep-alive goes on."""
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._heard = self._loop.time()
+            self._transport.resume_reading()
+
+    def fail(self, error: Exception) -> None:
+        """Break the connection off; the broker keeps what was not acknowledged."""
+        self._fail(error)
+
+    async def close(self) -> None:
+        """Say good-bye and disconnect; the session stays at the broker unless it is clean."""
+        self._closing = True
+        if self._transport is not None and not self.lost.done():
+            self.client.disconnect()
+            self._push()
+            self._transport.close()
+        self._fail(ConnectionError("closed"))
+
+    # asyncio.Protocol
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  (create_connection gives no other)
+        self._transport = transport
+        self._link = _Link(transport)
+        self._heard = self._loop.time()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(ConnectionError(f"connection lost: {exc}" if exc else "the broker closed the connection"))
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        if self._skip:
+            cut = min(self._skip, len(data))
+            self._skip -= cut
+            data = data[cut:]
+        if self._chunks:
+            self._chunks.append(data)
+            self._held += len(data)
+            if self._held < self._wanted:
+                return
+            data = b"".join(self._chunks)
+            self._chunks = []
+        try:
+            rest = self._take(data)
+        except ConnectionError as error:
+            self._fail(error)
+            return
+        if rest and not self.lost.done():
+            self._chunks = [rest]
+            self._held = len(rest)
+
+    def _take(self, data: bytes) -> bytes:
+        at, v5 = 0, self._settings.v5
+        while not self.lost.done():
+            if self._accepted.done():
+                found: list[Publish] = []
+                at = publishes(data, at, v5, found)
+                if found:
+                    self._on_publishes(found)
+            elif data[at : at + 1] and data[at] & 0xF0 != 0x20:
+                raise MalformedPacketError("what answers does not speak MQTT: its first packet is no CONNACK")
+            bounds = packet_bounds(data, at) if at < len(data) else None
+            if bounds is None:
+                self._wanted = len(data) - at + 1
+                break
+            start, stop = bounds
+            if stop > len(data):
+                size, limit = stop - at, self._settings.max_packet
+                if size > limit and data[at] & 0xF0 != 0x30:
+                    raise MalformedPacketError(f"a control packet of {size} bytes")
+                if size > limit and len(data) - start >= _KEPT_OF_OVERSIZE:
+                    self._skip = stop - len(data)
+                    self._on_publishes([_beginning(data, at, start, v5)])
+                    return b""
+                self._wanted = size if size <= limit else start - at + _KEPT_OF_OVERSIZE
+                break
+            self._control(data[at:stop])
+            at = stop
+        return data[at:]
+
+    def _control(self, packet: bytes) -> None:
+        kind = packet[0] & 0xF0
+        if kind == 0xD0:
+            if self._pings:
+                self.confirmed = self._pings.popleft()
+            return
+        if self._link is not None:
+            self._link.inbox += packet
+        code = self.client.loop_read()
+        self._push()
+        if code:
+            self._fail(MalformedPacketError(f"the broker sent what is not MQTT: {code!r}"))
+
+    def _push(self) -> None:
+        while self.client.want_write():
+            if self.client.loop_write():
+                break
+
+    def _fail(self, error: Exception) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+        if not self.lost.done():
+            self.lost.set_exception(error)
+        if not self._accepted.done():
+            self._accepted.set_exception(error)
+            self._accepted.exception()
+        if self._transport is not None and not self._closing:
+            self._transport.abort()
+        self._chunks = []
+
+    def _tick(self) -> None:
+        keepalive = self.client.keepalive
+        self._beat = self._loop.call_later(keepalive / 2, self._tick)
+        if not self._paused and self._loop.time() - self._heard > 1.5 * keepalive:
+            self._fail(ConnectionError(f"the broker has been silent for {1.5 * keepalive:g} s"))
+            return
+        self._send_ping()
+
+    # paho's callbacks
+
+    def _connack(self, _client: "Client", _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        if self._accepted.done():
+            return
+        if reason.is_failure:
+            self._fail(RefusedError(f"the broker refused the connection: {reason}"))
+            return
+        if self.client.keepalive:
+            self._beat = self._loop.call_later(self.client.keepalive / 2, self._tick)
+        self._accepted.set_result(bool(flags.session_present))
+        self._on_session(bool(flags.session_present))
+
+    def _suback(self, _client: "Client", _userdata: Any, mid: int, reasons: Any, _properties: Any) -> None:
+        answer = self._answers.pop(mid, None)
+        if answer is not None and not answer.done():
+            answer.set_result(list(reasons) if isinstance(reasons, list) else [reasons])
+
+    def _disconnected(self, _client: "Client", _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._fail(ConnectionError(f"the broker ended the connection: {reason}"))
+
+
+def _beginning(data: bytes, at: int, start: int, v5: bool) -> Publish:
+    """The beginning of a PUBLISH that is too large to be kept whole."""
+    kept = data[start : start + _KEPT_OF_OVERSIZE]
+    length = bytes([len(kept) & 0x7F | 0x80, len(kept) >> 7 & 0x7F | 0x80, len(kept) >> 14])
+    found: list[Publish] = []
+    publishes(data[at : at + 1] + length + kept, 0, v5, found)
+    return found[0]._replace(head=found[0].head | TRUNCATED)

@@ -1,0 +1,93 @@
+"""What encoders share that turn a batch of columns into text, a row each: whole columns of text, joined at the end.
+
+There is no loop over readings here: a column becomes a string array by Arrow's own kernels, and `join` hands out the
+bytes of the joined column as they lie in memory.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from normalization.reading import ValueType
+
+_EMPTY = pa.scalar("")
+_VALUES = ["type", "value_double", "value_int", "value_text", "value_bytes"]
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
+
+
+def join(parts: Sequence[pa.Array | pa.Scalar]) -> bytes:
+    """The rows that `parts` make side by side, one after the other.
+
+    Args:
+        parts: String arrays of one length, without nulls, and string scalars that stand in each row.
+    """
+    rows = pc.binary_join_element_wise(*parts, _EMPTY)
+    if not len(rows):
+        return b""
+    _, offsets, data = rows.buffers()
+    ends = np.frombuffer(offsets, np.int32)
+    start, stop = int(ends[rows.offset]), int(ends[rows.offset + len(rows)])
+    return b"" if data is None else data.slice(start, stop - start).to_pybytes()
+
+
+def unsigned(bits: pa.Array) -> pa.Array:
+    """The numbers of UINT64 values that are kept as the bit pattern of an int64."""
+    return bits.view(pa.uint64())
+
+
+def base64_text(values: pa.Array) -> pa.Array:
+    """Bytes as base64; bytes are rare, and Arrow has no kernel for them."""
+    return pa.array([None if v is None else base64.b64encode(v).decode() for v in values.to_pylist()], pa.string())
+
+
+def by_type(batch: pa.RecordBatch, render: Callable[[ValueType, pa.RecordBatch], pa.Array]) -> pa.Array:
+    """A string column made by `render` from the rows of each value type, in the order of `batch`.
+
+    Args:
+        batch: Has the column `type`.
+        render: Gets a type and the rows that are of it (`type` and the value columns at least), and returns a string
+            array of as many rows.
+    """
+    kinds = batch.column("type").to_numpy()
+    if not len(kinds):
+        return pa.array([], pa.string())
+    if (kinds == kinds[0]).all():
+        return render(ValueType(int(kinds[0])), batch)
+    batch = batch.select(_VALUES)
+    present = [int(kind) for kind in np.unique(kinds)]
+    rows = [np.flatnonzero(kinds == kind) for kind in present]
+    texts = [render(ValueType(kind), batch.take(pa.array(index))) for kind, index in zip(present, rows, strict=True)]
+    order = np.empty(len(kinds), np.int64)
+    order[np.concatenate(rows)] = np.arange(len(kinds))
+    return pa.concat_arrays(texts).take(pa.array(order))
+
+
+def fingerprint(batch: pa.RecordBatch) -> int:
+    """A number below 2^63 that is equal for the same readings, in whatever order and however they are encoded.
+
+    It speaks of the identities (`gateway`, `shard`, `sequence`): two units of the same number but of other readings are
+    told apart by it. It is no defense against somebody who looks for a collision.
+    """
+    mixed = batch.column("sequence").to_numpy().view(np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+    for name in ("gateway", "shard"):
+        column = batch.column(name)
+        numbers = np.array([_number(name, text) for text in column.dictionary.to_pylist()], np.uint64)
+        mixed = _mix(mixed ^ numbers[column.indices.to_numpy()])
+    total = (int(mixed.sum(dtype=np.uint64)) + len(mixed)) & _MASK
+    return total >> 1
+
+
+def _number(column: str, text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{column}:{text}".encode(), digest_size=8).digest(), "big")
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64: every bit of the input moves half of the output's."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
