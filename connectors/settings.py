@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from connectors.contract import Context, Reader, Writer
 from normalization.reading import Tag
 
+_WILDCARD = re.compile(r"[*?\[]")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 
@@ -85,7 +87,12 @@ class Mapping(Place):
 class TagMapping(Mapping):
     """A mapping for the tags whose address or name it matches."""
 
-    match: str = Field(description="address or name of a tag, or a glob pattern such as `*/temperature`")
+    match: str = Field(
+        description="address, name or device/address of a tag, or a glob pattern such as `*/temperature` or `3/*`"
+    )
+
+
+_RULES = frozenset(Mapping.model_fields) - {"tag_name", "unit", "metadata"}
 
 
 class SourceConfig(Place):
@@ -96,23 +103,29 @@ class SourceConfig(Place):
     enabled: bool = Field(True, description="whether the source is read")
     path_template: str | None = Field(None, description="path of this source's tags, instead of the general template")
     metadata: dict[str, str] = Field({}, description="free text by key, carried along with every tag of the source")
-    tags: list[TagMapping] = Field([], description="mappings of tags; the first that matches counts")
+    tags: list[TagMapping] = Field(
+        [], description="mappings of tags; one without wildcards goes first, then the first pattern that matches"
+    )
 
-    def reader(self, context: Context) -> Reader:
+    def reader(self, context: Context) -> Reader:  # noqa: ARG002 - each protocol's config overrides it
         """The reader of this source; each protocol's config returns its own."""
         raise TypeError(f"{type(self).__name__} has no reader")
 
     @cached_property
     def _exact(self) -> dict[str, TagMapping]:
-        return {m.match: m for m in reversed(self.tags) if not any(c in m.match for c in "*?[")}
+        return {m.match: m for m in reversed(self.tags) if not _WILDCARD.search(m.match)}
 
-    def mapping(self, address: str, tag_name: str) -> Mapping | None:
-        """The first mapping in `tags` that matches the tag's address or name."""
-        exact = self._exact.get(address) or self._exact.get(tag_name)
-        if exact is not None:
-            return exact
-        for mapping in self.tags:
-            if fnmatch.fnmatchcase(address, mapping.match) or fnmatch.fnmatchcase(tag_name, mapping.match):
+    @cached_property
+    def _patterns(self) -> list[TagMapping]:
+        return [m for m in self.tags if _WILDCARD.search(m.match)]
+
+    def mapping(self, names: Sequence[str]) -> Mapping | None:
+        """What `tags` says of a tag with these names: a match without wildcards goes first, then the first pattern."""
+        for name in names:
+            if name in self._exact:
+                return self._exact[name]
+        for mapping in self._patterns:
+            if any(fnmatch.fnmatchcase(name, mapping.match) for name in names):
                 return mapping
         return None
 
@@ -123,9 +136,15 @@ class SourceConfig(Place):
         tag_name: str,
         unit: str = "",
         metadata: dict[str, str] | None = None,
-        mapping: Mapping | None = None,
+        *,
+        own: Mapping | None = None,
+        places: dict[str, str] | None = None,
+        names: Sequence[str] = (),
     ) -> Tag:
         """The row of the tag table for one tag of this source.
+
+        What is said in several places is taken, from weak to strong, from the source's context, `places`, the source's
+        `tags`, and `own`.
 
         Args:
             device_id: The device as its protocol names it.
@@ -133,20 +152,21 @@ class SourceConfig(Place):
             tag_name: The name that its protocol gives.
             unit: The unit that its protocol gives.
             metadata: What its protocol says about it.
-            mapping: What the source's own tag list says; `tags` is searched when it is None.
+            own: What the entry that asks for this very tag says.
+            places: Places (site, area, signal_type …) that its protocol tells.
+            names: Further names by which `tags` may match it.
         """
-        mapping = mapping or self.mapping(address, tag_name)
         rules: dict[str, Any] = {"template": self.path_template} if self.path_template else {}
-        rules |= {p: v for p in ("site", "area", "line", "equipment") if (v := getattr(self, p)) is not None}
+        rules |= {p: v for p in Place.model_fields if (v := getattr(self, p)) is not None}
+        rules |= places or {}
         extra = dict(self.metadata) | (metadata or {})
-        if mapping is not None:
-            given = mapping.model_dump(
-                exclude_none=True, exclude_defaults=True, exclude={"match", "metadata", "tag_name", "unit"}
-            )
-            rules |= {key: given[key] for key in Mapping.model_fields if key in given}
-            extra |= mapping.metadata
-            tag_name = mapping.tag_name or tag_name
-            unit = mapping.unit if mapping.unit is not None else unit
+        for mapping in (self.mapping([f"{device_id}/{address}", address, tag_name, *names]), own):
+            if mapping is not None:
+                given = mapping.model_dump(include=mapping.model_fields_set & _RULES, exclude_none=True)
+                rules |= given
+                extra |= mapping.metadata
+                tag_name = mapping.tag_name or tag_name
+                unit = mapping.unit if mapping.unit is not None else unit
         return Tag(
             source=self.name,
             protocol=self.protocol,
@@ -176,7 +196,7 @@ class TargetConfig(Settings):
     batch_size: int | None = Field(None, ge=1, description="readings in one write, at most")
     flush_interval: Duration | None = Field(None, description="time that a reading may wait for a batch to fill")
 
-    def writer(self, context: Context) -> Writer:
+    def writer(self, context: Context) -> Writer:  # noqa: ARG002 - each type's config overrides it
         """The writer of this target; each type's config returns its own."""
         raise TypeError(f"{type(self).__name__} has no writer")
 

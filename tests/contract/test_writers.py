@@ -1,0 +1,255 @@
+"""The contract of writers, over every writer: `connectors.contract.Writer` and `Limits`.
+
+What a target can promise is a field of its `Limits`; what its format cannot say is listed by its provider.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from connectors.contract import Context, DeliveryError, RejectedRecords, Writer
+from tests.contract.counterpart import Counterpart, Provider, providers, target_types
+from tests.contract.readings import SAMPLES, Row, Source, rows
+
+PROVIDERS = providers()
+
+
+@pytest.fixture(params=PROVIDERS, ids=lambda p: p.name)
+def provider(request: pytest.FixtureRequest) -> Provider:
+    return request.param
+
+
+@pytest.fixture
+def counterpart(provider: Provider, tmp_path: Path) -> Iterator[Counterpart]:
+    with provider.start(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+class Attached:
+    """A target's folder, and the writers that are made in it one after the other."""
+
+    def __init__(self, counterpart: Counterpart, folder: Path) -> None:
+        self.counterpart = counterpart
+        self.context = Context("gateway 1", folder)
+        folder.mkdir(parents=True)
+
+    def writer(self, **settings: Any) -> Writer:
+        return self.counterpart.config(**settings).writer(self.context)
+
+
+@pytest.fixture
+def attached(counterpart: Counterpart, tmp_path: Path) -> Attached:
+    return Attached(counterpart, tmp_path / "context")
+
+
+def assert_same(expected: list[Row], found: list[Row]) -> None:
+    assert sorted(r.sequence for r in found) == sorted(r.sequence for r in expected)
+    by_sequence = {row.sequence: row for row in found}
+    wrong = [(row, by_sequence[row.sequence]) for row in expected if not row.same(by_sequence[row.sequence])]
+    assert wrong == []
+
+
+def assert_there(expected: list[Row], found: list[Row], writer: Writer) -> None:
+    """All of `expected` is there; once where the target can tell."""
+    counts = Counter(row.sequence for row in found)
+    assert {row.sequence for row in expected} - set(counts) == set()
+    if writer.limits.remembers_units or writer.limits.has_key:
+        assert {sequence: count for sequence, count in counts.items() if count > 1} == {}
+
+
+def test_every_target_has_a_provider() -> None:
+    assert {p.type for p in PROVIDERS} == target_types()
+
+
+async def test_every_kind_of_value_comes_back_equal(
+    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    batch = source.samples()
+    writer = attached.writer()
+    await writer.open()
+    rejected = RejectedRecords([], [], rest_written=True)
+    try:
+        await writer.write(batch, 1)
+    except RejectedRecords as error:
+        rejected = error
+    refused = set(rejected.indices)
+    if not rejected.rest_written:
+        await writer.write(batch.take(pa.array([i for i in range(len(batch)) if i not in refused])), 2)
+    await writer.close()
+    assert len(rejected.reasons) == len(rejected.indices)
+    assert sorted(refused) == rejected.indices
+    assert {SAMPLES[index].name for index in refused} == provider.refuses
+    assert_same([row for i, row in enumerate(rows(batch)) if i not in refused], counterpart.rows())
+
+
+async def test_a_reading_without_source_time_is_written(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    batch = source.batch([1.0, 2.0], source_times=[None, 1_790_000_000_000_000])
+    writer = attached.writer()
+    await writer.open()
+    await writer.write(batch, 1)
+    await writer.close()
+    assert [row.value for row in sorted(counterpart.rows(), key=lambda r: r.sequence)] == [1.0, 2.0]
+
+
+async def test_a_full_batch_and_the_next_are_written(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    writer = attached.writer(batch_size=3000)
+    assert writer.limits.rows == 3000
+    await writer.open()
+    full = source.batch([float(i) for i in range(3000)])
+    one = source.batch([4711])
+    await writer.write(full, 1)
+    await writer.write(one, 2)
+    await writer.close()
+    assert_same([*rows(full), *rows(one)], counterpart.rows())
+
+
+async def test_an_empty_batch_is_taken(attached: Attached, counterpart: Counterpart, source: Source) -> None:
+    writer = attached.writer()
+    await writer.open()
+    await writer.write(source.batch([1.0]).slice(0, 0), 1)
+    await writer.write(source.batch([2.0]), 2)
+    await writer.close()
+    assert [row.value for row in counterpart.rows()] == [2.0]
+
+
+async def test_limits_are_sound(attached: Attached) -> None:
+    limits = attached.writer(batch_size=17, flush_interval="250ms").limits
+    assert limits.rows == 17
+    assert limits.linger == 0.25
+    assert limits.bytes > 0
+    assert limits.writes_in_flight >= 1
+    if limits.remembers_units:
+        assert limits.writes_in_flight == 1
+
+
+async def test_as_many_writes_as_the_limits_allow_can_be_under_way(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    writer = attached.writer()
+    await writer.open()
+    batches = [source.batch([float(i)] * 5) for i in range(min(writer.limits.writes_in_flight, 20))]
+    await asyncio.gather(*(writer.write(batch, 1 + i) for i, batch in enumerate(batches)))
+    await writer.close()
+    assert_same([row for batch in batches for row in rows(batch)], counterpart.rows())
+
+
+async def test_a_unit_that_is_sent_again_is_never_lost_and_seen_once_where_the_target_can_tell(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    first, second = source.batch([1.0, 2, "three"]), source.batch([4.0, 5, "six"])
+    writer = attached.writer()
+    await writer.open()
+    await writer.write(first, 1)
+    await writer.write(first, 1)
+    await writer.write(second, 2)
+    await writer.close()
+    again = attached.writer()
+    await again.open()
+    await again.write(second, 2)
+    await again.close()
+    assert_there([*rows(first), *rows(second)], counterpart.rows(), writer)
+
+
+async def test_a_write_that_was_given_up_does_not_disturb_the_next(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    writer = attached.writer()
+    await writer.open()
+    batch = source.batch([float(i) for i in range(500)])
+    given_up = asyncio.create_task(writer.write(batch, 1))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    await writer.write(batch, 1)
+    after = source.batch(["after"])
+    await writer.write(after, 2)
+    await writer.close()
+    assert_there([*rows(batch), *rows(after)], counterpart.rows(), writer)
+
+
+async def test_other_readings_under_an_old_number_are_not_taken_for_a_repetition(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    """A spool that was begun anew numbers its units from 1 again."""
+    writer = attached.writer()
+    await writer.open()
+    old = [source.batch([float(i)]) for i in range(3)]
+    for number, batch in enumerate(old, 1):
+        await writer.write(batch, number)
+    await writer.close()
+    anew = attached.writer()
+    await anew.open()
+    new = [source.batch([10.0 + i]) for i in range(4)]
+    for number, batch in enumerate(new, 1):
+        await anew.write(batch, number)
+    await anew.close()
+    assert_there([row for batch in (*old, *new) for row in rows(batch)], counterpart.rows(), writer)
+
+
+async def test_after_an_outage_the_same_writer_opens_and_writes_again(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    before, during, after = source.batch([1.0]), source.batch([2.0]), source.batch([3.0])
+    writer = attached.writer()
+    await writer.open()
+    await writer.write(before, 1)
+    with counterpart.outage():
+        with contextlib.suppress(DeliveryError):  # and no other; an open file may well take it
+            await writer.write(during, 2)
+        await writer.close()
+    await writer.open()
+    await writer.write(during, 2)
+    await writer.write(after, 3)
+    await writer.close()
+    assert_there([*rows(before), *rows(during), *rows(after)], counterpart.rows(), writer)
+
+
+async def test_a_writer_that_cannot_open_says_so_and_can_be_closed(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    early, late = source.batch([1.0]), source.batch([2.0])
+    first = attached.writer()
+    await first.open()
+    await first.write(early, 1)
+    await first.close()
+    writer = attached.writer()
+    with counterpart.outage():
+        failed = False
+        try:
+            await writer.open()
+            await writer.write(late, 2)
+        except DeliveryError:
+            failed = True
+        assert failed
+        await writer.close()
+        await writer.close()
+    await writer.open()
+    await writer.write(late, 2)
+    await writer.close()
+    assert_there([*rows(early), *rows(late)], counterpart.rows(), writer)
+
+
+async def test_hostile_names_stay_in_their_row(attached: Attached, counterpart: Counterpart, source: Source) -> None:
+    names = ["a,b=c d", 'quo"te', "semi;colon'--", "$(x) `y` ${z}", "ünï ✓ 雪", "\u202egnirts", "back\\slash"]
+    tags = [source.tag(i, path=name, tag_name=name, source=f"s{i % 2}") for i, name in enumerate(names)]
+    batch = source.batch([float(i) for i in range(len(names))], tags=tags)
+    writer = attached.writer()
+    await writer.open()
+    await writer.write(batch, 1)
+    await writer.close()
+    assert_same(rows(batch), counterpart.rows())
