@@ -1,11 +1,15 @@
 """The command line. Verbs import what they need when they run, so that help and completion are quick."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from simulator.cli import app as simulator_app
+from simulator.zerobus.cli import zerobus as zerobus_emulator
 
 if TYPE_CHECKING:
     from config.models import Configuration
@@ -41,7 +45,6 @@ For = Annotated[str | None, typer.Option("--for", help="Stop after this time, e.
 
 def _load(config: Path) -> "Configuration":
     from config.loader import load_or_exit
-
     from config.logs import configure
 
     loaded = load_or_exit(config)
@@ -123,6 +126,82 @@ def try_source(
 
     loaded = _load(config)
     raise typer.Exit(read(loaded, source, _duration(seconds) or 5.0, as_json=as_json))
+
+
+@app.command()
+def demo(
+    seconds: For = None,
+    data_dir: Annotated[
+        Path, typer.Option(help="Where configuration, logs, stores and tables go.", file_okay=False)
+    ] = Path("data/demo"),
+    tags: Annotated[int, typer.Option(help="Tags in sum.", min=8)] = 400,
+    rate: Annotated[float, typer.Option(help="Readings per second in sum.", min=1)] = 2400.0,
+    sources: Annotated[
+        str, typer.Option(help="Simulated sources, e.g. opcua=4,mqtt=2,sparkplug=2,modbus=2; one of each when absent.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run a simulated plant and the gateway in one go; readings land in a Delta table and in a local ZeroBus.
+
+    Shows live rates, and a summary at the end (Ctrl-C, or after --for). Exit code 1 when a path is wrong or a reading missing.
+    """
+    from rich.console import Console
+
+    from bifrost.demo import Demo, DemoError, print_summary
+
+    run = Demo(data_dir.absolute(), _duration(seconds), tags, rate, sources, Console(stderr=True))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: run.stop())
+    try:
+        summary = run.run()
+    except DemoError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        _print_json(summary)
+    else:
+        print_summary(summary, Console())
+    raise typer.Exit(0 if summary["wrong_paths"] == 0 and summary["unaccounted"] == 0 else 1)
+
+
+zerobus_app = typer.Typer(help="Databricks ZeroBus: what its tables need.", no_args_is_help=True)
+app.add_typer(zerobus_app, name="zerobus")
+
+
+@zerobus_app.callback()
+def _zerobus() -> None:
+    """Databricks ZeroBus: what its tables need."""
+
+
+@zerobus_app.command()
+def ddl(
+    table: Annotated[
+        str | None, typer.Argument(help="catalog.schema.table; all tables of the configuration when absent.")
+    ] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    principal: Annotated[str | None, typer.Option(help="Service principal to grant the rights to.")] = None,
+) -> None:
+    """Print the CREATE TABLE with column comments, and the view that shows each reading once."""
+    from connectors.targets.zerobus import ZeroBusConfig
+    from connectors.targets.zerobus import ddl as statements
+
+    if table is not None:
+        names = [table]
+    else:
+        names = [t.provider_config.table for t in _load(config).targets.values() if isinstance(t, ZeroBusConfig)]
+    if not names:
+        typer.echo(
+            "the configuration has no ZeroBus table; name one: bifrost zerobus ddl catalog.schema.table", err=True
+        )
+        raise typer.Exit(2)
+    try:
+        typer.echo("\n\n".join(statements(name, principal) for name in names))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+simulator_app.command(name="zerobus")(zerobus_emulator)
+app.add_typer(simulator_app, name="sim")
 
 
 def main() -> None:

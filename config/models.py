@@ -76,7 +76,7 @@ class RuleSection(Settings):
     name: str = Field(description="name of the rule")
     condition: str = Field(description="SQL boolean expression over the columns of a reading, or name=value")
     connectors: list[str] = Field(min_length=1, description="targets that get the readings that match")
-    priority: int = Field(0, description="priority of those readings; larger is more urgent")
+    priority: int = Field(0, ge=-(2**31), lt=2**31, description="priority of those readings; larger is more urgent")
 
 
 class NormalizationSection(Settings):

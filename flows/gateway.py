@@ -9,7 +9,7 @@ from bytewax.dataflow import Dataflow
 
 from config.models import Configuration
 from flows.inputs import GatewaySource, ModbusSource, MqttSource, OpcUaSource
-from flows.operators import normalize, route
+from flows.operators import normalize, route, step_name
 from flows.outputs import DeadLetterSink, SpoolSink
 from flows.process import Process, under_bytewax
 
@@ -25,7 +25,7 @@ def gateway(process: Process) -> Dataflow:
     normalized = normalize("normalize", readings, process)
     routes = route("route", normalized, process)
     for target, readings_for_target in routes.targets.items():
-        op.output(target, readings_for_target, SpoolSink(process, target))
+        op.output(step_name(target), readings_for_target, SpoolSink(process, target))
     op.output("dead_letters", routes.dead_letters, DeadLetterSink(process))
     return flow
 

@@ -60,7 +60,8 @@ class SourceIntake(Intake):
     @override
     def tag(self, tag: Tag) -> int:
         known = self._tags.intern(tag)
-        self.status.tags.add(known)
+        if tag.address:  # not the one that stands for what could not be read
+            self.status.tags.add(known)
         return known
 
     @override
@@ -109,7 +110,7 @@ class SourceIntake(Intake):
 async def supervise(config: SourceConfig, context: Context, intake: SourceIntake, journal: Journal) -> None:
     """Run the reader of a source until cancelled; start it again with jittered exponential back-off."""
     policy = RetryPolicy(first=0.5, cap=30.0)
-    failures = 0
+    failures, said = 0, ""
     while True:
         began = time.monotonic()
         intake.state(SourceState.CONNECTING)
@@ -120,7 +121,8 @@ async def supervise(config: SourceConfig, context: Context, intake: SourceIntake
             failure = error
         failures = 1 if time.monotonic() - began > _STEADY else failures + 1
         detail = f"{type(failure).__name__}: {failure}" if failure else "the reader ended"
-        if failures == 1 or intake.status.detail != detail:
+        if failures == 1 or said != detail:
             log.warning("source failed", source=config.name, error=detail)
+            said = detail
         intake.state(SourceState.DOWN, detail)
         await asyncio.sleep(policy.delay(failures, random.random()))  # noqa: S311 - jitter

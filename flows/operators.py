@@ -39,6 +39,11 @@ Batches = Stream[pa.RecordBatch]
 _PRIORITY = "priority"
 
 
+def step_name(target: str) -> str:
+    """A target's name as part of a step id, which may hold no period."""
+    return target.replace(".", "/")
+
+
 @operator
 def normalize(step_id: str, up: Batches, process: Process) -> Batches:  # noqa: ARG001 - Bytewax's operators have it
     """Give every reading its path, quality, type and unit; what cannot be normalized gets a reason in `reject`.
@@ -111,7 +116,7 @@ def route(step_id: str, up: Batches, process: Process) -> Routes:  # noqa: ARG00
             metrics.ENQUEUED.labels(name).inc(len(share))
             return process.config.gateway, share
 
-        targets[name] = op.filter_map(f"to_{name}", decided, for_target)
+        targets[name] = op.filter_map(f"to_{step_name(name)}", decided, for_target)
 
     def dead(routed: Routed) -> tuple[str, pa.RecordBatch] | None:
         return (process.config.gateway, take(routed.batch, routed.dead)) if len(routed.dead) else None

@@ -1,0 +1,5 @@
+"""`python -m bifrost` is `bifrost`."""
+
+from bifrost.cli import main
+
+main()
