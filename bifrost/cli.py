@@ -150,7 +150,7 @@ def demo(
     from bifrost.demo import Demo, DemoError, print_summary
 
     run = Demo(data_dir.absolute(), _duration(seconds), tags, rate, sources, Console(stderr=True))
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: run.stop())
     try:
         summary = run.run()

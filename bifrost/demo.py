@@ -1,6 +1,7 @@
 """The demo: a simulated plant, a ZeroBus emulator and the gateway between them, each as a process of its own."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from delivery.account import Account
 from simulator.zerobus.cli import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET
 
 _READY: Final = 30.0
@@ -64,6 +66,7 @@ class Demo:
             plant, description = self._start_plant()
             emulator, zerobus = self._start_emulator(description)
             config = self.directory / "gateway.yaml"
+            earlier = self._account(config) if config.exists() else Account().to_dict()
             config.write_text(
                 json.dumps(gateway_config(description, zerobus, self.directory), indent=1, ensure_ascii=False)
             )
@@ -79,7 +82,7 @@ class Demo:
             self._wait_delivered(port)
             _stop(gateway)
             _stop(emulator)
-            return self._summary(config, description, zerobus)
+            return self._summary(self._account(config), earlier, description, zerobus)
 
     @contextlib.contextmanager
     def _cleaned_up(self) -> Iterator[None]:
@@ -95,7 +98,11 @@ class Demo:
     def _start(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         with (self.directory / f"{name}.log").open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command line
-                [sys.executable, "-m", "bifrost", *arguments], stdout=output, stderr=output, start_new_session=True
+                [sys.executable, "-m", "bifrost", *arguments],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads yet
             )
         self._processes.append(process)
         return process
@@ -170,32 +177,43 @@ class Demo:
 
     # ------------------------------------------------------------------ summing up
 
-    def _summary(self, config: Path, description: dict[str, Any], zerobus: dict[str, Any]) -> dict[str, Any]:
+    def _account(self, config: Path) -> dict[str, Any]:
         from bifrost.run import account
         from config.loader import load
 
-        found = account(load(config))
+        return account(load(config))
+
+    def _summary(
+        self, found: dict[str, Any], earlier: dict[str, Any], description: dict[str, Any], zerobus: dict[str, Any]
+    ) -> dict[str, Any]:
         protocols = {source["name"]: source["protocol"] for source in description["sources"]}
-        targets = {
-            name: {key: sum(line[key] for line in lines.values()) for key in ("delivered", "stored", "dead_letters")}
-            for name, lines in found["targets"].items()
-        }
+        totals, before = _totals(found), _totals(earlier)
         rows, wrong = count_paths(self.directory / "delta" / "readings", description)
-        missing = abs(rows - targets["delta"]["delivered"])
+        missing = abs(rows - totals["delta"]["delivered"])
         for table, place in zerobus["tables"].items():
-            missing += abs(_count(Path(place)) - targets[f"zerobus:{table}"]["delivered"])
+            missing += abs(_count(Path(place)) - totals[f"zerobus:{table}"]["delivered"])
+        received = {name: line["journalled"] for name, line in found["sources"].items() if name in protocols}
+        for name, line in earlier["sources"].items():
+            received[name] = received.get(name, 0) - line["journalled"]
         return {
             "seconds": self.seconds,
-            "sources": {
-                name: {"protocol": protocols[name], "received": line["journalled"]}
-                for name, line in found["sources"].items()
-                if name in protocols
+            "sources": {name: {"protocol": protocols[name], "received": received.get(name, 0)} for name in protocols},
+            "targets": {
+                name: line | {"delivered": line["delivered"] - before.get(name, {}).get("delivered", 0)}
+                for name, line in totals.items()
             },
-            "targets": targets,
             "wrong_paths": wrong,
             "unaccounted": found["unaccounted"] + missing,
             "delta": str(self.directory / "delta" / "readings"),
         }
+
+
+def _totals(account: dict[str, Any]) -> dict[str, dict[str, int]]:
+    keys = ("delivered", "stored", "dead_letters")
+    return {
+        name: {key: sum(line[key] for line in lines.values()) for key in keys}
+        for name, lines in account["targets"].items()
+    }
 
 
 def gateway_config(description: dict[str, Any], zerobus: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -329,6 +347,11 @@ def _rates(status: dict[str, Any], counts: dict[str, int], before: dict[str, int
         state = "connected" if line["connected"] else line["last_error"] or "connecting"
         shown.add_row("target", name, state, f"{rate:,.0f}", f"{counts[key]:,}")
     return shown
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to kill this process when the demo is killed, so that the next demo finds the stores free."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

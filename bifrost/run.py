@@ -26,7 +26,7 @@ def run(config: Configuration, seconds: float | None = None) -> int:
     process = Process(config)
     process.on_signals()
     directory = recovery_directory(config)
-    prepare_recovery(directory)
+    prepare_recovery(directory, config.gateway)
     if seconds is not None:
         timer = threading.Timer(seconds, process.drain)
         timer.daemon = True
