@@ -34,6 +34,8 @@ def _duration(text: str | None) -> float | None:
 
     if text is None:
         return None
+    if text.replace(".", "", 1).isdecimal():
+        return float(text)
     try:
         return float(str(seconds(text)))
     except ValueError as error:

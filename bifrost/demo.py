@@ -376,6 +376,7 @@ def print_summary(summary: dict[str, Any], screen: Console) -> None:
     screen.print(shown)
     screen.print(f"wrong paths: {summary['wrong_paths']}, unaccounted: {summary['unaccounted']}")
     screen.print(f"The readings are in the Delta table {summary['delta']}. Look at them:", soft_wrap=True)
-    query = "select path, type, value, quality, source_time from readings order by received_time desc limit 10"
-    code = f"import duckdb, deltalake; readings = deltalake.DeltaTable('{summary['delta']}').to_pyarrow_dataset(); print(duckdb.sql('{query}'))"
+    query = "select path, type, value, quality, source_time from readings where quality = 'GOOD' order by received_time desc limit 10"
+    table = f"deltalake.DeltaTable('{summary['delta']}').to_pyarrow_dataset()"
+    code = f'import duckdb, deltalake; readings = {table}; print(duckdb.sql(\\"{query}\\"))'
     screen.print(f'  {sys.executable} -c "{code}"', soft_wrap=True, markup=False, highlight=False)

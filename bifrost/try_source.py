@@ -63,7 +63,7 @@ def try_source(config: Configuration, name: str, seconds: float, *, as_json: boo
         context = Context(config.gateway, config.directory / "sources" / source.name)
         try:
             async with asyncio.timeout(seconds):
-                await source.reader(context).run(screen, None)
+                await source.trial().reader(context).run(screen, None)
         except TimeoutError:
             return ""
         except Exception as error:  # noqa: BLE001 - the edge of the reader's loop

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
 
 from connectors.contract import Context, Reader, Writer
 from normalization.reading import Tag
@@ -40,8 +40,12 @@ def size(value: object) -> object:
     return int(float(match[1]) * _SIZES[match[2].lower()])
 
 
-Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
-Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
+_DURATION = {"anyOf": [{"type": "number"}, {"type": "string"}], "examples": ["250ms", "5s", "1h30m"]}
+_SIZE = {"anyOf": [{"type": "integer"}, {"type": "string"}], "examples": ["64KiB", "512MiB"]}
+Duration = Annotated[
+    float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False), WithJsonSchema(_DURATION, mode="validation")
+]
+Size = Annotated[int, BeforeValidator(size), Field(ge=0), WithJsonSchema(_SIZE, mode="validation")]
 
 
 class Settings(BaseModel):
@@ -110,6 +114,10 @@ class SourceConfig(Place):
     def reader(self, context: Context) -> Reader:  # noqa: ARG002 - each protocol's config overrides it
         """The reader of this source; each protocol's config returns its own."""
         raise TypeError(f"{type(self).__name__} has no reader")
+
+    def trial(self) -> Self:
+        """The source for a look that must leave nothing behind at the device and disturb no gateway that reads it."""
+        return self
 
     @cached_property
     def _exact(self) -> dict[str, TagMapping]:

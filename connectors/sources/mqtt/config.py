@@ -1,10 +1,11 @@
 """What an MQTT source can be told."""
 
 import re
+import uuid
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from connectors.contract import Context, Reader
 from connectors.settings import Duration, SecretStr, Settings, Size, SourceConfig, TlsSettings
@@ -162,6 +163,11 @@ class MqttConfig(SourceConfig):
         if twice:
             raise ValueError(f"subscribed to twice: {', '.join(twice)}")
         return self
+
+    @override
+    def trial(self) -> Self:
+        """A session of its own, which the broker forgets: the gateway's session keeps its messages."""
+        return self.model_copy(update={"clean_session": True, "client_id": f"trial-{uuid.uuid4().hex[:12]}"})
 
     @override
     def reader(self, context: Context) -> Reader:
