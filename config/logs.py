@@ -1,30 +1,78 @@
-"""Logging: structured, on stderr, readable on a terminal and JSON elsewhere."""
+"""Logging: structured, on stderr, readable on a terminal and JSON elsewhere.
+
+What a plant says reaches the log in errors and names, so every control character is escaped: no device writes a line of
+its own, colors the screen or turns the direction of writing.
+"""
 
 import logging
+import re
 import sys
+from typing import Any, Final
 
 import structlog
+from structlog.typing import EventDict, Processor
+from typing_extensions import override
+
+_HANDLER: Final = "bifrost"
+_OWN: Final = ("bifrost", "config", "connectors", "delivery", "flows", "normalization", "web")
+# C0 and C1 controls, line and paragraph separators, and what turns the direction of writing
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def configure(level: str) -> None:
-    """Log from `level` (debug, info, warning, error) on."""
+    """Log from `level` (debug, info, warning, error) on; libraries from warning on. Can be called again."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[structlog.typing.Processor] = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
+        structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     terminal = sys.stderr.isatty()
-    render: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    )
-    tail: list[structlog.typing.Processor] = [] if terminal else [structlog.processors.format_exc_info]
+    render: Processor = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    tail: list[Processor] = [structlog.processors.format_exc_info, escape, render]
     structlog.configure(
-        processors=[*shared, *tail, render],
+        processors=[*shared, *tail],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(
-        level=max(threshold, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
+    handler = _Stderr()
+    handler.set_name(_HANDLER)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail],
+        )
     )
+    root = logging.getLogger()
+    root.handlers = [*(other for other in root.handlers if other.get_name() != _HANDLER), handler]
+    root.setLevel(max(threshold, logging.WARNING))
+    for name in _OWN:
+        logging.getLogger(name).setLevel(threshold)
+
+
+class _Stderr(logging.Handler):
+    """Writes to what standard error is at the moment."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except (OSError, ValueError):  # standard error is closed
+            self.handleError(record)
+
+
+def escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Escape what could forge a line; the lines of a traceback stay lines, indented."""
+    for key, value in event.items():
+        if not isinstance(value, str):
+            continue
+        if key == "exception":
+            event[key] = "\n".join(f"    {_escaped(line)}" for line in value.split("\n"))
+        elif _UNSAFE.search(value):
+            event[key] = _escaped(value)
+    return event
+
+
+def _escaped(text: str) -> str:
+    return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)

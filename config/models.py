@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from connectors.settings import Duration, Settings, SourceConfig, TargetConfig
 from connectors.sources.modbus import ModbusConfig
@@ -15,10 +15,22 @@ from connectors.targets.console import ConsoleConfig
 from connectors.targets.delta import DeltaConfig
 from connectors.targets.file import FileConfig
 from connectors.targets.zerobus import ZeroBusConfig, ZeroBusSection
+from normalization.path import DEFAULT_TEMPLATE
 from normalization.rules import Rule
 
-TEMPLATE = "{site}/{area}/{line}/{equipment}/{signal_type}/{tag_name}"
+TEMPLATE = DEFAULT_TEMPLATE
+EMBEDDED = "delta"  # the target that there is when none is configured
+NO_TARGET = "none"  # what a default_connector says to leave out what no rule matches
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Source = Annotated[OpcUaConfig | MqttConfig | ModbusConfig, Field(discriminator="protocol")]
 Target = Annotated[DeltaConfig | ZeroBusConfig | FileConfig | ConsoleConfig, Field(discriminator="type")]
 
@@ -40,7 +52,9 @@ class CloudSection(Settings):
     """The targets, and what holds for all of them."""
 
     default_connector: str | None = Field(
-        None, description="target of readings that match no rule; the only target when there is just one"
+        None,
+        description="target of readings that match no rule, or `none` to leave them out, counted; the only connector when "
+        "there is just one",
     )
     batch_size: int | None = Field(
         None, ge=1, description="readings in one write, at most, where a connector does not say"
@@ -52,7 +66,7 @@ class CloudSection(Settings):
         None, description="longest time between two attempts to reach a target that fails, in seconds or as 30s"
     )
     buffer: BufferSection = Field(BufferSection(), description="what is held between the flow and the targets")
-    connectors: dict[str, Target] = Field({}, description="the targets by name; the embedded Delta Lake when empty")
+    connectors: dict[Name, Target] = Field({}, description="the targets by name; the embedded Delta Lake when empty")
 
 
 class GatewaySection(Settings):
@@ -60,13 +74,15 @@ class GatewaySection(Settings):
 
     name: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        pattern=NAME_PATTERN,
         description="name of the gateway, unique; made from the machine when absent",
     )
     directory: Path | None = Field(None, description="folder of journal, spools and dead letters (default data)")
     listen: str = Field("127.0.0.1", description="address that the HTTP port listens on")
     port: int | None = Field(None, ge=0, le=65535, description="HTTP port of health, metrics and API (default 8080)")
-    log_level: str | None = Field(None, description="least level that is logged: debug, info, warning or error")
+    log_level: Level | None = Field(
+        None, description="least level that is logged: debug, info, warning or error (default info)"
+    )
     cloud: CloudSection = Field(CloudSection(), description="the targets")
 
 
@@ -84,6 +100,13 @@ class NormalizationSection(Settings):
 
     enabled: bool = Field(True, description="must be true: every reading has a path")
     path_template: str = Field(TEMPLATE, description="template of the paths; a place without a value is left out")
+
+    @field_validator("enabled")
+    @classmethod
+    def _always(cls, enabled: bool) -> bool:
+        if not enabled:
+            raise ValueError("every reading is normalized; remove this key or set it to true")
+        return enabled
 
 
 class NetworkSection(Settings):
@@ -109,7 +132,7 @@ class WebSection(Settings):
 class ConnectorSection(Settings):
     """Older place of the log level."""
 
-    log_level: str | None = Field(None, description="the same as gateway.log_level")
+    log_level: Level | None = Field(None, description="the same as gateway.log_level")
 
 
 class ConfigFile(Settings):
@@ -143,6 +166,7 @@ class Configuration:
         log_level: Least level that is logged.
         memory_rows: Readings held in memory per target.
         probe_interval: Longest time between two attempts to reach a target, seconds.
+        warnings: What is allowed but hardly meant, each with its place.
     """
 
     gateway: str
@@ -158,6 +182,7 @@ class Configuration:
     log_level: str = "info"
     memory_rows: int = 100_000
     probe_interval: float = 60.0
+    warnings: tuple[str, ...] = ()
 
 
 def default_target(directory: Path) -> DeltaConfig:
@@ -165,4 +190,4 @@ def default_target(directory: Path) -> DeltaConfig:
     return DeltaConfig(name="Delta Lake", endpoint=str(directory / "delta"))
 
 
-__all__ = ["TEMPLATE", "ConfigFile", "Configuration", "default_target"]
+__all__ = ["EMBEDDED", "NAME_PATTERN", "NO_TARGET", "TEMPLATE", "ConfigFile", "Configuration", "default_target"]

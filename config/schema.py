@@ -112,6 +112,8 @@ def _below(found: Schema, part: str | int) -> Iterator[Schema]:
             yield found["items"]
     elif part in found.get("properties", {}):
         yield found["properties"][part]
+    elif "patternProperties" in found:
+        yield from found["patternProperties"].values()
     elif isinstance(found.get("additionalProperties"), dict):
         yield found["additionalProperties"]
 

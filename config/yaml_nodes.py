@@ -25,7 +25,8 @@ _SPECIAL: Final = {
     ".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan"),
 }  # fmt: skip
 _TAGS: Final = frozenset(
-    f"tag:yaml.org,2002:{t}" for t in "str int float bool null map seq timestamp merge value".split()
+    f"tag:yaml.org,2002:{t}"
+    for t in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "merge", "value")
 )
 _DEEPEST: Final = 50
 _MOST_VALUES: Final = 2_000_000
@@ -168,7 +169,9 @@ class _Walk:
                 if not isinstance(key, yaml.ScalarNode):
                     self._say(key, "a key is a word, not a list or mapping")
                 elif key.tag == "tag:yaml.org,2002:merge":
-                    self._say(key, "`<<` is not part of YAML 1.2; write the keys out, or use an alias for a whole value")
+                    self._say(
+                        key, "`<<` is not part of YAML 1.2; write the keys out, or use an alias for a whole value"
+                    )
                 else:
                     pairs.append((key, value))
             node.value = pairs
@@ -260,6 +263,7 @@ def _construct(node: yaml.Node, path: tuple[str | int, ...], is_file: IsFile, pr
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_construct(item, (*path, i), is_file, problems) for i, item in enumerate(node.value)]
+    assert isinstance(node, yaml.ScalarNode)  # noqa: S101 - YAML has three kinds of nodes
     return _value(node, path, problems)
 
 
@@ -275,7 +279,7 @@ def text(node: yaml.Node) -> str | None:
     return _resolved(node, (), [])
 
 
-def _value(node: yaml.Node, path: tuple[str | int, ...], problems: list[Problem]) -> Any:
+def _value(node: yaml.ScalarNode, path: tuple[str | int, ...], problems: list[Problem]) -> Any:
     said: str = node.value
     resolved = _resolved(node, path, problems) if "${" in said else said
     if node.style in _QUOTED:
@@ -288,7 +292,7 @@ def _value(node: yaml.Node, path: tuple[str | int, ...], problems: list[Problem]
     return float(resolved) if _FLOAT.fullmatch(resolved) else resolved
 
 
-def _resolved(node: yaml.Node, path: tuple[str | int, ...], problems: list[Problem]) -> str:
+def _resolved(node: yaml.ScalarNode, path: tuple[str | int, ...], problems: list[Problem]) -> str:
     def resolve(match: re.Match[str]) -> str:
         if match[0].startswith("$$"):
             return match[0][1:]

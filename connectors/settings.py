@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
+from typing_extensions import Self
 
 from connectors.contract import Context, Reader, Writer
 from normalization.reading import Tag

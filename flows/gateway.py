@@ -25,7 +25,7 @@ def gateway(process: Process) -> Dataflow:
     normalized = normalize("normalize", readings, process)
     routes = route("route", normalized, process)
     for target, readings_for_target in routes.targets.items():
-        op.output(step_name(target), readings_for_target, SpoolSink(process, target))
+        op.output(f"to_{step_name(target)}", readings_for_target, SpoolSink(process, target))
     op.output("dead_letters", routes.dead_letters, DeadLetterSink(process))
     return flow
 

@@ -19,12 +19,16 @@ from flows.process import Process
 _ROWS: Final = 20_000
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
+State = tuple[str, int]  # name of the shard, which a journal that was begun anew gives anew, and offset in it
 
-class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, int]):
-    def __init__(self, process: Process, index: int, offset: int | None) -> None:
+
+class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
+    def __init__(self, process: Process, index: int, resume: State | None) -> None:
         self._process = process
         self._index = index
         self._journal = process.journal
+        self._shard = self._journal.shard_name(index)
+        offset = resume[1] if resume is not None and resume[0] == self._shard else None
         self._journal.attach(index, offset, process.settle)
         self._offset = offset or 0  # newest commit given to the flow
         self._snapshot: int | None = None  # newest commit of an epoch that is closing
@@ -33,13 +37,13 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, int]):
 
     @override
     def next_batch(self) -> list[pa.RecordBatch]:
+        self._trim()
+        if self._process.draining:
+            if self._durable >= self._offset:
+                self._process.drained(self._index)
+            self._process.wait_idle(empty=True)
+            return []
         try:
-            self._trim()
-            if self._process.draining:
-                if self._durable >= self._offset:
-                    self._process.drained(self._index)
-                self._process.wait_idle(empty=True)
-                return []
             entries = self._journal.take(self._index, _ROWS)
         except StoreError as error:
             self._process.fail(error)
@@ -55,18 +59,22 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, int]):
         return _LONG_AGO
 
     @override
-    def snapshot(self) -> int:
+    def snapshot(self) -> State:
         self._trim()
         self._snapshot = self._offset
-        return self._offset
+        return self._shard, self._offset
 
     def _trim(self) -> None:
         if self._snapshot is not None:
-            self._journal.trim(self._index, self._snapshot)
+            try:
+                self._journal.trim(self._index, self._snapshot)
+            except StoreError as error:
+                self._process.fail(error)
+                raise
             self._durable, self._snapshot = self._snapshot, None
 
 
-class _JournalSource(FixedPartitionedSource[pa.RecordBatch, int]):
+class _JournalSource(FixedPartitionedSource[pa.RecordBatch, State]):
     """Readings of one protocol.
 
     Partitions are the unit of parallelism. Nothing that the journal holds is lost, whatever ends the process.
@@ -83,7 +91,7 @@ class _JournalSource(FixedPartitionedSource[pa.RecordBatch, int]):
         return [f"{self._process.config.gateway}/{shard}" for shard in shards]
 
     @override
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _ShardPartition:
+    def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> _ShardPartition:
         self._process.start()
         return _ShardPartition(self._process, SHARDS.index(for_part.rsplit("/", 1)[1]), resume_state)
 

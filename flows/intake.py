@@ -48,6 +48,8 @@ class SourceIntake(Intake):
 
     def __init__(self, source: str, protocol: str, journal: Journal, tags: TagTable) -> None:
         self.status = SourceStatus(protocol)
+        self._connected_before = False
+        self._fresh = False  # connected since its tags were last marked stale
         self._source = source
         self._journal = journal
         self._shard = shard_of(protocol, source)
@@ -56,6 +58,7 @@ class SourceIntake(Intake):
         self._received = metrics.RECEIVED.labels(source)
         self._up = metrics.SOURCE_UP.labels(source)
         self._last = metrics.LAST_READING.labels(source)
+        self._reconnections = metrics.RECONNECTIONS.labels(source)
 
     @override
     def tag(self, tag: Tag) -> int:
@@ -90,12 +93,13 @@ class SourceIntake(Intake):
         if state is before:
             return
         log.info("source", source=self._source, state=str(state), detail=detail)
-        if state is SourceState.CONNECTED and self.status.reconnections == 0 and before is SourceState.CONNECTING:
-            return
         if state is SourceState.CONNECTED:
-            self.status.reconnections += 1
-            metrics.RECONNECTIONS.labels(self._source).inc()
-        if before is SourceState.CONNECTED and state is SourceState.DOWN:
+            if self._connected_before:
+                self.status.reconnections += 1
+                self._reconnections.inc()
+            self._connected_before = self._fresh = True
+        elif state is SourceState.DOWN and self._fresh:
+            self._fresh = False
             self._mark_stale(detail)
 
     def _mark_stale(self, detail: str) -> None:
@@ -114,15 +118,21 @@ async def supervise(config: SourceConfig, context: Context, intake: SourceIntake
     while True:
         began = time.monotonic()
         intake.state(SourceState.CONNECTING)
+        failure: BaseException | None = None
         try:
             await config.reader(context).run(intake, journal.state(config.name))
-            failure: Exception | None = None
         except Exception as error:  # noqa: BLE001 - the edge of the reader's loop
             failure = error
+        except asyncio.CancelledError as error:
+            failure = error  # a library's own, unless this task is meant
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
         failures = 1 if time.monotonic() - began > _STEADY else failures + 1
         detail = f"{type(failure).__name__}: {failure}" if failure else "the reader ended"
-        if failures == 1 or said != detail:
+        if failures == 1 or detail != said:
             log.warning("source failed", source=config.name, error=detail)
             said = detail
         intake.state(SourceState.DOWN, detail)
+        await intake.append(Columns())  # what was appended is durable: the next reader goes on from its state
         await asyncio.sleep(policy.delay(failures, random.random()))  # noqa: S311 - jitter

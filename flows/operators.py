@@ -3,10 +3,11 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeVar
 
 import bytewax.operators as op
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 import structlog
 from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream
+from bytewax.operators.windowing import EventClock
 
 from delivery import metrics
 from delivery.journal import Outcome
@@ -36,7 +38,11 @@ from normalization.rules import Routed, take
 log = structlog.get_logger()
 
 Batches = Stream[pa.RecordBatch]
-_PRIORITY = "priority"
+_Made = TypeVar("_Made")
+_PRIORITY: Final = "priority"
+_REJECT, _SEQUENCE = (FACTS.get_field_index(name) for name in ("reject", "sequence"))
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def step_name(target: str) -> str:
@@ -58,9 +64,9 @@ def normalize(step_id: str, up: Batches, process: Process) -> Batches:  # noqa: 
     """
     normalizer = process.normalizer
 
-    def shim(batch: pa.RecordBatch) -> pa.RecordBatch:
-        normalized = normalizer(batch)
-        metrics.NORMALIZED.inc(len(normalized))
+    def shim(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+        normalized = isolate(normalizer, lambda row, reason: refused(row, reason, process.tags), batch)
+        metrics.NORMALIZED.inc(len(batch))
         collisions = normalizer.new_collisions()
         if collisions:
             metrics.COLLISIONS.set(len(normalizer.collisions))
@@ -73,7 +79,42 @@ def normalize(step_id: str, up: Batches, process: Process) -> Batches:  # noqa: 
             )
         return normalized
 
-    return op.map("normalize", up, shim)
+    return op.flat_map("normalize", up, shim)
+
+
+def isolate(
+    work: Callable[[pa.RecordBatch], _Made], refuse: Callable[[pa.RecordBatch, str], _Made], batch: pa.RecordBatch
+) -> list[_Made]:
+    """What `work` makes of a batch; where it fails, of its halves, so that only the readings at fault are refused.
+
+    An exception that left a step would come again with the same readings at every start.
+
+    Args:
+        work: What is to be done with a batch.
+        refuse: What is to be done with a single reading that `work` cannot take, and why it cannot.
+        batch: The batch.
+    """
+    try:
+        return [work(batch)]
+    except Exception as error:  # noqa: BLE001 - the edge of the flow's steps: a failure is data
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return [*isolate(work, refuse, batch.slice(0, half)), *isolate(work, refuse, batch.slice(half))]
+        log.error("a reading cannot be used", error=f"{type(error).__name__}: {error}")
+        return [refuse(batch, f"{type(error).__name__}: {error}")] if len(batch) else []
+
+
+def refused(batch: pa.RecordBatch, reason: str, tags: TagTable) -> pa.RecordBatch:
+    """A batch of an input with `reject` set throughout, as a batch of `stream_schema`."""
+    count = len(batch)
+    facts = [batch.column(name) for name in FACTS.names]
+    facts[_REJECT] = pa.array([reason] * count, pa.string())
+    number = facts[0].to_numpy()
+    if count and not 0 <= number.min() <= number.max() < len(tags):
+        unknown = tags.intern(Tag("", "", "", "", ""))
+        facts[0] = pa.array(np.where((number >= 0) & (number < len(tags)), number, unknown).astype(np.int32))
+    priority = pa.array(np.zeros(count, np.int32))
+    return view(facts, batch.column("gateway"), batch.column("shard"), tags, pa.nulls(count, pa.float64()), priority)
 
 
 @dataclass(frozen=True)
@@ -89,8 +130,7 @@ class Routes:
     dead_letters: KeyedStream[pa.RecordBatch]
 
 
-@operator
-def route(step_id: str, up: Batches, process: Process) -> Routes:  # noqa: ARG001 - Bytewax's operators have it
+def route(step_id: str, up: Batches, process: Process) -> Routes:
     """Branch the stream by the routing rules; each target gets a reading once, with its largest priority.
 
     Args:
@@ -98,14 +138,8 @@ def route(step_id: str, up: Batches, process: Process) -> Routes:  # noqa: ARG00
         up: Batches of `stream_schema`.
         process: What the flow lives on.
     """
-    tags = process.tags
-
-    def decide(batch: pa.RecordBatch) -> Routed:
-        routed = process.router(localize(batch, tags))
-        _note_outcome(routed, process)
-        return routed
-
-    decided = op.map("rules", up, decide)
+    gateway = process.config.gateway
+    decided = decide(step_id, up, process)
     targets = {}
     for name in process.config.targets:
 
@@ -114,43 +148,78 @@ def route(step_id: str, up: Batches, process: Process) -> Routes:  # noqa: ARG00
                 return None
             share = routed.select(name)
             metrics.ENQUEUED.labels(name).inc(len(share))
-            return process.config.gateway, share
+            return gateway, share
 
-        targets[name] = op.filter_map(f"to_{step_name(name)}", decided, for_target)
+        targets[name] = op.filter_map(f"for_{step_name(name)}", decided, for_target)
 
     def dead(routed: Routed) -> tuple[str, pa.RecordBatch] | None:
-        return (process.config.gateway, take(routed.batch, routed.dead)) if len(routed.dead) else None
+        return (gateway, take(routed.batch, routed.dead)) if len(routed.dead) else None
 
-    return Routes(targets, op.filter_map("dead_letters", decided, dead))
+    return Routes(targets, op.filter_map("rejected", decided, dead))
 
 
-def _note_outcome(routed: Routed, process: Process) -> None:
-    """Tell the journal what becomes of each reading, for the account."""
-    tags, batch = process.tags, routed.batch
+@operator
+def decide(step_id: str, up: Batches, process: Process) -> Stream[Routed]:  # noqa: ARG001 - Bytewax's operators have it
+    """Apply the routing rules: where each reading of a batch goes."""
+    tags = process.tags
+
+    def shim(batch: pa.RecordBatch) -> list[Routed]:
+        routed = isolate(lambda part: process.router(localize(part, tags)), _refuse_routing, batch)
+        for part in routed:
+            note_outcome(part, process)
+        return routed
+
+    return op.flat_map("rules", up, shim)
+
+
+def _refuse_routing(batch: pa.RecordBatch, reason: str) -> Routed:
+    every = np.arange(len(batch))
+    reasons = pa.array([reason] * len(batch), pa.string())
+    batch = batch.set_column(_REJECT, batch.schema.field(_REJECT), reasons)
+    return Routed(batch, {}, every, every[:0], 0)
+
+
+def note_outcome(routed: Routed, process: Process) -> None:
+    """Tell the journal what becomes of each reading, for the account; a user's step may have merged several shards."""
+    batch = routed.batch
     if not len(batch):
         return
-    ids = batch.column("tag").to_numpy()
-    every = tags.count_sources(ids)
-    outcome = Outcome()
-    for name, rows in routed.targets.items():
-        outcome.targets[name] = Counter(every if rows is None else tags.count_sources(ids[rows]))
+    metrics.DEFAULTED.inc(routed.defaulted)
+    if len(routed.unmatched):
+        metrics.DROPPED.labels("no rule").inc(len(routed.unmatched))
+    shard = batch.column("shard")
+    ids, sequences = batch.column("tag").to_numpy(), batch.column("sequence").to_numpy()
+    if len(shard.dictionary) == 1:
+        process.journal.note(shard.dictionary[0].as_py(), int(sequences.max()), _outcome(routed, ids, process.tags))
+        return
+    codes = shard.indices.to_numpy()
+    for code in np.unique(codes):
+        inside = codes == code
+        outcome = _outcome(routed, ids, process.tags, inside)
+        process.journal.note(shard.dictionary[int(code)].as_py(), int(sequences[inside].max()), outcome)
+
+
+def _outcome(routed: Routed, ids: np.ndarray, tags: TagTable, inside: np.ndarray | None = None) -> Outcome:
+    def count(rows: np.ndarray | None) -> Counter[str]:
+        if inside is not None:
+            rows = np.flatnonzero(inside) if rows is None else rows[inside[rows]]
+        return Counter(tags.count_sources(ids if rows is None else ids[rows]))
+
+    every = count(None)
+    outcome = Outcome(targets={name: count(rows) for name, rows in routed.targets.items()})
     outcome.routed.update(every)
     if len(routed.dead):
-        outcome.dead.update(tags.count_sources(ids[routed.dead]))
+        outcome.dead.update(count(routed.dead))
         outcome.routed.subtract(outcome.dead)
     if len(routed.unmatched):
-        outcome.filtered["no rule"] = Counter(tags.count_sources(ids[routed.unmatched]))
+        outcome.filtered["no rule"] = count(routed.unmatched)
         outcome.routed.subtract(outcome.filtered["no rule"])
-        metrics.DROPPED.labels("no rule").inc(len(routed.unmatched))
-    metrics.DEFAULTED.inc(routed.defaulted)
-    shards = batch.column("shard").dictionary
-    if len(shards) == 1:
-        process.journal.note(shards[0].as_py(), batch.column("sequence")[len(batch) - 1].as_py(), outcome)
+    return outcome
 
 
 def localize(batch: pa.RecordBatch, tags: TagTable) -> pa.RecordBatch:
     """A batch that came from another process, with the tags of this one; other batches as they are."""
-    if batch.schema.metadata[b"tags"] == tags.token:
+    if (batch.schema.metadata or {}).get(b"tags") == tags.token:
         return batch
     names = {name: batch.column(name).to_pylist() for name in TAG_COLUMNS}
     ids = [tags.intern(Tag(**{name: column[row] for name, column in names.items()})) for row in range(len(batch))]
@@ -164,18 +233,23 @@ def localize(batch: pa.RecordBatch, tags: TagTable) -> pa.RecordBatch:
 # ---------------------------------------------------------------------- single readings, for users' steps
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One reading, for steps that work on single readings: windows, state, joins.
 
     Attributes:
         tag: Its tag, normalized.
-        value: Its value as Python has it.
+        value: Its value as Python has it; the JSON text of an array or structure; None where it has none.
         quality: Its quality.
         time: When it was measured, or received when the device does not say; UTC.
         gateway: Gateway of its identity.
         shard: Shard of its identity.
         sequence: Sequence of its identity.
+        type: Type of its value; None lets `collect` see from the value.
+        source_time: When the device says it was measured, µs since the epoch, UTC.
+        received_time: When the gateway received it, µs since the epoch, UTC; None is now.
+        status: The protocol's own status code.
+        flags: How it came to be.
+        properties: JSON object of what the protocol sent beside the value.
         priority: Its priority.
     """
 
@@ -186,33 +260,91 @@ class Row:
     gateway: str
     shard: str
     sequence: int
+    type: ValueType | None = None
+    source_time: int | None = None
+    received_time: int | None = None
+    status: int | None = None
+    flags: int = Flags.NONE
+    properties: str | None = None
     priority: int = 0
 
     def derive(self, step: str, value: Any, **changes: str) -> "Row":
         """A reading that `step` makes of this one alone; its identity is this one's and the step.
 
         Args:
-            step: Name of the step, the same at every run.
+            step: Name of what is made, the same at every run; two readings made of one need two names.
             value: The new value.
-            changes: Columns of the tag that differ, such as `tag_name`, `path` and `unit`.
+            changes: Columns of the tag that differ, such as `tag_name`, `unit` and `path`; see `derived_tag`.
         """
-        return replace(self, tag=replace(self.tag, **changes), value=value, shard=f"{self.shard}/{step}")
+        return self._replace(
+            tag=derived_tag(self.tag, step, **changes),
+            value=value,
+            type=None,
+            status=None,
+            properties=None,
+            shard=f"{self.shard}/{step}",
+            flags=self.flags | Flags.DERIVED,
+        )
 
 
-def summarize(step: str, gateway: str, tag: Tag, start: datetime, value: Any, ordinal: int = 0) -> Row:
+@lru_cache(maxsize=65_536)
+def derived_tag(tag: Tag, step: str, **changes: str) -> Tag:
+    """The tag of a reading that `step` makes of readings of `tag`.
+
+    Args:
+        tag: The tag it is made of.
+        step: Name of the step. The new tag's source is `source/step`, a line of its own in the account.
+        changes: Columns that differ. Without `path`, a new `tag_name` takes the place of the path's last part.
+    """
+    changes.setdefault("source", f"{tag.source}/{step}")
+    if "tag_name" in changes:
+        changes.setdefault("path", "/".join([*tag.path.split("/")[:-1], changes["tag_name"]]))
+    return replace(tag, **changes)
+
+
+def summarize(step: str, gateway: str, tag: Tag, start: datetime, value: Any, ordinal: int = 0, **changes: str) -> Row:
     """A reading that `step` makes of many, such as the average of a window; its identity is equal on replay.
 
     Args:
         step: Name of the step, the same at every run.
         gateway: Name of the gateway.
-        tag: The tag of the new reading.
+        tag: The tag of the readings it is made of.
         start: Start of the window; the new reading's time.
         value: The value.
         ordinal: Tells readings of one window apart.
+        changes: Columns of the tag that differ, such as `tag_name`; see `derived_tag`.
     """
-    described = f"{step}\0{tag.source}\0{tag.path}\0{start.isoformat()}\0{ordinal}".encode()
-    sequence = int.from_bytes(hashlib.blake2b(described, digest_size=8).digest(), "big") >> 1
-    return Row(tag, value, Quality.GOOD, start, gateway, f"derived/{step}", sequence)
+    made = derived_tag(tag, step, **changes)
+    described = f"{step}\0{made.source}\0{made.device_id}\0{made.address}\0{made.path}\0{start.isoformat()}\0{ordinal}"
+    sequence = int.from_bytes(hashlib.blake2b(described.encode(), digest_size=8).digest(), "big") >> 1
+    micros = (start - _EPOCH) // _MICROSECOND
+    shard = f"derived/{step}"
+    return Row(made, value, Quality.GOOD, start, gateway, shard, sequence, source_time=micros, flags=Flags.DERIVED)
+
+
+def event_clock(wait: timedelta) -> EventClock[Row]:
+    """The clock of windows over the readings' own time that a replay reads the same.
+
+    Only readings move it on, so that a window holds the same readings after a stop or a crash, however long that took;
+    Bytewax's own would call late what came before. A window closes with the first reading of its tag that is `wait`
+    later than the window's end.
+
+    Args:
+        wait: How much later than a newer one a reading of the same tag may come.
+    """
+    return EventClock(_time_of, wait, now_getter=_never, to_system_utc=_no_time)
+
+
+def _time_of(row: Row) -> datetime:
+    return row.time
+
+
+def _never() -> datetime:
+    return _EPOCH
+
+
+def _no_time(_: datetime) -> None:
+    return None
 
 
 @operator
@@ -222,49 +354,82 @@ def explode_by_tag(step_id: str, up: Batches, process: Process) -> KeyedStream[R
     Readings that cannot be used (`reject`) are left out. This costs some µs a reading; filter batches before.
     """
 
-    def explode(batch: pa.RecordBatch) -> Iterable[tuple[str, Row]]:
-        batch = localize(batch, process.tags)
-        columns = {name: batch.column(name).to_pylist() for name in _ROW_COLUMNS}
-        for row in range(len(batch)):
-            if columns["reject"][row] is None:
-                reading = _row(process.tags, {name: column[row] for name, column in columns.items()})
-                yield reading.tag.path, reading
+    def explode(batch: pa.RecordBatch) -> list[tuple[str, Row]]:
+        return [(row.tag.path, row) for row in rows_of(localize(batch, process.tags), process.tags)]
 
     return op.flat_map("explode", up, explode)
 
 
-_ROW_COLUMNS = (*(n for n in FACTS.names if n not in ("status", "flags", "properties")), _PRIORITY, "gateway", "shard")
-
-
-def _row(tags: TagTable, columns: dict[str, Any]) -> Row:
-    match columns["type"]:
-        case ValueType.DOUBLE:
-            value = columns["value_double"]
-        case ValueType.BOOLEAN:
-            value = bool(columns["value_int"])
-        case ValueType.INT64:
-            value = columns["value_int"]
-        case ValueType.UINT64:
-            value = columns["value_int"] % 2**64
-        case ValueType.BYTES:
-            value = columns["value_bytes"]
-        case _:
-            value = columns["value_text"]
-    return Row(
-        tag=tags[columns["tag"]],
-        value=value,
-        quality=Quality(columns["quality"]),
-        time=columns["source_time"] or columns["received_time"],
-        gateway=columns["gateway"],
-        shard=columns["shard"],
-        sequence=columns["sequence"],
-        priority=columns[_PRIORITY],
+def rows_of(batch: pa.RecordBatch, tags: TagTable) -> Iterator[Row]:
+    """The readings of a batch of `stream_schema`, one by one, without those that cannot be used."""
+    if batch.column("reject").null_count < len(batch):
+        batch = batch.filter(batch.column("reject").is_null())
+    source_time, received_time = (
+        _listed(batch.column(name).view(pa.int64())) for name in ("source_time", "received_time")
     )
+    kinds = batch.column("type").to_pylist()
+    return map(
+        Row,
+        map(tags.__getitem__, batch.column("tag").to_pylist()),
+        _values(batch, kinds),
+        map(_QUALITIES.__getitem__, batch.column("quality").to_pylist()),
+        [
+            _EPOCH + timedelta(microseconds=r if s is None else s)
+            for s, r in zip(source_time, received_time, strict=False)
+        ],
+        _listed(batch.column("gateway")),
+        _listed(batch.column("shard")),
+        batch.column("sequence").to_pylist(),
+        map(_TYPES.__getitem__, kinds),
+        source_time,
+        received_time,
+        *(_listed(batch.column(name)) for name in ("status", "flags", "properties", _PRIORITY)),
+    )
+
+
+def _listed(column: pa.Array) -> list[Any]:
+    if not pa.types.is_dictionary(column.type):
+        return [None] * len(column) if column.null_count == len(column) else column.to_pylist()
+    words = column.dictionary.to_pylist()
+    return [words[code] for code in column.indices.to_pylist()]
+
+
+def _values(batch: pa.RecordBatch, kinds: list[int]) -> list[Any]:
+    made: list[Any] = [None] * len(kinds)
+    for kind in set(kinds):
+        name, convert = _VALUE_OF[kind]
+        if not name:
+            continue
+        held = batch.column(name).to_pylist()
+        if len(set(kinds)) == 1:
+            return held if convert is None else list(map(convert, held))
+        for row, other in enumerate(kinds):
+            if other == kind:
+                made[row] = held[row] if convert is None else convert(held[row])
+    return made
+
+
+def _unsigned(pattern: int) -> int:
+    return pattern % 2**64
+
+
+_VALUE_OF: Final[dict[int, tuple[str, Callable[[Any], Any] | None]]] = {
+    ValueType.NULL: ("", None),
+    ValueType.BOOLEAN: ("value_int", bool),
+    ValueType.INT64: ("value_int", None),
+    ValueType.UINT64: ("value_int", _unsigned),
+    ValueType.DOUBLE: ("value_double", None),
+    ValueType.TEXT: ("value_text", None),
+    ValueType.BYTES: ("value_bytes", None),
+    ValueType.JSON: ("value_text", None),
+}
+_TYPES: Final = list(ValueType)
+_QUALITIES: Final = list(Quality)
 
 
 @operator
 def collect(step_id: str, up: KeyedStream[Row], process: Process) -> Batches:  # noqa: ARG001 - Bytewax's operators have it
-    """Turn single readings into batches again, marked as derived; merge them with the others before `route`."""
+    """Turn single readings into batches again, with their identities; merge them with the others before `route`."""
 
     def gather(items: list[tuple[str, Row]]) -> list[pa.RecordBatch]:
         groups: dict[tuple[str, str], list[Row]] = {}
@@ -277,12 +442,24 @@ def collect(step_id: str, up: KeyedStream[Row], process: Process) -> Batches:  #
 
 def _batch(gateway: str, shard: str, rows: list[Row], tags: TagTable) -> pa.RecordBatch:
     made = Columns()
+    now = time.time_ns() // 1000
     for row in rows:
-        micros = round(row.time.astimezone(UTC).timestamp() * 1_000_000)
-        made.add(tags.intern(row.tag), row.value, quality=row.quality, source_time=micros, flags=Flags.DERIVED)
-    batch = made.to_batch(np.full(len(rows), time.time_ns() // 1000, np.int64), 0)
+        made.add(
+            tags.intern(row.tag),
+            row.value,
+            quality=row.quality,
+            status=row.status,
+            source_time=row.source_time,
+            flags=row.flags,
+            properties=row.properties,
+            unsigned=row.type is ValueType.UINT64,
+        )
+        if row.type is ValueType.JSON:
+            made.type[-1] = ValueType.JSON
+    received = np.array([now if row.received_time is None else row.received_time for row in rows], np.int64)
+    batch = made.to_batch(received, 0)
     facts = batch.columns
-    facts[FACTS.get_field_index("sequence")] = pa.array([row.sequence for row in rows], pa.int64())
+    facts[_SEQUENCE] = pa.array([row.sequence for row in rows], pa.int64())
     value = numbers(batch.column("type"), batch.column("value_double"), batch.column("value_int"))
     priority = pa.array([row.priority for row in rows], pa.int32())
     return view(facts, repeat(gateway, len(rows)), repeat(shard, len(rows)), tags, value, priority)

@@ -47,7 +47,7 @@ def status(process: Observed) -> dict[str, Any]:
             "last_reading": intake.status.last_reading,
             "tags": len(intake.status.tags),
         }
-        for name, intake in process.intakes.items()
+        for name, intake in dict(process.intakes).items()
     }
     targets = {
         name: {

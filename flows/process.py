@@ -6,13 +6,13 @@ and leaves without an end of stream, so that open windows go on at the next star
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +31,9 @@ from delivery.journal import SHARDS, Journal, Outcome
 from delivery.log import DirectoryLock, StoreError
 from delivery.retry import RetryPolicy
 from delivery.spool import Spool
+from flows import main_module
 from flows.intake import SourceIntake, supervise
+from flows.options import COMMAND, check_bytewax_options, prepare_recovery
 from flows.port import Port
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
@@ -39,7 +41,11 @@ from normalization.rules import Router
 
 log = structlog.get_logger()
 
-_LEAVE_AT_LATEST: Final = 4.5
+__all__ = ["Process", "file_name", "prepare_recovery", "recovery_directory", "under_bytewax"]
+
+_LEAVE_AT_LATEST: Final = 4.0  # seconds after the signal
+_CLOSE_AT_LATEST: Final = 0.5  # seconds after that
+_FORWARDER_PATIENCE: Final = 3.0
 _IDLE_WAIT: Final = 0.05
 
 
@@ -63,8 +69,12 @@ class Process:
         self.started = time.time()
         self.draining = False
         self._running = False
+        self._opened = False
         self._lock = threading.Lock()
+        self._leaving = threading.Lock()  # held by the thread that ends the process
         self._drained: set[int] = set()
+        self._reading_ended = threading.Event()
+        self._latest = 0.0
         self._idle = threading.local()
         self._readers: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -111,6 +121,7 @@ class Process:
                 self._own.__contains__,
                 entry_rows=writer.limits.rows,
                 entry_bytes=writer.limits.bytes,
+                memory_rows=self.config.memory_rows,
             )
             self.journal.on_trimmed.append(spool.forget)
             self.spools[name] = spool
@@ -119,13 +130,18 @@ class Process:
                 writer,
                 spool,
                 self.dead_letters,
-                policy=RetryPolicy(first=target.retry_delay),
+                policy=RetryPolicy(first=target.retry_delay, cap=self.config.probe_interval),
                 threshold=target.retry_count,
                 zerobus=target.type == "zerobus",
             )
+        self._opened = True
 
     def _io(self) -> None:
-        asyncio.run(self._read())
+        try:
+            asyncio.run(self._read())
+        except Exception:  # the edge of the I/O thread: better to start again than to read nothing
+            log.exception("reading stopped, gateway stops")
+            self._exit(1)
 
     async def _read(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -141,6 +157,8 @@ class Process:
         await asyncio.gather(*self._readers, return_exceptions=True)
         for intake in self.intakes.values():
             intake.state(SourceState.STOPPED)
+        if self.draining:
+            self._reading_ended.set()
         await asyncio.Event().wait()  # futures of the journal still want this loop
 
     def _stop_readers(self) -> None:
@@ -214,9 +232,10 @@ class Process:
         """Stop reading, finish what the flow holds, leave with exit code 0."""
         if self.draining:
             return
+        self._latest = time.monotonic() + _LEAVE_AT_LATEST
         self.draining = True
         if not self._running:
-            os._exit(0)
+            self._exit(0)
         threading.Thread(target=self._leave_late, name="drain", daemon=True).start()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stop_readers)
@@ -224,18 +243,25 @@ class Process:
     def drained(self, index: int) -> None:
         """Everything that shard `index` gave to the flow is durable behind it; the last shard leaves."""
         self._drained.add(index)
-        if len(self._drained) == len(SHARDS):
-            self.leave()
+        if len(self._drained) == len(SHARDS) and self._leaving.acquire(blocking=False):
+            self._leave()
+
+    def _leave(self) -> None:
+        self._reading_ended.wait(1.0)  # readers acknowledge what is in the journal
+        try:
+            self.close(patience=min(_FORWARDER_PATIENCE, max(0.0, self._latest - time.monotonic())))
+        except StoreError as error:
+            log.error("gateway stops", error=str(error))
+            self._exit(1)
+        self._exit(0)
 
     def _leave_late(self) -> None:
         time.sleep(_LEAVE_AT_LATEST)
-        log.warning("the flow did not finish in time; what it held comes again at the next start")
-        self.close(patience=0.0)
-        self._exit(0)
-
-    def leave(self) -> None:
-        """Close everything and end the process with exit code 0."""
-        self.close(patience=3.0)
+        if self._leaving.acquire(blocking=False):
+            log.warning("the flow did not finish in time; what it held comes again at the next start")
+            if self._opened:
+                threading.Thread(target=self.close, name="close", daemon=True).start()
+        time.sleep(_CLOSE_AT_LATEST)
         self._exit(0)
 
     def close(self, patience: float = 0.0) -> None:
@@ -249,15 +275,19 @@ class Process:
         self.dead_letters.close()
         for spool in self.spools.values():
             spool.close()
+        self._directory_lock.release()
 
     def fail(self, error: StoreError) -> None:
         """A store failed: say so and end the process; the journal brings back what was under way."""
+        if self._leaving.locked():
+            threading.Event().wait()  # another thread has closed the store and ends the process
         log.error("gateway stops", error=str(error))
         self._exit(1)
 
     def _exit(self, code: int) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(Exception):  # a signal may have come while one of them was being written
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)  # Bytewax has no way to leave a flow without an end of stream
 
     def on_signals(self) -> None:
@@ -276,15 +306,6 @@ def recovery_directory(config: Configuration) -> Path:
     return config.directory / "recovery"
 
 
-def prepare_recovery(directory: Path) -> None:
-    """Make a recovery store with one partition, unless there is one."""
-    from bytewax.recovery import init_db_dir
-
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not any(directory.glob("part-*.sqlite3")):
-        init_db_dir(directory, 1)  # type: ignore[no-untyped-call]
-
-
 def under_bytewax(config: Configuration | None = None) -> Process:
     """The process for a flow that `python -m bytewax.run` starts; elsewhere just a process that nothing has started.
 
@@ -294,37 +315,11 @@ def under_bytewax(config: Configuration | None = None) -> Process:
     from config.loader import load_or_exit
 
     process = Process(config or load_or_exit(Path(os.environ.get("BIFROST_CONFIG", "config/gateway.yaml"))))
-    main = sys.modules["__main__"]
-    if getattr(getattr(main, "__spec__", None), "name", "") == "bytewax.run":
-        check_bytewax_options(sys.argv[1:], os.environ)
-        os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
-        process.on_signals()
+    match main_module():
+        case "bytewax.run":
+            check_bytewax_options(sys.argv[1:], os.environ, process.config.gateway)
+            os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
+            process.on_signals()
+        case "bytewax.testing":
+            sys.exit("bytewax.testing starts several processes on the same stores. Start the gateway so:\n" + COMMAND)
     return process
-
-
-def check_bytewax_options(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Refuse options of `bytewax.run` that would lose readings, and make the recovery store when it is new."""
-    given = {_OPTIONS[a.split("=")[0]]: a for a in arguments if a.split("=")[0] in _OPTIONS}
-    recovery = _value(arguments, "-r", "--recovery-directory") or environment.get("BYTEWAX_RECOVERY_DIRECTORY")
-    if recovery is None:
-        sys.exit(
-            "Bifrost needs a recovery directory, or a crash would lose what is inside the flow. Start it so:\n"
-            "  python -m bytewax.run flows.gateway -r data/recovery -s 1 -b 0"
-        )
-    if "process" in given or "addresses" in given or environment.get("BYTEWAX_ADDRESSES"):
-        sys.exit(
-            "Bifrost does not run as a Bytewax cluster (-i, -a) yet: start one gateway per node, each with its own "
-            "name, directory and share of the sources"
-        )
-    prepare_recovery(Path(recovery))
-
-
-_OPTIONS: Final = {"-i": "process", "--process-id": "process", "-a": "addresses", "--addresses": "addresses"}
-
-
-def _value(arguments: Sequence[str], *names: str) -> str | None:
-    for position, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name in names:
-            return value or next(iter(arguments[position + 1 :]), None)
-    return None

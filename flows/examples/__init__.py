@@ -1,0 +1,1 @@
+"""What a user's own edit of the gateway's flow looks like."""
