@@ -208,4 +208,4 @@ app.add_typer(simulator_app, name="sim")
 
 def main() -> None:
     """The console script."""
-    app()
+    app(prog_name="bifrost")
