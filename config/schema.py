@@ -2,9 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from config.models import ConfigFile
@@ -118,8 +118,13 @@ def _below(found: Schema, part: str | int) -> Iterator[Schema]:
         yield found["additionalProperties"]
 
 
-def nearest(word: str, known: Sequence[str]) -> str | None:
+def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that was probably meant."""
+    return _nearest(word, tuple(known))
+
+
+@lru_cache(maxsize=1024)
+def _nearest(word: str, known: tuple[str, ...]) -> str | None:
     folded = word.lower().replace("-", "_")
     near = difflib.get_close_matches(folded, known, 1)
     if near:
@@ -133,7 +138,7 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
 def advice(key: str, spot: Spot) -> str:
     """What to do about a key that the models do not know at `spot`."""
     keys = spot.keys
-    near = nearest(key, list(keys))
+    near = nearest(key, keys)
     if near:
         return f"did you mean `{near}`?"
     for name, found in keys.items():

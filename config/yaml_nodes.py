@@ -17,13 +17,14 @@ from typing_extensions import override
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _REFERENCE: Final = re.compile(r"\$?\$\{([^{}]*)\}")
-_INTEGER: Final = re.compile(r"[-+]?[0-9]{1,4000}|0o[0-7]+|0x[0-9a-fA-F]+")
+_INTEGER: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL: Final = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
     ".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan"),
 }  # fmt: skip
+_LONGEST_NUMBER: Final = 400
 _TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{t}"
     for t in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "merge", "value")
@@ -99,6 +100,8 @@ def compose(path: Path) -> tuple[yaml.Node | None, list[Problem]]:
         mark = error.problem_mark or error.context_mark
         place = Place(str(path), mark.line + 1, mark.column + 1) if mark else Place(str(path), 1, 1)
         said = ", ".join(part for part in (error.context, error.problem) if part)
+        if "flow" in said and "${" in "".join(text.split("\n")[place.line - 1 : place.line]):
+            said += '; inside braces and brackets a reference needs quotes: "${env:NAME}"'
         raise ProblemsError([Problem(place, "", f"not YAML: {said}")]) from error
     finally:
         loader.dispose()
@@ -287,6 +290,8 @@ def _value(node: yaml.ScalarNode, path: tuple[str | int, ...], problems: list[Pr
     if resolved in _SPECIAL:
         special = _SPECIAL[resolved]
         return resolved if special is None and resolved is not said else special  # a reference is never null
+    if len(resolved) > _LONGEST_NUMBER:
+        return resolved
     if _INTEGER.fullmatch(resolved):
         return int(resolved, 0) if resolved[:2] in ("0o", "0x") else int(resolved)
     return float(resolved) if _FLOAT.fullmatch(resolved) else resolved

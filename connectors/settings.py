@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
-from typing_extensions import Self
 
 from connectors.contract import Context, Reader, Writer
 from normalization.reading import Tag

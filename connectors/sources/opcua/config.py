@@ -72,7 +72,7 @@ class BrowseConfig(Settings):
 class OpcUaConfig(SourceConfig):
     """An OPC UA server that is read; with neither `nodes` nor `browse`, all variables outside namespace 0."""
 
-    protocol: Literal["opcua"] = "opcua"
+    protocol: Literal["opcua"] = Field("opcua", description="protocol of the source")
     endpoint: str = Field(description="URL of the server, e.g. opc.tcp://10.1.1.100:4840")
     mode: Literal["subscription", "polling"] = Field("subscription", description="the server reports changes, or polls")
     nodes: list[NodeConfig] = Field([], description="nodes to read, by id")
