@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from config.document import Document
 from config.logs import configure
-from config.models import EMBEDDED, NO_TARGET, ConfigFile, Configuration, default_target
+from config.models import EMBEDDED, NAME_FILE, NO_TARGET, ConfigFile, Configuration, default_target
 from config.schema import follow, plain
 from config.yaml_nodes import Problem, ProblemsError, compose, construct, merge, place_of
 from connectors.settings import SourceConfig, TargetConfig
@@ -144,7 +144,7 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
     default = _default(document, file, found, set(tables.values()))
     port = gateway.port if gateway.port is not None else file.web_ui.port
     return Configuration(
-        gateway=gateway.name or machine_name(),
+        gateway=gateway.name or remembered_name(path) or machine_name(),
         directory=path,
         sources=_sources(file),
         targets=found,
@@ -159,6 +159,14 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         probe_interval=gateway.cloud.health_check_interval or 60.0,
         warnings=tuple(document.warnings),
     )
+
+
+def remembered_name(directory: Path) -> str | None:
+    """The name that the stores in `directory` were begun under: a new host name must not make it another gateway."""
+    try:
+        return (directory / NAME_FILE).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 def machine_name() -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -22,6 +23,7 @@ TEMPLATE = DEFAULT_TEMPLATE
 EMBEDDED = "delta"  # the target that there is when none is configured
 NO_TARGET = "none"  # what a default_connector says to leave out what no rule matches
 
+NAME_FILE = "gateway"  # holds, beside the stores, the name that they were begun under
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 
@@ -31,8 +33,26 @@ def _lower(value: object) -> object:
 
 Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Source = Annotated[OpcUaConfig | MqttConfig | ModbusConfig, Field(discriminator="protocol")]
-Target = Annotated[DeltaConfig | ZeroBusConfig | FileConfig | ConsoleConfig, Field(discriminator="type")]
+
+
+def _installed(kind: type) -> tuple[type, ...]:
+    """Configs of sources or targets that other packages bring, by the entry point group ``bifrost.connectors``."""
+    found = [entry.load() for entry in entry_points(group="bifrost.connectors")]
+    return tuple(config for config in found if issubclass(config, kind))
+
+
+if TYPE_CHECKING:
+    Source = OpcUaConfig | MqttConfig | ModbusConfig
+    Target = DeltaConfig | ZeroBusConfig | FileConfig | ConsoleConfig
+else:
+    Source = Annotated[
+        Union[(OpcUaConfig, MqttConfig, ModbusConfig, *_installed(SourceConfig))],
+        Field(discriminator="protocol"),
+    ]
+    Target = Annotated[
+        Union[(DeltaConfig, ZeroBusConfig, FileConfig, ConsoleConfig, *_installed(TargetConfig))],
+        Field(discriminator="type"),
+    ]
 
 
 class BufferSection(Settings):
