@@ -18,8 +18,8 @@ import structlog
 
 from delivery.entry import COLUMNS, TagReader, TagScribe, decode, encode, pack, unpack
 from delivery.identities import Identities
-from delivery.log import HEAD, Flusher, Log, StoreError
-from delivery.spool import by_shard
+from delivery.log import HEAD, Flusher, Log, StoreError, StoreFullError
+from delivery.spool import by_shard, fresh
 from normalization.reading import FACTS, TagTable, numbers, repeat, view
 
 _TAGS, _LETTERS = 1, 2
@@ -78,6 +78,8 @@ class DeadLetterStore:
                 target, gateway, shard, sources, _, _, _, mask, raw_size, body = unpack(record.payload)
                 sequences = decode(mask, raw_size, memoryview(body))[_SEQUENCE].to_numpy()
                 self._remember(target, gateway, shard, sequences, sources)
+        if self._log.damaged:
+            log.error("dead letters damaged, some may be lost", directory=str(directory), places=self._log.damaged)
         self._scribe = TagScribe(tags)
         self._log.begin()
         self._flusher = Flusher(self._log, 0.2, "dead letters").start()
@@ -120,22 +122,39 @@ class DeadLetterStore:
             for identities in self._identities(target, shard):
                 found = identities.had(shard if identities is self._flow else f"{target}/{gateway}/{shard}", sequences)
                 known = known if found is None else known | found
-            fresh = np.flatnonzero(~known)
-            if not len(fresh):
+            kept = fresh(sequences, known)
+            if kept is None:
+                kept = np.arange(len(batch))
+            if not len(kept):
                 return
-            batch = batch.take(pa.array(fresh))
+            batch = batch.take(pa.array(kept))
             segment = self._log.segment()
             columns = [batch.column(name) for name in COLUMNS.names]
             sources = self._tags.count_sources(columns[0].to_numpy())
             columns[0], rows = self._scribe.translate(segment, columns[0])
-            if rows:
-                self._log.append(_TAGS, [pack(rows)])
             mask, raw_size, body = encode(columns)
-            kept = [reasons[i] for i in fresh]
-            described = [target, gateway, shard, sources, time.time(), attempts, kept, mask, raw_size, memoryview(body)]
-            self._log.append(_LETTERS, [pack(described)])
-            self._remember(target, gateway, shard, sequences[fresh], sources)
-        log.warning("dead letters", target=target or "flow", readings=len(fresh), reason=reasons[int(fresh[0])])
+            words = [reasons[i] for i in kept]
+            described = [
+                target,
+                gateway,
+                shard,
+                sources,
+                time.time(),
+                attempts,
+                words,
+                mask,
+                raw_size,
+                memoryview(body),
+            ]
+            try:
+                if rows:
+                    self._log.append(_TAGS, [pack(rows)])
+                self._log.append(_LETTERS, [pack(described)])
+            except StoreFullError:
+                self._scribe.announce_again()
+                raise
+            self._remember(target, gateway, shard, sequences[kept], sources)
+        log.warning("dead letters", target=target or "flow", readings=len(kept), reason=words[0])
 
     def wait(self) -> None:
         """Return when everything appended is durable.

@@ -90,6 +90,10 @@ class TagScribe:
             local = self._local[ids]
         return pa.array(local), rows
 
+    def announce_again(self) -> None:
+        """The last TAGS record may not be there: give every tag that comes a new number, never one used before."""
+        self._local[:] = -1
+
 
 class TagReader:
     """Turns the numbers of one segment back into rows of the tag table."""

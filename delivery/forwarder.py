@@ -14,17 +14,19 @@ from typing import Final
 
 import structlog
 
-from connectors.contract import DeliveryError, RejectedRecords, Writer
+from connectors.contract import DeliveryError, RejectedRecords, TransientError, Writer
 from delivery import metrics
 from delivery.breaker import Breaker, BreakerState
 from delivery.dead_letters import DeadLetterStore
-from delivery.log import StoreError
+from delivery.log import StoreError, StoreFullError
 from delivery.retry import RetryPolicy, error_class
 from delivery.spool import Spool, Unit
 
 log = structlog.get_logger()
 
 _STOP_PATIENCE: Final = 3.0
+_CANCEL_PATIENCE: Final = 0.5
+_CANCELLED: Final = "the client library cancelled the write"
 
 
 @dataclass(slots=True)
@@ -129,13 +131,17 @@ class Forwarder:
             try:
                 await self._open()
                 error = await self._pump()
-            except StoreError:
-                raise
             except Exception as unexpected:  # noqa: BLE001 - the edge of the forwarder's loop
                 error = unexpected
+            except asyncio.CancelledError:
+                error = TransientError(_CANCELLED)
             await self._close()
+            if isinstance(error, StoreError) and not isinstance(error, StoreFullError):
+                raise error
             if error is not None:
                 await self._back_off(error)
+        for unit in self._retry:
+            self.spool.release(unit)
 
     async def _open(self) -> None:
         try:
@@ -148,7 +154,10 @@ class Forwarder:
 
     async def _close(self) -> None:
         self.status.connected = False
-        await self._writer.close()
+        try:
+            await self._writer.close()
+        except Exception as error:
+            log.error("a writer failed to close", target=self.name, exc_info=error)
 
     async def _back_off(self, error: Exception) -> None:
         self._breaker.failure()
@@ -162,7 +171,7 @@ class Forwarder:
 
     def _show(self, error: Exception) -> None:
         kind = error_class(error)
-        if not isinstance(error, DeliveryError):
+        if not isinstance(error, DeliveryError | StoreError):
             log.error("unexpected error from a writer", target=self.name, exc_info=error)
         if self.status.last_error != str(error):
             log.warning("target failed", target=self.name, error_class=kind, error=str(error))
@@ -188,6 +197,7 @@ class Forwarder:
     async def _pump(self) -> Exception | None:
         """Write units until the writer fails or the forwarder stops; returns the failure."""
         writing: dict[asyncio.Task[Exception | None], Unit] = {}
+        self._waiting_since = None
         while True:
             self._woken = False  # before looking, so that what is appended while looking wakes again
             while not self._stopping and len(writing) < self._in_flight() and (unit := self._next()) is not None:
@@ -197,7 +207,8 @@ class Forwarder:
                     return None
                 await self._sleep(self._linger_left())
                 continue
-            failure = await self._settle_some(writing)
+            free = len(writing) < self._in_flight()
+            failure = await self._settle_some(writing, self._linger_left() if free else None)
             if failure is not None or self._stopping:
                 failure = await self._settle_all(writing) or failure
                 self._retry.sort(key=lambda unit: unit.number)
@@ -221,7 +232,11 @@ class Forwarder:
         self._waiting_since = None
         unit = self.spool.take(limits.rows, limits.bytes)
         if unit is not None and limits.remembers_units:
-            self.spool.record(unit)
+            try:
+                self.spool.record(unit)
+            except StoreFullError:
+                self.spool.release(unit)
+                raise
         return unit
 
     def _linger_left(self) -> float | None:
@@ -229,34 +244,42 @@ class Forwarder:
             return None
         return max(0.0, self._waiting_since + self._writer.limits.linger - time.monotonic())
 
-    async def _settle_some(self, writing: "dict[asyncio.Task[Exception | None], Unit]") -> Exception | None:
-        """Wait until a write is done, or until there may be more to write."""
-        changed = asyncio.create_task(self._sleep(self._linger_left()))
+    async def _settle_some(
+        self, writing: "dict[asyncio.Task[Exception | None], Unit]", patience: float | None
+    ) -> Exception | None:
+        """Wait until a write is done, or something changes, `patience` seconds at most; returns a failure."""
+        changed = asyncio.create_task(self._sleep(patience))
         done, _ = await asyncio.wait([*writing, changed], return_when=asyncio.FIRST_COMPLETED)
         if changed not in done:
             changed.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await changed
-        return self._finish(writing, done)
-
-    async def _settle_all(self, writing: "dict[asyncio.Task[Exception | None], Unit]") -> Exception | None:
-        if not writing:
-            return None
-        done, late = await asyncio.wait(writing, timeout=_STOP_PATIENCE if self._stopping else None)
-        for task in late:
-            task.cancel()
-        return self._finish(writing, done)
-
-    def _finish(
-        self, writing: "dict[asyncio.Task[Exception | None], Unit]", done: "set[asyncio.Task[Exception | None]]"
-    ) -> Exception | None:
         failure: Exception | None = None
         for task in [task for task in writing if task in done]:
             unit = writing.pop(task)
-            error = task.result()
+            error = TransientError(_CANCELLED) if task.cancelled() else task.exception() or task.result()
             if error is not None:
                 self._retry.append(unit)
-                failure = error
+                failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
+        return failure
+
+    async def _settle_all(self, writing: "dict[asyncio.Task[Exception | None], Unit]") -> Exception | None:
+        """Wait for the writes under way, not for long when the forwarder stops; returns a failure."""
+        failure: Exception | None = None
+        deadline = float("inf")
+        while writing:
+            if self._stopping:
+                deadline = min(deadline, time.monotonic() + _STOP_PATIENCE)
+            if (left := deadline - time.monotonic()) <= 0:
+                break
+            failure = await self._settle_some(writing, left if self._stopping else None) or failure
+        for task in writing:
+            task.cancel()
+        if writing:
+            await asyncio.wait(writing, timeout=_CANCEL_PATIENCE)
+        for task, unit in writing.items():
+            if not task.done() or task.cancelled() or task.exception() or task.result():
+                self._retry.append(unit)
         return failure
 
     async def _write(self, unit: Unit) -> Exception | None:
@@ -264,28 +287,35 @@ class Forwarder:
         limits = self._writer.limits
         batch = unit.batch()
         began = time.monotonic()
+        rejected = RejectedRecords([], [], rest_written=True)
+        # entries made under a larger limit; a target that remembers units takes each number once only
+        step = max(1, len(batch)) if limits.remembers_units else limits.rows
         try:
-            for start in range(0, len(batch), limits.rows):
-                await self._writer.write(batch.slice(start, limits.rows), unit.number)
-        except RejectedRecords as rejected:
-            self._reject(unit, rejected)
-            return None
+            for start in range(0, len(batch), step):
+                try:
+                    await self._writer.write(batch.slice(start, step), unit.number)
+                except RejectedRecords as some:
+                    rejected.indices += [start + row for row in some.indices]
+                    rejected.reasons += some.reasons
+                    rejected.rest_written = rejected.rest_written and some.rest_written
+                    if not some.indices and not some.rest_written:
+                        raise
         except Exception as error:  # noqa: BLE001 - the edge of the forwarder's loop
             metrics.OPERATIONS.labels(self.name, error_class(error)).inc()
             if self._zerobus:
                 metrics.ZEROBUS_FAILED.labels(self.name).inc()
             self._attempts[unit.number] = self._attempts.get(unit.number, 0) + 1
             return error
-        self.spool.settle(unit)
-        self._succeeded(unit, len(batch), time.monotonic() - began)
+        if rejected.indices:
+            self._reject(unit, rejected)
+        else:
+            self.spool.settle(unit)
+            self._succeeded(unit, len(batch), time.monotonic() - began)
         return None
 
     def _succeeded(self, unit: Unit, rows: int, took: float) -> None:
         self._attempts.pop(unit.number, None)
-        if self._breaker.failures:
-            log.info("target takes readings again", target=self.name)
-            self._breaker.success()
-            self._show_breaker()
+        self._answered()
         self.status.last_success, self.status.last_error, self.status.error_class = time.time(), "", ""
         self.status.delivered += rows
         metrics.SENT.labels(self.name).inc(rows)
@@ -295,12 +325,21 @@ class Forwarder:
         if self._zerobus:
             metrics.ZEROBUS_SENT.labels(self.name).inc()
 
+    def _answered(self) -> None:
+        """The target works: it took readings, or said which it will not take."""
+        if self._breaker.failures:
+            log.info("target takes readings again", target=self.name)
+            self._breaker.success()
+            self._show_breaker()
+
     def _reject(self, unit: Unit, rejected: RejectedRecords) -> None:
         batch = unit.batch()
         letters = batch.take(rejected.indices)
-        self._dead_letters.append(letters, rejected.reasons, self.name, self._attempts.pop(unit.number, 0) + 1)
+        self._dead_letters.append(letters, rejected.reasons, self.name, self._attempts.get(unit.number, 0) + 1)
         self._dead_letters.wait()
         self.spool.reject(unit, rejected.indices, rest_delivered=rejected.rest_written)
+        self._attempts.pop(unit.number, None)
+        self._answered()
         metrics.OPERATIONS.labels(self.name, "rejected").inc()
         metrics.FAILED.labels(self.name).inc(len(rejected.indices))
         if rejected.rest_written:

@@ -38,13 +38,17 @@ class Identities:
         """Remember `sequences`."""
         if not len(sequences):
             return
-        first, last = int(sequences.min()), int(sequences.max())
-        whole = last - first + 1 == len(sequences)
+        if (np.diff(sequences) <= 0).any():
+            sequences = np.unique(sequences)
+        first, last = int(sequences[0]), int(sequences[-1])
+        self._add(shard, first, last, None if last - first + 1 == len(sequences) else sequences.copy())
+
+    def _add(self, shard: str, first: int, last: int, members: np.ndarray | None) -> None:
         runs = self._runs.setdefault(shard, [])
-        if whole and runs and runs[-1][2] is None and runs[-1][1] + 1 == first:
+        if members is None and runs and runs[-1][2] is None and runs[-1][1] + 1 == first:
             runs[-1] = (runs[-1][0], last, None)
         else:
-            runs.append((first, last, None if whole else sequences.copy()))
+            runs.append((first, last, members))
         self._highest[shard] = max(self._highest.get(shard, last), last)
 
     def forget(self, shard: str, upto: int) -> None:
@@ -97,5 +101,5 @@ class Identities:
         found = Identities()
         for shard, runs in values:
             for first, last, members in runs:
-                found.add(shard, np.frombuffer(members, "<i8") if members else np.arange(first, last + 1))
+                found._add(shard, first, last, np.frombuffer(members, "<i8") if members else None)
         return found

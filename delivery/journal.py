@@ -10,6 +10,7 @@ from what remains.
 """
 
 import asyncio
+import contextlib
 import secrets
 import threading
 import time
@@ -17,6 +18,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,17 +34,23 @@ PROTOCOLS: Final = ("opcua", "mqtt", "modbus", "gateway")
 SHARDS_PER_PROTOCOL: Final = 4
 SHARDS: Final = tuple(f"{protocol}-{n}" for protocol in PROTOCOLS for n in range(SHARDS_PER_PROTOCOL))
 _TAGS, _COMMIT, _TRIM = 1, 2, 3
-_MEMORY_ROWS: Final = 200_000
+_SEGMENT_BYTES: Final = 16 * 1024 * 1024
+_REFILL_ROWS: Final = 20_000  # read back at once, at most: readers wait meanwhile
+_PLENTY: Final = 10_000
 _RETRY_FULL: Final = 1.0
+_JUMP: Final = 2**40  # sequences left out when the journal lost commits that may have been handed out
 
 RAW: Final = pa.schema([*FACTS, *(pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in IDENTITY_COLUMNS)])
+
+_UNFIT: Final = (TypeError, ValueError, OverflowError, IndexError)  # what Arrow and numpy say of unfit values
 
 log = structlog.get_logger()
 
 
 def shard_of(protocol: str, source: str) -> int:
     """Index in ``SHARDS`` of the shard that `source` lives in."""
-    return PROTOCOLS.index(protocol) * SHARDS_PER_PROTOCOL + zlib.crc32(source.encode()) % SHARDS_PER_PROTOCOL
+    kind = protocol if protocol in PROTOCOLS else "gateway"  # a protocol that another package brings
+    return PROTOCOLS.index(kind) * SHARDS_PER_PROTOCOL + zlib.crc32(source.encode()) % SHARDS_PER_PROTOCOL
 
 
 @dataclass(slots=True)
@@ -129,6 +137,7 @@ class _Shard:
     next_sequence: int = 1
     trimmed: int = 0  # commit number up to which everything is done
     trimmed_sequence: int = 0
+    released: int = 0  # as `trimmed`, and durably so
     queued: int = 0  # newest commit that was put into `ready`
     ready: deque[Entry] = field(default_factory=deque)
     handed: deque[Entry] = field(default_factory=deque)
@@ -136,10 +145,17 @@ class _Shard:
 
 
 @dataclass(slots=True)
+class _Append:
+    source: str
+    time: int  # µs since the epoch
+    rows: int
+    done: "asyncio.Future[None]"
+
+
+@dataclass(slots=True)
 class _Pending:
     columns: dict[int, Columns] = field(default_factory=dict)
-    received: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    sources: dict[int, Counter[str]] = field(default_factory=dict)
+    appends: dict[int, list[_Append]] = field(default_factory=dict)
     states: dict[str, bytes] = field(default_factory=dict)
     waiters: dict[asyncio.AbstractEventLoop, list["asyncio.Future[None]"]] = field(default_factory=dict)
     rows: int = 0
@@ -170,6 +186,7 @@ class Journal:
         linger: Seconds that a commit waits for more readings.
         commit_rows: Readings at which a commit waits no longer.
         quota: Bytes on disk at which appends wait.
+        memory_rows: Readings held in memory for the flow; more are read back from disk.
     """
 
     def __init__(
@@ -181,17 +198,19 @@ class Journal:
         linger: float = 0.005,
         commit_rows: int = 10_000,
         quota: int = 2 * 1024**3,
+        memory_rows: int = 200_000,
     ) -> None:
         self.gateway = gateway
         self.failed: StoreError | None = None
-        self.memory_rows = _MEMORY_ROWS
+        self.memory_rows = memory_rows
         self._arrival = threading.Condition()
         self._arrivals = 0
         self.on_trimmed: list[Callable[[str, int], None]] = []
         self._tags = tags
         self._linger, self._commit_rows, self._quota = linger, commit_rows, quota
         self._lock = threading.RLock()
-        self._wake, self._enough = threading.Event(), threading.Event()
+        self._wake, self._enough, self._room = threading.Event(), threading.Event(), threading.Event()
+        self._plenty = threading.Event()
         self._pending = _Pending()
         self._incarnation = secrets.token_hex(3)
         self._shards = [_Shard(name) for name in SHARDS]
@@ -199,19 +218,20 @@ class Journal:
         self._journalled: Counter[str] = Counter()
         self._outcome = Outcome()
         self._in_segment: dict[int, list[int]] = {}  # segment: newest commit per shard
-        self._announce: list[tuple[str, int]] = []
+        self._announce: list[tuple[int, int, int]] = []  # shard, commit and sequence of trims not yet durable
         self._memory_rows = 0
         self._behind: Cursor | None = None
+        self._counted = 0  # newest commit that the counts speak of
         self._closing = False
-        self._log = Log(directory, self._head)
+        self._log = Log(directory, self._head, min(_SEGMENT_BYTES, quota // 8))
         self._recover()
         self._scribe, self._reader = TagScribe(tags), TagReader(tags)
+        self._opened = self._log.next_number - 1
         self._log.begin()
-        self._log.sync()
-        self._durable = self._log.next_number - 1
+        self._durable = self._log.sync()
         self._by_name = {self.shard_name(index): index for index in range(len(SHARDS))}
         for shard in self._shards:
-            shard.queued = shard.trimmed
+            shard.queued = shard.released = shard.trimmed
         self._behind = self._log.cursor(min(s.trimmed for s in self._shards) + 1)
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -227,13 +247,15 @@ class Journal:
                 self._states,
                 dict(self._journalled),
                 self._outcome.to_list(),
+                list(self._in_segment.items()),  # recovery reads no older segment, but must not drop one too early
             ]
         )
 
     def _load_head(self, payload: memoryview) -> None:
-        version, self._incarnation, shards, self._states, journalled, outcome = unpack(payload)
+        version, *rest = unpack(payload)
         if version != 1:
             raise StoreError(f"{self._log.directory} was written by a newer version of Bifrost; start that version")
+        self._incarnation, shards, self._states, journalled, outcome, in_segment = rest
         for shard, (name, next_sequence, trimmed, trimmed_sequence) in zip(self._shards, shards, strict=True):
             shard.name, shard.next_sequence, shard.trimmed, shard.trimmed_sequence = (
                 name,
@@ -242,6 +264,7 @@ class Journal:
                 trimmed_sequence,
             )
         self._journalled, self._outcome = Counter(journalled), Outcome.from_list(outcome)
+        self._in_segment = dict(in_segment)
 
     def _recover(self) -> None:
         for record in self._log.recover():
@@ -259,6 +282,12 @@ class Journal:
                 for index, number, sequence in trims:
                     self._shards[index].trimmed, self._shards[index].trimmed_sequence = number, sequence
                 self._outcome.add(Outcome.from_list(outcome))
+        if self._log.damaged:
+            log.error(
+                "journal damaged, readings may be lost", directory=str(self._log.directory), places=self._log.damaged
+            )
+            for shard in self._shards:  # a lost commit may have been handed out: its sequences must not name others
+                shard.next_sequence += _JUMP
 
     def _note_commit(self, segment: int, index: int, number: int) -> None:
         self._in_segment.setdefault(segment, [0] * len(SHARDS))[index] = number
@@ -279,6 +308,8 @@ class Journal:
         done: asyncio.Future[None] = loop.create_future()
         now = time.time_ns() // 1000
         count = len(rows)
+        if any(len(getattr(rows, name)) != count for name in Columns.__slots__):
+            raise ValueError(f"readings of {source}: columns of different length")
         with self._lock:
             pending = self._pending
             if count:
@@ -286,10 +317,7 @@ class Journal:
                     pending.columns[index].extend(rows)
                 else:
                     pending.columns[index] = rows
-                    pending.received[index] = []
-                    pending.sources[index] = Counter()
-                pending.received[index].append((now, count))
-                pending.sources[index][source] += count
+                pending.appends.setdefault(index, []).append(_Append(source, now, count, done))
             if state is not None:
                 pending.states[source] = state
             pending.waiters.setdefault(loop, []).append(done)
@@ -323,54 +351,119 @@ class Journal:
             return
         log.warning("journal full, sources wait", directory=str(self._log.directory), bytes=self._log.size)
         while self._log.size >= self._quota and not self._closing:
-            self._commit(_Pending())  # makes trims durable
-            self._wake.wait(_RETRY_FULL)
-            self._wake.clear()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Let go what can go, and wait for more."""
+        self._tell_trimmed(self._sync())
+        with self._lock:
+            newest = self._log.segments()[-1]
+            if newest in self._in_segment and self._is_done(newest):
+                with contextlib.suppress(StoreFullError):
+                    self._log.roll()
+        self._tell_trimmed(self._sync())
+        self._room.wait(_RETRY_FULL)
+        self._room.clear()
 
     def _commit(self, pending: _Pending) -> None:
-        entries = [self._cut(index, columns, pending) for index, columns in pending.columns.items()]
-        if entries or pending.states:
-            self._write(entries, pending.states)
+        entries = [self._cut(index, pending) for index in list(pending.columns)]
+        entries = [(index, entry) for index, entry in entries if entry.rows]
+        if (entries or pending.states) and not self._write(entries, pending.states):
+            return
+        trims = self._sync()
         with self._lock:
-            trims, self._announce = self._announce, []
-        durable = self._log.sync()
-        with self._lock:
-            self._durable = durable
-            if self._behind is None and self._memory_rows > _MEMORY_ROWS and entries:
-                self._behind = self._log.cursor(durable)
+            if self._behind is None and entries and self._memory_rows > self.memory_rows:
+                self._behind = self._log.cursor(entries[0][1].number)
             if self._behind is None:
                 for index, entry in entries:
                     self._push(index, entry)
         if entries:
             self._tell_arrival()
         for loop, futures in pending.waiters.items():
-            loop.call_soon_threadsafe(_resolve, futures)
-        for shard, last in trims:
-            for tell in self.on_trimmed:
-                tell(shard, last)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(_resolve, futures)
+        self._tell_trimmed(trims)
 
-    def _cut(self, index: int, columns: Columns, pending: _Pending) -> tuple[int, Entry]:
+    def _tell_trimmed(self, trims: list[tuple[int, int, int]]) -> None:
+        for index, _, last in trims:
+            for tell in self.on_trimmed:
+                tell(self.shard_name(index), last)
+
+    def _sync(self) -> list[tuple[int, int, int]]:
+        """Make everything durable, and what was trimmed go; returns the trims that are durable now."""
+        with self._lock:
+            trims, self._announce = self._announce, []
+        durable = self._log.sync()
+        with self._lock:
+            self._durable = durable
+            for index, number, _ in trims:
+                self._shards[index].released = number
+            self._drop_segments()
+        return trims
+
+    def _cut(self, index: int, pending: _Pending) -> tuple[int, Entry]:
         shard = self._shards[index]
-        times, counts = zip(*pending.received[index], strict=True)
-        received = np.repeat(np.array(times, np.int64), counts)
-        facts = columns.to_batch(received, shard.next_sequence)
-        batch = self._raw(index, facts.columns)
-        return index, Entry(0, shard.next_sequence, len(facts), dict(pending.sources[index]), batch)
+        try:
+            facts = self._facts(pending.columns[index], pending.appends[index], shard.next_sequence)
+        except _UNFIT:
+            appends = self._sift(index, pending)
+            facts = self._facts(pending.columns[index], appends, shard.next_sequence)
+        sources: Counter[str] = Counter()
+        for append in pending.appends[index]:
+            sources[append.source] += append.rows
+        return index, Entry(0, shard.next_sequence, len(facts[0]), dict(sources), self._raw(index, facts))
+
+    def _facts(self, columns: Columns, appends: list[_Append], first: int) -> list[pa.Array]:
+        times = np.array([a.time for a in appends], np.int64)
+        facts = columns.to_arrays(np.repeat(times, np.array([a.rows for a in appends], np.int64)), first)
+        tags = facts[0].to_numpy()
+        if len(tags) and not 0 <= int(tags.min()) <= int(tags.max()) < len(self._tags):
+            raise IndexError("a tag that is not in the tag table")
+        return facts
+
+    def _sift(self, index: int, pending: _Pending) -> list[_Append]:
+        """Leave out the appends that do not fit the columns' types, and tell them so; the others go on."""
+        columns, sound, fit, start = pending.columns[index], Columns(), [], 0
+        for append in pending.appends[index]:
+            part = Columns()
+            for name in Columns.__slots__:
+                getattr(part, name).extend(getattr(columns, name)[start : start + append.rows])
+            start += append.rows
+            try:
+                self._facts(part, [append], 1)
+            except _UNFIT as error:
+                log.error("readings refused", source=append.source, readings=append.rows, error=str(error))
+                pending.states.pop(append.source, None)
+                self._refuse(append, pending, error)
+            else:
+                sound.extend(part)
+                fit.append(append)
+        pending.columns[index], pending.appends[index] = sound, fit
+        return fit
+
+    def _refuse(self, append: _Append, pending: _Pending, error: Exception) -> None:
+        loop = append.done.get_loop()
+        pending.waiters[loop].remove(append.done)
+        reason = ValueError(f"readings of {append.source} cannot be journalled: {error}")
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(_fail, append.done, reason)
 
     def _raw(self, index: int, facts: Sequence[pa.Array]) -> pa.RecordBatch:
         count = len(facts[0])
         names = [repeat(self.gateway, count), repeat(self.shard_name(index), count)]
         return pa.RecordBatch.from_arrays([*facts, *names], schema=RAW)
 
-    def _write(self, entries: list[tuple[int, Entry]], states: dict[str, bytes]) -> None:
-        try:
-            segment, number = self._append(entries, states)
-        except StoreFullError as error:
-            log.warning("journal cannot write, sources wait", error=str(error))
-            self._scribe = TagScribe(self._tags)
-            self._wake.wait(_RETRY_FULL)
-            self._write(entries, states)
-            return
+    def _write(self, entries: list[tuple[int, Entry]], states: dict[str, bytes]) -> bool:
+        """Append a commit; wait while the disk is full. False when the journal is closed before there is room."""
+        appended = self._append(entries, states)
+        if appended is None:
+            log.warning("disk full, sources wait", directory=str(self._log.directory))
+        while appended is None:
+            if self._closing:
+                return False
+            self._make_room()
+            appended = self._append(entries, states)
+        segment, number = appended
         with self._lock:
             for index, entry in entries:
                 entry.number = number
@@ -378,21 +471,28 @@ class Journal:
                 self._note_commit(segment, index, number)
                 self._journalled.update(entry.sources)
             self._states |= states
+            self._counted = number
+        return True
 
-    def _append(self, entries: list[tuple[int, Entry]], states: dict[str, bytes]) -> tuple[int, int]:
-        with self._lock:
-            segment = self._log.segment()
+    def _append(self, entries: list[tuple[int, Entry]], states: dict[str, bytes]) -> tuple[int, int] | None:
+        """Append a commit; returns its segment and number, None when the disk is full."""
         described: list[Any] = []
         bodies: list[pa.Buffer] = []
-        for index, entry in entries:
-            columns = (entry.batch or pa.RecordBatch.from_pylist([], RAW)).columns[: len(FACTS)]
-            columns[0], rows = self._scribe.translate(segment, columns[0])
-            if rows:
-                self._log.append(_TAGS, [pack(rows)])
-            mask, raw_size, body = encode(columns)
-            described.append([index, entry.first, entry.rows, entry.sources, mask, raw_size, len(body)])
-            bodies.append(body)
-        return segment, self._log.append(_COMMIT, [pack([described, states, b"".join(bodies)])])
+        try:
+            with self._lock:
+                segment = self._log.segment()
+            for index, entry in entries:
+                columns = (entry.batch or pa.RecordBatch.from_pylist([], RAW)).columns[: len(FACTS)]
+                columns[0], rows = self._scribe.translate(segment, columns[0])
+                if rows:
+                    self._log.append(_TAGS, [pack(rows)])
+                mask, raw_size, body = encode(columns)
+                described.append([index, entry.first, entry.rows, entry.sources, mask, raw_size, len(body)])
+                bodies.append(body)
+            return segment, self._log.append(_COMMIT, [pack([described, states, b"".join(bodies)])])
+        except StoreFullError:
+            self._scribe.announce_again()
+            return None
 
     # ------------------------------------------------------------------ handing out (flow thread)
 
@@ -405,7 +505,9 @@ class Journal:
             settle: Tells what became of readings up to `offset` that were not trimmed before the process ended.
         """
         shard = self._shards[index]
-        offset = min(offset or 0, self._durable)
+        offset = offset or 0
+        if offset > max(self._opened, shard.queued):
+            offset = self._regain(shard, offset)
         with self._lock:
             self._memory_rows -= sum(e.rows for e in shard.ready)
             shard.ready.clear()
@@ -414,16 +516,26 @@ class Journal:
         if offset > shard.trimmed:
             reader = TagReader(self._tags)
             for record in self._log.read(self._log.cursor(shard.trimmed + 1), offset):
-                for found, entry in self._decode(record, reader):
-                    if found == index and entry.number > shard.trimmed and entry.batch is not None:
-                        shard.handed.append(entry)
-                        shard.outcomes.append((entry.last, settle(entry.batch)))
+                for _, entry in self._decode(record, reader, index):
+                    if entry.batch is not None:
+                        outcome, entry.batch = settle(entry.batch), None
+                        with self._lock:
+                            shard.handed.append(entry)
+                            shard.outcomes.append((entry.last, outcome))
             self.trim(index, offset)
         with self._lock:
             shard.queued = max(shard.trimmed, offset)
             rewind = self._log.cursor(shard.queued + 1)
             if self._behind is None or rewind.segment <= self._behind.segment:
                 self._behind = rewind
+
+    def _regain(self, shard: _Shard, offset: int) -> int:
+        """The flow knows commits that the journal has lost: name no other readings as it named those."""
+        log.error("journal is older than the flow, readings may be lost", newest=self._opened, flow=offset)
+        with self._lock:
+            self._log.skip(offset + 1)
+            shard.next_sequence += _JUMP
+        return self._opened
 
     def take(self, index: int, rows: int) -> list[Entry]:
         """Entries of shard `index` that are durable and not yet handed out, about `rows` readings at most.
@@ -447,10 +559,12 @@ class Journal:
             return taken
 
     def _refill(self, behind: Cursor) -> None:
+        read = 0
         for record in self._log.read(behind, self._durable):
             for index, entry in self._decode(record, self._reader):
                 self._push(index, entry)
-            if self._memory_rows > _MEMORY_ROWS:
+                read += entry.rows
+            if read >= _REFILL_ROWS or (read and self._memory_rows > self.memory_rows):
                 return
         self._behind = None
 
@@ -461,15 +575,20 @@ class Journal:
             shard.ready.append(entry)
             self._memory_rows += entry.rows
 
-    def _decode(self, record: Record, reader: TagReader) -> Iterator[tuple[int, Entry]]:
+    def _decode(self, record: Record, reader: TagReader, only: int | None = None) -> Iterator[tuple[int, Entry]]:
+        """Entries of `record` that were not put into `ready`; or those of shard `only` that were not trimmed."""
         if record.kind == _TAGS:
             reader.learn(record.segment, unpack(record.payload))
         elif record.kind == _COMMIT:
             described, _, bodies = unpack(record.payload)
             body, position = memoryview(bodies), 0
             for index, first, rows, sources, mask, raw_size, length in described:
-                facts = decode(mask, raw_size, body[position : position + length])[: len(FACTS)]
+                data = body[position : position + length]
                 position += length
+                shard = self._shards[index]
+                if record.number <= (shard.queued if only is None else shard.trimmed) or only not in (None, index):
+                    continue
+                facts = decode(mask, raw_size, data)[: len(FACTS)]
                 if reader.translate(record.segment, facts):
                     yield index, Entry(record.number, first, rows, sources, self._raw(index, facts))
                 else:
@@ -479,13 +598,27 @@ class Journal:
         with self._arrival:
             self._arrivals += 1
             self._arrival.notify_all()
+        if self._memory_rows >= _PLENTY or self.failed is not None:
+            self._plenty.set()
 
-    def wait_arrival(self, seen: int, timeout: float) -> int:
-        """Wait, `timeout` seconds at most, until there have been other than `seen` arrivals; returns how many there were."""
+    def wait_arrival(self, seen: int, timeout: float, not_before: float = 0.0) -> int:
+        """Wait, `timeout` seconds at most, until there have been other than `seen` arrivals; returns how many there were.
+
+        Args:
+            seen: What was returned before.
+            timeout: Seconds to wait for an arrival.
+            not_before: Time, of the monotonic clock, until which to wait for more than a few readings.
+        """
         with self._arrival:
             if self._arrivals == seen:
                 self._arrival.wait(timeout)
-            return self._arrivals
+            arrivals = self._arrivals
+        if arrivals != seen and self._behind is None:
+            self._plenty.clear()
+            left = not_before - time.monotonic()
+            if left > 0 and self._memory_rows < _PLENTY:
+                self._plenty.wait(left)
+        return arrivals
 
     def note(self, shard: str, last: int, outcome: Outcome) -> None:
         """Remember what became of readings of `shard` up to sequence `last`, until they are trimmed."""
@@ -500,47 +633,58 @@ class Journal:
         with self._lock:
             if number <= shard.trimmed:
                 return
+            entries = list(takewhile(lambda entry: entry.number <= number, shard.handed))
+            last = entries[-1].last if entries else shard.trimmed_sequence
+            told = list(takewhile(lambda noted: noted[0] <= last, shard.outcomes))
             done: Counter[str] = Counter()
-            last = shard.trimmed_sequence
-            while shard.handed and shard.handed[0].number <= number:
-                entry = shard.handed.popleft()
+            for entry in entries:
                 done.update(entry.sources)
-                last = entry.last
             outcome = Outcome()
-            while shard.outcomes and shard.outcomes[0][0] <= last:
-                outcome.add(shard.outcomes.popleft()[1])
+            for _, noted in told:
+                outcome.add(noted)
             missing = outcome.missing(done)
             if missing:
                 outcome.filtered.setdefault("dropped by a step", Counter()).update(missing)
+            try:
+                self._log.append(_TRIM, [pack([[[index, number, last]], outcome.to_list()])], urgent=True)
+            except StoreFullError as error:
+                log.warning("journal cannot note what is done yet", error=str(error))
+                return
+            for _ in entries:
+                shard.handed.popleft()
+            for _ in told:
+                shard.outcomes.popleft()
             shard.trimmed, shard.trimmed_sequence = number, last
             self._outcome.add(outcome)
-            self._log.append(_TRIM, [pack([[[index, number, last]], outcome.to_list()])])
-            self._announce.append((self.shard_name(index), last))
-            self._drop_segments()
+            self._announce.append((index, number, last))
+        self._room.set()
         self._wake.set()
 
     def _drop_segments(self) -> None:
         for segment in self._log.segments()[:-1]:
-            newest = self._in_segment.get(segment, [])
-            if any(commit > shard.trimmed for commit, shard in zip(newest, self._shards, strict=False)):
+            if not self._is_done(segment) or not self._log.drop_oldest():
                 return
-            self._log.drop(segment)
             self._in_segment.pop(segment, None)
+
+    def _is_done(self, segment: int) -> bool:
+        newest = self._in_segment.get(segment, [])
+        return all(commit <= shard.released for commit, shard in zip(newest, self._shards, strict=False))
 
     # ------------------------------------------------------------------ looking
 
     def account(self) -> JournalAccount:
         """The account of the journal; what waits is counted by scanning."""
-        with self._lock:
-            account = JournalAccount(Counter(self._journalled), Counter(), Outcome())
-            account.outcome.add(self._outcome)
-            trimmed = [shard.trimmed for shard in self._shards]
-            records = self._log.read(self._log.cursor(min(trimmed) + 1), self._log.next_number - 1)
-        for record in records:
-            if record.kind == _COMMIT:
-                for index, _, _, sources, *_rest in unpack(record.payload)[0]:
-                    if record.number > trimmed[index]:
-                        account.waiting.update(sources)
+        with self._log.held():
+            with self._lock:
+                account = JournalAccount(Counter(self._journalled), Counter(), Outcome())
+                account.outcome.add(self._outcome)
+                trimmed = [shard.trimmed for shard in self._shards]
+                last = max(self._counted, self._opened)
+            for record in self._log.read(self._log.cursor(min(trimmed) + 1), last):
+                if record.kind == _COMMIT:
+                    for index, _, _, sources, *_rest in unpack(record.payload)[0]:
+                        if record.number > trimmed[index]:
+                            account.waiting.update(sources)
         return account
 
     @property
@@ -554,9 +698,10 @@ class Journal:
         return self._log.size
 
     def close(self) -> None:
-        """Commit what is pending and end."""
+        """Commit what is pending and end; what a full disk cannot take is not acknowledged."""
         self._closing = True
         self._enough.set()
+        self._room.set()
         self._wake.set()
         self._thread.join()
         self._log.close()
@@ -566,3 +711,8 @@ def _resolve(futures: Iterable["asyncio.Future[None]"]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
+
+
+def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -2,15 +2,19 @@
 
 Layout of a directory::
 
-    00000000000000000001.log    segment; the name is the number of its first record
-    00000000000000004711.log    the newest segment takes the appends
+    00000000000000000001-5a0c93d1.log    segment: number of its first record, and its marker
+    00000000000000004711-e87f21b6.log    the newest segment takes the appends
+    reserve                              room for the few records that free room when the disk is full
 
-Each record is ``magic(4) crc32(4) kind(1) pad(3) length(4) number(8) payload``; the checksum covers everything after
-itself. Record numbers rise by one. The first record of a segment is its HEAD: the whole state of the store at that
-point, so that a store opens by reading the newest head and what follows, and older segments can go one by one.
+Each record is ``marker(4) crc32(4) kind(1) pad(3) length(4) number(8) synced(8) payload``; the checksum covers
+everything after itself. Record numbers rise by one. `synced` is the number of the last record that was durable when this
+one was written. The marker is random, so that no payload can pass for a record. A segment begins with its HEAD, twice:
+the whole state of the store at that point, so that a store opens by reading the newest head and what follows, and older
+segments can go, oldest first.
 
-A log always opens. A torn or damaged record is skipped up to the next sound one and counted; nothing is appended to a
-segment of an earlier run, so a torn tail is never written over.
+A log always opens, and holds all that was synced. A record that is damaged there is left out and counted. What was never
+synced is there up to the first record that is missing: no later one was promised to anybody, and it may speak of the one
+that is missing. A log does not append to a segment of an earlier run.
 
 Durability: `append` hands bytes to the operating system, `sync` makes them durable (data, then the directory when a
 segment was begun) and runs without the lock, so that nobody waits for a disk who does not ask for durability.
@@ -20,6 +24,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import secrets
 import struct
 import threading
 import zlib
@@ -28,12 +34,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-_HEADER: Final = struct.Struct("<4sIB3xIQ")
-_MAGIC: Final = b"BFR1"
+_HEADER: Final = struct.Struct("<4sIB3xIQQ")
 _CHECKED: Final = 8  # the checksum covers the header from here on
 HEAD: Final = 0
-MAX_RECORD: Final = 256 * 1024 * 1024
+_SYNCED: Final = 255  # says nothing but what its `synced` says
+MAX_RECORD: Final = 1024 * 1024 * 1024
+RESERVE: Final = 128 * 1024
 _CHUNK: Final = 1024 * 1024
+_NAME: Final = re.compile(r"(\d{20})-([0-9a-f]{8})\.log")
 
 
 class StoreError(Exception):
@@ -53,12 +61,14 @@ class Record:
         kind: What it is; 0 is a HEAD, the rest is the store's own.
         payload: Its bytes.
         segment: Number of the segment that it is in.
+        synced: Number of the last record that was durable when this one was written.
     """
 
     number: int
     kind: int
     payload: memoryview
     segment: int
+    synced: int
 
 
 @dataclass(slots=True)
@@ -77,16 +87,17 @@ class Cursor:
 @dataclass(slots=True)
 class _Segment:
     first: int
+    marker: bytes
     path: Path
     size: int = 0
-    last: int = 0
+    proof: int = 0  # its first record that says that all before the segment is durable
 
 
 class DirectoryLock:
     """Holds a directory for this process; a second process is refused."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(directory)
         self._fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,6 +115,14 @@ class DirectoryLock:
         os.close(self._fd)
 
 
+def make_directory(directory: Path) -> None:
+    """Make `directory` and its parents where they are missing, durably: a power cut must not take them back."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True, mode=0o700)
+        sync_directory(directory.parent)
+
+
 def sync_directory(directory: Path) -> None:
     """Make created, renamed and removed names of `directory` durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -111,6 +130,12 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _segments(directory: Path) -> list[_Segment]:
+    names = [(match, path) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name))]
+    found = [_Segment(int(match[1]), bytes.fromhex(match[2]), path, path.stat().st_size) for match, path in names]
+    return sorted(found, key=lambda s: (s.first, s.path))
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -126,11 +151,6 @@ def write_durably(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
-def _segments(directory: Path) -> list[_Segment]:
-    found = [_Segment(int(p.stem), p, p.stat().st_size) for p in directory.glob("*.log") if p.stem.isdigit()]
-    return sorted(found, key=lambda s: s.first)
-
-
 class Log:
     """An append-only log; see the module for its layout.
 
@@ -141,36 +161,98 @@ class Log:
     """
 
     def __init__(self, directory: Path, head: Callable[[], bytes], segment_bytes: int = 16 * 1024 * 1024) -> None:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(directory)
         self.directory = directory
         self.damaged = 0
         self._head = head
         self._segment_bytes = segment_bytes
         self._lock = threading.RLock()
+        self._syncing = threading.Lock()  # two syncs at once would each be done before the other's segments are
         self._segments = _segments(directory)
         self._next = 1
+        self._synced = 0
+        self._cut: tuple[int, int] | None = None  # segment and bytes of it that were recovered; what follows goes
         self._fd = -1
         self._unsynced: list[int] = []  # descriptors of full segments that still want a sync
         self._new_names = False
+        self._failed: StoreError | None = None
+        self._holds = 0
+        self._reserve = directory / "reserve"
 
     # ------------------------------------------------------------------ opening
 
     def recover(self) -> Iterator[Record]:
-        """The newest sound HEAD and every record after it; call once, before `begin`."""
-        start = len(self._segments) - 1
-        while start > 0 and next((r for r, _ in self._scan(self._segments[start]) if r.kind == HEAD), None) is None:
-            start -= 1
-        for segment in self._segments[max(start, 0) :]:
-            for record, _ in self._scan(segment):
-                self._next = record.number + 1
+        """The newest HEAD that can be trusted and every record after it; call once, before `begin`."""
+        start, durable = self._start()
+        expected = 0
+        for segment in self._segments[start:]:
+            end = 0
+            for record, position in self._scan(segment):
+                if record.number < expected:
+                    continue
+                if record.number > (expected or segment.first):
+                    self.damaged += 1
+                    if expected and record.number - 1 > durable:
+                        self._cut = segment.first, end
+                        return
+                end, expected = position, record.number + 1
+                self._next = expected
                 yield record
-        if self._segments:
-            self._next = max(self._next, self._segments[-1].first + 1)
+            if end < segment.size and segment is self._segments[-1]:
+                self.damaged += 1
+                self._cut = segment.first, end
+
+    def _start(self) -> tuple[int, int]:
+        """Index of the segment to begin with, and number of the newest record that is known to be durable.
+
+        A HEAD that was written before the records in front of it were durable speaks of what may be lost.
+        """
+        durable = 0
+        for index in reversed(range(len(self._segments))):
+            segment, sound = self._segments[index], False
+            for record, _ in self._scan(segment):
+                durable = max(durable, record.synced)
+                sound = sound or record.kind == HEAD
+            if sound and segment.first - 1 <= durable:
+                return index, durable
+        return 0, durable
 
     def begin(self) -> None:
-        """Start a new segment for this run."""
+        """Make what was recovered durable, remove what was not, and start a new segment for this run.
+
+        Raises:
+            StoreFullError: The disk is full.
+            StoreError: The disk fails.
+        """
         with self._lock:
+            if self._segments:
+                self._next = max(self._next, self._segments[-1].first + 1)
+            try:
+                self._remove_cut()
+                for segment in self._segments:  # a killed process leaves records that no disk has seen
+                    fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        os.fdatasync(fd)
+                    finally:
+                        os.close(fd)
+                sync_directory(self.directory)
+            except OSError as error:
+                raise StoreError(f"{self.directory}: {error.strerror}") from error
+            self._synced = self._next - 1
             self._roll()
+            self._keep_reserve()
+
+    def _remove_cut(self) -> None:
+        if self._cut is None:
+            return
+        first, size = self._cut
+        for segment in reversed(self._segments):
+            if segment.first > first or (segment.first == first and not size):
+                segment.path.unlink(missing_ok=True)
+                self._segments.remove(segment)
+            elif segment.first == first:
+                os.truncate(segment.path, size)
+                segment.size = size
 
     @property
     def next_number(self) -> int:
@@ -184,15 +266,20 @@ class Log:
 
     # ------------------------------------------------------------------ writing
 
-    def append(self, kind: int, parts: Sequence[bytes | memoryview]) -> int:
+    def append(self, kind: int, parts: Sequence[bytes | memoryview], *, urgent: bool = False) -> int:
         """Append one record made of `parts`; returns its number. A full disk leaves the log as it was.
+
+        Args:
+            kind: What it is, from 1 to 254.
+            parts: Its payload.
+            urgent: It may use the reserve, because it helps to free room.
 
         Raises:
             StoreFullError: The disk is full.
             StoreError: The disk fails.
         """
         with self._lock:
-            return self._write(kind, parts)
+            return self._write(kind, parts, urgent=urgent)
 
     def segment(self) -> int:
         """First number of the segment that the next append goes to; begins a new one when the newest is full."""
@@ -201,10 +288,25 @@ class Log:
                 self._roll()
             return self._segments[-1].first
 
-    def _write(self, kind: int, parts: Sequence[bytes | memoryview]) -> int:
+    def roll(self) -> None:
+        """Begin a new segment now."""
+        with self._lock:
+            self._roll()
+
+    def skip(self, number: int) -> None:
+        """Begin a new segment whose records have numbers from `number` on, unless they have already."""
+        with self._syncing, self._lock:
+            if self._next < number:
+                self._sync_files(self._unsynced, self._fd)
+                self._next, self._synced = number, number - 1
+                self._roll()
+
+    def _write(self, kind: int, parts: Sequence[bytes | memoryview], *, urgent: bool = False) -> int:
         segment = self._segments[-1]
         length = sum(memoryview(p).nbytes for p in parts)
-        header = bytearray(_HEADER.pack(_MAGIC, 0, kind, length, self._next))
+        if length > MAX_RECORD:
+            raise StoreError(f"{self.directory}: a record of {length} bytes is too large")
+        header = bytearray(_HEADER.pack(segment.marker, 0, kind, length, self._next, self._synced))
         crc = zlib.crc32(memoryview(header)[_CHECKED:])
         for part in parts:
             crc = zlib.crc32(part, crc)
@@ -220,31 +322,56 @@ class Log:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, segment.size)
                 os.lseek(self._fd, segment.size, os.SEEK_SET)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreFullError(f"{self.directory}: the disk is full; make room") from error
-            raise StoreError(f"{segment.path}: {error.strerror}") from error
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StoreError(f"{segment.path}: {error.strerror}") from error
+            if urgent and self._reserve.exists():
+                self._reserve.unlink()
+                return self._write(kind, parts)
+            raise StoreFullError(f"{self.directory}: the disk is full; make room") from error
         number = self._next
         self._next += 1
         segment.size += total
-        segment.last = number
+        if not segment.proof and self._synced >= segment.first - 1:
+            segment.proof = number
         return number
 
     def _roll(self) -> None:
-        previous = self._fd
-        path = self.directory / f"{self._next:020d}.log"
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        kept = self._segments
-        self._segments = [*(s for s in kept if s.first != self._next), _Segment(self._next, path)]
+        marker = secrets.token_bytes(4)
+        path = self.directory / f"{self._next:020d}-{marker.hex()}.log"
+        previous, kept, number = self._fd, self._segments, self._next
         try:
-            self._write(HEAD, [self._head()])
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise (StoreFullError if full else StoreError)(f"{path}: {error.strerror}") from error
+        self._segments = [*kept, _Segment(self._next, marker, path)]
+        try:
+            head = self._head()
+            for _ in range(2):
+                self._write(HEAD, [head], urgent=True)
         except StoreError:
             os.close(self._fd)
             path.unlink(missing_ok=True)
-            self._segments, self._fd = kept, previous
+            self._segments, self._fd, self._next = kept, previous, number
             raise
         if previous >= 0:
             self._unsynced.append(previous)
         self._new_names = True
+
+    def _keep_reserve(self) -> None:
+        """Set the reserve aside again when there is room; without it the log works, but for a full disk."""
+        if self._reserve.exists():
+            return
+        try:
+            fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return
+        try:
+            os.posix_fallocate(fd, 0, RESERVE)
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
+        finally:
+            os.close(fd)
 
     def sync(self) -> int:
         """Make everything appended so far durable; returns the number of the last durable record.
@@ -252,26 +379,47 @@ class Log:
         Raises:
             StoreError: The disk refused; what it holds is uncertain, so the process must stop and start again.
         """
-        with self._lock:
-            last = self._next - 1
-            full, self._unsynced = self._unsynced, []
-            current = os.dup(self._fd)
-            names, self._new_names = self._new_names, False
+        with self._syncing:
+            if self._failed is not None:
+                raise self._failed
+            with self._lock:
+                last = self._next - 1
+                full, self._unsynced = self._unsynced, []
+                current = self._fd
+                names, self._new_names = self._new_names, False
+            try:
+                self._sync_files(full, current)
+                if names:
+                    self._sync_names()
+            finally:
+                for fd in full:
+                    os.close(fd)
+            with self._lock:
+                self._synced = max(self._synced, last)
+                newest = self._segments[-1]
+                if not newest.proof and self._synced >= newest.first - 1:
+                    with contextlib.suppress(StoreFullError):
+                        self._write(_SYNCED, [], urgent=True)
+            return last
+
+    def _sync_files(self, full: Sequence[int], current: int) -> None:
         try:
             for fd in full:
                 os.fdatasync(fd)
             os.fdatasync(current)
-            if names:
-                sync_directory(self.directory)
         except OSError as error:
-            raise StoreError(
-                f"{self.directory}: fsync failed ({error.strerror}); the disk is suspect, replace it"
-            ) from error
-        finally:
-            os.close(current)
-            for fd in full:
-                os.close(fd)
-        return last
+            raise self._fail(error) from error
+
+    def _sync_names(self) -> None:
+        try:
+            sync_directory(self.directory)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def _fail(self, error: OSError) -> StoreError:
+        """Refuse every later sync: asked again, the system would say that all is well."""
+        self._failed = StoreError(f"{self.directory}: fsync failed ({error.strerror}); the disk is suspect, replace it")
+        return self._failed
 
     # ------------------------------------------------------------------ reading
 
@@ -314,27 +462,27 @@ class Log:
             os.close(fd)
 
     def _scan_file(self, fd: int, segment: _Segment, position: int) -> Iterator[tuple[Record, int]]:
+        marker = segment.marker
         while position + _HEADER.size <= segment.size:
             data = os.pread(fd, min(_CHUNK, segment.size - position), position)
             offset = 0
             while offset + _HEADER.size <= len(data):
-                magic, crc, kind, length, number = _HEADER.unpack_from(data, offset)
+                found, crc, kind, length, number, synced = _HEADER.unpack_from(data, offset)
                 end = offset + _HEADER.size + length
-                sound = magic == _MAGIC and length <= MAX_RECORD and position + end <= segment.size
+                sound = found == marker and position + end <= segment.size
                 if sound and end > len(data):
                     if offset:
                         break  # the next chunk begins with this record
                     data = os.pread(fd, end, position)
                 if sound and zlib.crc32(memoryview(data)[offset + _CHECKED : end]) == crc:
-                    yield (
-                        Record(number, kind, memoryview(data)[offset + _HEADER.size : end], segment.first),
-                        position + end,
-                    )
+                    payload = memoryview(data)[offset + _HEADER.size : end]
+                    yield Record(number, kind, payload, segment.first, synced), position + end
                     offset = end
                     continue
-                self.damaged += 1
-                following = data.find(_MAGIC, offset + 1)
-                offset = following if following >= 0 else max(len(data) - len(_MAGIC) + 1, offset + 1)
+                following = data.find(marker, offset + 1)
+                offset = following if following >= 0 else max(len(data) - len(marker) + 1, offset + 1)
+            if len(data) < _HEADER.size:
+                return  # the file is shorter than it was
             position += max(offset, 1)
 
     # ------------------------------------------------------------------ trimming
@@ -349,20 +497,46 @@ class Log:
         with self._lock:
             return [s.first for s in self._segments]
 
-    def drop(self, first: int) -> None:
-        """Remove the segment whose first record is `first`; the newest one stays."""
+    def drop_oldest(self) -> bool:
+        """Remove the oldest segment, unless it is the newest too, or somebody reads under `held`.
+
+        The newest must first say, durably, that nothing before it is missing: removed segments may come back one by one.
+        """
         with self._lock:
-            for segment in self._segments[:-1]:
-                if segment.first == first:
-                    self._segments.remove(segment)
-                    segment.path.unlink(missing_ok=True)
-                    return
+            proof = self._segments[-1].proof
+            if self._holds or len(self._segments) < 2 or not 0 < proof <= self._synced:
+                return False
+            self._segments.pop(0).path.unlink(missing_ok=True)
+            self._keep_reserve()
+            return True
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No segment is removed meanwhile."""
+        with self._lock:
+            self._holds += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holds -= 1
 
     def close(self) -> None:
-        """Sync and close."""
-        with self._lock:
-            if self._fd >= 0:
+        """Sync and close.
+
+        Raises:
+            StoreError: The disk refused.
+        """
+        if self._fd < 0:
+            return
+        try:
+            if self._failed is None:
                 self.sync()
+                with contextlib.suppress(StoreFullError):
+                    self.append(_SYNCED, [])
+                    self.sync()
+        finally:
+            with self._lock:
                 os.close(self._fd)
                 self._fd = -1
 
@@ -374,11 +548,13 @@ class Flusher:
         log: The log.
         interval: Seconds between two syncs while nobody waits.
         name: Name of the thread.
+        synced: Called in the thread after each sync.
     """
 
-    def __init__(self, log: Log, interval: float, name: str) -> None:
+    def __init__(self, log: Log, interval: float, name: str, synced: Callable[[], None] = lambda: None) -> None:
         self._log = log
         self._interval = interval
+        self._synced = synced
         self._changed = threading.Condition()
         self._durable = 0
         self._wanted = 0
@@ -409,6 +585,8 @@ class Flusher:
             while self._durable < number:
                 if self._error is not None:
                     raise self._error
+                if not self._thread.is_alive():
+                    raise StoreError(f"{self._log.directory} is closed")
                 self._changed.wait(1.0)
 
     def close(self) -> None:
@@ -435,5 +613,6 @@ class Flusher:
                 with self._changed:
                     self._durable = durable
                     self._changed.notify_all()
+                self._synced()
             if closing:
                 return

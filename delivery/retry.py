@@ -12,12 +12,14 @@ class RetryPolicy:
     Attributes:
         first: Bound of the first delay, seconds.
         cap: Bound of every delay, seconds.
-        slow: Least bound for what only a person can mend (credentials, settings), seconds.
+        slow: Least delay for what only a person can mend (credentials, settings), seconds.
+        longest: Bound of what a target may ask for, seconds.
     """
 
     first: float = 0.5
     cap: float = 60.0
     slow: float = 10.0
+    longest: float = 3600.0
 
     def delay(self, attempt: int, draw: float, error: Exception | None = None) -> float:
         """Seconds to wait before trying again.
@@ -29,9 +31,9 @@ class RetryPolicy:
         """
         bound = min(self.cap, self.first * 2.0 ** min(attempt - 1, 30))
         if isinstance(error, AuthError | ConfigError):
-            bound = min(self.cap, max(bound, self.slow))
+            return self.slow + draw * bound
         asked = error.retry_after if isinstance(error, TransientError | CapacityError) else None
-        return max(draw * bound, asked or 0.0)
+        return max(draw * bound, min(asked or 0.0, self.longest))
 
 
 def error_class(error: Exception) -> str:

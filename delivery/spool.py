@@ -22,8 +22,10 @@ from delivery.identities import Identities
 from delivery.log import HEAD, Cursor, Flusher, Log, Record, StoreError, StoreFullError
 from normalization.reading import FACTS, TagTable, numbers, repeat, view
 
-_TAGS, _ENTRY, _SETTLE, _UNIT, _DEAD = 1, 2, 3, 4, 5
+_TAGS, _ENTRY, _CLOSE, _UNIT = 1, 2, 3, 4
 _SYNC_INTERVAL: Final = 0.05
+_REFILL_ROWS: Final = 10_000  # read back at once, at least: opening a segment costs more than some rows
+_NOT_YET: Final = 2**62
 _SEQUENCE: Final = FACTS.get_field_index("sequence")
 _TYPE, _DOUBLE, _INT = (FACTS.get_field_index(name) for name in ("type", "value_double", "value_int"))
 
@@ -154,6 +156,7 @@ class Spool:
         entry_rows: Readings in one entry, at most.
         entry_bytes: Bytes of one entry before compression, at most, unless it is a single reading.
         memory_rows: Readings held in memory; more are read back from disk.
+        segment_bytes: Size at which a new segment is begun.
     """
 
     def __init__(
@@ -165,6 +168,7 @@ class Spool:
         entry_rows: int = 10_000,
         entry_bytes: int = 4 * 1024 * 1024,
         memory_rows: int = 100_000,
+        segment_bytes: int = 16 * 1024 * 1024,
     ) -> None:
         self.directory = directory
         self.wake: Callable[[], None] = lambda: None
@@ -179,23 +183,27 @@ class Spool:
         self._dead_letters: Counter[str] = Counter()
         self._discarded: dict[str, Counter[str]] = {}
         self._next_unit = 1
-        self._open: tuple[int, list[int]] | None = None
-        self._done = 0  # every entry up to here is settled
+        self._open: tuple[int, list[int]] | None = None  # recorded and not closed
+        self._resume = False  # the open unit is from before the start
+        self._done = 0  # every entry up to here is settled and gone
         self._settled: set[int] = set()  # settled entries above it
-        self._outstanding: dict[int, int] = {}  # segment: entries not settled
+        self._settled_at: dict[int, int] = {}  # segment: record that settled the last of its entries so far
+        self._outstanding: dict[int, int] = {}  # segment: entries read or appended in this run and not settled
         self._dead: dict[int, np.ndarray] = {}
         self._dead_sources: dict[int, Counter[str]] = {}
+        self._released: deque[Unit] = deque()
         self._again: deque[Entry] = deque()
         self._ready: deque[Entry] = deque()
         self._ready_rows = 0
         self._queued = 0
-        self._unwritten: list[tuple[int, bytes]] = []
-        self._log = Log(directory, self._head)
+        self._unwritten: deque[Sequence[Any]] = deque()
+        self._log = Log(directory, self._head, segment_bytes)
         self._recover()
         self._scribe, self._reader = TagScribe(tags), TagReader(tags)
         self._log.begin()
+        self._segment = self._log.segments()[-1]
         self._behind: Cursor | None = self._log.cursor(self._done + 1)
-        self._flusher = Flusher(self._log, _SYNC_INTERVAL, f"spool {directory.name}").start()
+        self._flusher = Flusher(self._log, _SYNC_INTERVAL, f"spool {directory.name}", self._drop_segments).start()
 
     # ------------------------------------------------------------------ state
 
@@ -207,7 +215,6 @@ class Spool:
                 self._open,
                 self._done,
                 sorted(self._settled),
-                list(self._outstanding.items()),
                 [[number, rows.tolist(), self._dead_sources[number]] for number, rows in self._dead.items()],
                 [self._routed, self._delivered, self._dead_letters, self._discarded],
                 self._known.to_list(),
@@ -219,9 +226,9 @@ class Spool:
         version, *rest = unpack(payload)
         if version != 1:
             raise StoreError(f"{self.directory} was written by a newer version of Bifrost; start that version")
-        self._next_unit, opened, self._done, settled, outstanding, dead, counts, known, derived = rest
+        self._next_unit, opened, self._done, settled, dead, counts, known, derived = rest
         self._open = (opened[0], opened[1]) if opened else None
-        self._settled, self._outstanding = set(settled), dict(outstanding)
+        self._settled = set(settled)
         self._dead = {number: np.array(rows, np.int64) for number, rows, _ in dead}
         self._dead_sources = {number: Counter(sources) for number, _, sources in dead}
         self._routed, self._delivered, self._dead_letters = (Counter(count) for count in counts[:3])
@@ -235,13 +242,14 @@ class Spool:
                 self._load_head(record.payload)
             elif record.kind == _ENTRY:
                 self._recover_entry(record)
-            elif record.kind == _SETTLE:
-                self._apply_settle(*unpack(record.payload))
+            elif record.kind == _CLOSE:
+                self._close_unit(*unpack(record.payload))
             elif record.kind == _UNIT:
                 number, entries = unpack(record.payload)
                 self._open, self._next_unit = (number, entries), number + 1
-            elif record.kind == _DEAD:
-                self._apply_dead(unpack(record.payload))
+        self._resume = self._open is not None
+        if self._log.damaged:
+            log.error("spool damaged, readings may be lost", spool=str(self.directory), places=self._log.damaged)
 
     def _recover_entry(self, record: Record) -> None:
         gateway, shard, first, last, rows, sources, _, mask, raw_size, body = unpack(record.payload)
@@ -251,7 +259,6 @@ class Spool:
             sequences = decode(mask, raw_size, memoryview(body))[_SEQUENCE].to_numpy()
         self._remember(gateway, shard, sequences)
         self._routed.update(sources)
-        self._outstanding[record.segment] = self._outstanding.get(record.segment, 0) + 1
 
     # ------------------------------------------------------------------ appending (flow thread)
 
@@ -271,15 +278,18 @@ class Spool:
         gateway, shard = batch.column("gateway")[0].as_py(), batch.column("shard")[0].as_py()
         sequences = batch.column("sequence").to_numpy()
         with self._lock:
-            known = self._had(gateway, shard, sequences)
-            if known is not None:
-                batch = batch.take(pa.array(np.flatnonzero(~known)))
-                sequences = sequences[~known]
-            for start in range(0, len(batch), self._entry_rows):
-                self._append_entry(gateway, shard, batch.slice(start, self._entry_rows))
+            keep = fresh(sequences, self._had(gateway, shard, sequences))
+            if keep is not None:
+                batch = batch.take(pa.array(keep))
+            try:
+                for start in range(0, len(batch), self._entry_rows):
+                    self._append_entry(gateway, shard, batch.slice(start, self._entry_rows))
+            except StoreFullError:
+                self._scribe.announce_again()
+                raise
 
     def _append_entry(self, gateway: str, shard: str, batch: pa.RecordBatch) -> None:
-        segment = self._log.segment()
+        segment = self._begin_segment()
         columns = [batch.column(name) for name in COLUMNS.names]
         process_tags = columns[0]
         columns[0], rows = self._scribe.translate(segment, process_tags)
@@ -299,12 +309,20 @@ class Spool:
         number = self._log.append(_ENTRY, [pack(described)])
         self._remember(gateway, shard, sequences)
         self._routed.update(sources)
-        self._outstanding[segment] = self._outstanding.get(segment, 0) + 1
         columns[0] = process_tags
-        if self._behind is None and self._ready_rows + len(batch) > self._limit:
+        if self._behind is None and self._ready and self._ready_rows + len(batch) > self._limit:
             self._behind = self._log.cursor(number)
         if self._behind is None:
             self._push(Entry(number, segment, gateway, shard, len(batch), raw_size, sources, now, columns))
+
+    def _begin_segment(self) -> int:
+        """The segment for the next entry; a new one has a HEAD that says what could not be written before."""
+        segment = self._log.segment()
+        if segment != self._segment:
+            self._segment = segment
+            self._unwritten.clear()
+            self._settled_at = {s: min(number, segment + 1) for s, number in self._settled_at.items()}
+        return segment
 
     def _had(self, gateway: str, shard: str, sequences: np.ndarray) -> np.ndarray | None:
         if self._own_shard(shard):
@@ -348,15 +366,19 @@ class Spool:
     def _push(self, entry: Entry) -> None:
         if entry.number > self._queued:
             self._queued = entry.number
+            self._outstanding[entry.segment] = self._outstanding.get(entry.segment, 0) + 1
             self._ready.append(entry)
             self._ready_rows += entry.rows
 
-    def _refill(self, behind: Cursor) -> None:
-        for record in self._log.read(behind):
+    def _refill(self, rows: int) -> None:
+        """Read back until about `rows` readings are in memory, or all."""
+        if self._behind is None or self._ready_rows >= rows:
+            return
+        for record in self._log.read(self._behind):
             entry = self._decode(record)
             if entry is not None:
                 self._push(entry)
-            if self._ready_rows >= self._limit:
+            if self._ready_rows >= rows:
                 return
         self._behind = None
 
@@ -385,28 +407,26 @@ class Spool:
     def oldest(self) -> float | None:
         """When the oldest reading that waits was appended, seconds since the epoch; None when nothing waits."""
         with self._lock:
-            if not self._again and not self._ready and self._behind is not None:
-                self._refill(self._behind)
-            first = next(iter(self._again or self._ready), None)
-            return None if first is None else first.appended
+            self._refill(1)
+            waiting = self._released[0].entries if self._released else self._again or self._ready
+            return waiting[0].appended if waiting else None
 
     def waiting(self, rows: int) -> bool:
         """Whether `rows` readings wait to be taken."""
         with self._lock:
-            return self._ready_rows >= rows or self._behind is not None
+            return bool(self._released or self._again) or self._ready_rows >= rows or self._behind is not None
 
     def take(self, rows: int, size: int) -> Unit | None:
         """The next unit: entries of about `rows` readings and `size` bytes at most; None when nothing waits."""
         with self._lock:
-            if self._behind is not None and self._ready_rows < self._limit // 2:
-                self._refill(self._behind)
-            if self._open is not None:
-                number, wanted = self._open
-                entries = self._pop_exactly(set(wanted))
-                self._open = None
-                if entries:
-                    return self._unit(number, entries)
-            entries = []
+            if self._resume:
+                self._resume = False
+                self._release_open()
+            if self._released:
+                return self._released.popleft()
+            if self._ready_rows < rows:
+                self._refill(min(max(rows, _REFILL_ROWS), self._limit))
+            entries: list[Entry] = []
             queue = self._again or self._ready
             while queue and (not entries or (rows >= queue[0].rows and size >= queue[0].size)):
                 entry = queue.popleft()
@@ -425,18 +445,18 @@ class Spool:
             number, entries, {e.number: self._dead[e.number] for e in entries if e.number in self._dead}, self._tags
         )
 
-    def _pop_exactly(self, wanted: set[int]) -> list[Entry]:
-        found = [e for e in self._ready if e.number in wanted]
-        while len(found) < len(wanted) and self._behind is not None:
-            before = self._queued
-            self._limit += sum(e.rows for e in found)
-            self._refill(self._behind)
-            found = [e for e in self._ready if e.number in wanted]
-            if self._queued == before:
-                break
-        self._ready = deque(e for e in self._ready if e.number not in wanted)
+    def _release_open(self) -> None:
+        """Find the entries of the unit that was recorded before the start, and let it go first."""
+        if self._open is None:
+            return
+        number, wanted = self._open
+        while self._behind is not None and self._queued < max(wanted):
+            self._refill(self._ready_rows + 1)
+        found = {e.number: e for e in self._ready if e.number in set(wanted)}
+        self._ready = deque(e for e in self._ready if e.number not in found)
         self._ready_rows = sum(e.rows for e in self._ready)
-        return found
+        if found:
+            self._released.append(self._unit(number, [found[n] for n in wanted if n in found]))
 
     def record(self, unit: Unit) -> None:
         """Make the unit itself durable, so that it can be sent again unchanged after a crash.
@@ -444,43 +464,17 @@ class Spool:
         Raises:
             StoreError: The disk fails.
         """
+        entries = [e.number for e in unit.entries]
         with self._lock:
-            number = self._log.append(_UNIT, [pack([unit.number, [e.number for e in unit.entries]])])
+            if self._open == (unit.number, entries):
+                return
+            number = self._log.append(_UNIT, [pack([unit.number, entries])], urgent=True)
+            self._open = unit.number, entries
         self._flusher.wait(number)
 
     def settle(self, unit: Unit) -> None:
         """The target has the unit: its entries leave the spool."""
-        delivered: Counter[str] = Counter()
-        for entry in unit.entries:
-            delivered.update(entry.sources)
-            delivered.subtract(self._dead_sources.get(entry.number, {}))
-        entries = [e.number for e in unit.entries]
-        counts = {source: count for source, count in delivered.items() if count}
-        with self._lock:
-            self._write(_SETTLE, pack([unit.number, entries, counts]))
-            self._apply_settle(unit.number, entries, counts)
-            self._drop_segments()
-
-    def _drop_segments(self) -> None:
-        for segment in self._log.segments()[:-1]:
-            if self._outstanding.get(segment, 0) > 0:
-                break
-            self._outstanding.pop(segment, None)
-            self._log.drop(segment)
-        self._done = max(self._done, self._log.segments()[0] - 1)
-        self._settled = {number for number in self._settled if number > self._done}
-
-    def _apply_settle(self, unit: int, entries: Iterable[int], delivered: dict[str, int]) -> None:
-        self._settled.update(entries)
-        for number in entries:
-            self._dead.pop(number, None)
-            self._dead_sources.pop(number, None)
-            segment = self._log.segment_of(number)
-            if segment in self._outstanding:
-                self._outstanding[segment] -= 1
-        self._delivered.update(delivered)
-        self._next_unit = max(self._next_unit, unit + 1)
-        self._open = None
+        self._close(unit.number, unit.entries, [])
 
     def reject(self, unit: Unit, indices: Sequence[int], *, rest_delivered: bool) -> None:
         """Rows of the unit's batch are dead letters, which are durable elsewhere already.
@@ -491,44 +485,78 @@ class Spool:
             rest_delivered: Whether the target has the other rows; else they wait again, under a new number.
         """
         tag_of = {e.number: e.columns[0].to_numpy() for e in unit.entries}
-        described = [
-            [number, rows.tolist(), self._tags.count_sources(tag_of[number][rows])]
-            for number, rows in unit.locate(sorted(indices)).items()
-        ]
+        dead = {number: np.unique(rows) for number, rows in unit.locate(indices).items()}
+        described = [[n, rows.tolist(), self._tags.count_sources(tag_of[n][rows])] for n, rows in dead.items()]
+        left = {e.number for e in unit.entries if not rest_delivered and _left(e, unit.dead, dead)}
         with self._lock:
-            self._write(_DEAD, pack(described))
-            self._apply_dead(described)
-        whole = [e for e in unit.entries if len(self._dead.get(e.number, ())) < e.rows]
-        gone = [e for e in unit.entries if len(self._dead.get(e.number, ())) >= e.rows]
-        if rest_delivered:
-            gone, whole = unit.entries, []
-        if gone:
-            self.settle(Unit(unit.number, gone, {}, self._tags))
-        with self._lock:
-            self._open = None
-            self._again.extend(whole)
+            self._close(unit.number, [e for e in unit.entries if e.number not in left], described)
+            self._again.extend(e for e in unit.entries if e.number in left)
 
-    def _apply_dead(self, described: Iterable[Sequence[Any]]) -> None:
-        for number, rows, sources in described:
+    def _close(self, unit: int, entries: Sequence[Entry], dead: Sequence[Sequence[Any]]) -> None:
+        dead_sources = {number: Counter(sources) for number, _, sources in dead}
+        delivered: Counter[str] = Counter()
+        with self._lock:
+            entries = [e for e in entries if e.number > self._done and e.number not in self._settled]
+            for entry in entries:
+                delivered.update(entry.sources)
+                delivered.subtract(self._dead_sources.get(entry.number, {}))
+                delivered.subtract(dead_sources.get(entry.number, {}))
+                self._outstanding[entry.segment] -= 1
+                self._settled_at[entry.segment] = _NOT_YET
+            counts = {source: count for source, count in delivered.items() if count}
+            described: list[Any] = [unit, [e.number for e in entries], counts, dead]
+            self._close_unit(*described)
+            self._unwritten.append(described)
+            self._write()
+
+    def _close_unit(
+        self, unit: int, entries: Sequence[int], delivered: dict[str, int], dead: Sequence[Sequence[Any]]
+    ) -> None:
+        for number, rows, sources in dead:
             known = self._dead.get(number, np.empty(0, np.int64))
             self._dead[number] = np.union1d(known, np.asarray(rows, np.int64))
             self._dead_sources.setdefault(number, Counter()).update(sources)
             self._dead_letters.update(sources)
+        self._settled.update(entries)
+        for number in entries:
+            self._dead.pop(number, None)
+            self._dead_sources.pop(number, None)
+        self._delivered.update(delivered)
+        self._next_unit = max(self._next_unit, unit + 1)
+        if self._open is not None and self._open[0] == unit:
+            self._open = None
 
-    def release(self, unit: Unit) -> None:
-        """The unit was not sent: it waits again, before all others."""
-        with self._lock:
-            self._again.extendleft(reversed(unit.entries))
-
-    def _write(self, kind: int, payload: bytes) -> None:
-        self._unwritten.append((kind, payload))
+    def _write(self) -> None:
         try:
             while self._unwritten:
-                written, data = self._unwritten[0]
-                self._log.append(written, [data])
-                self._unwritten.pop(0)
+                number = self._log.append(_CLOSE, [pack(self._unwritten[0])], urgent=True)
+                for entry in self._unwritten.popleft()[1]:
+                    self._settled_at[self._log.segment_of(entry)] = number
         except StoreFullError as error:
             log.warning("spool cannot note a delivery yet", spool=self.directory.name, error=str(error))
+
+    def _drop_segments(self) -> None:
+        """Remove the oldest segments, as far as all is settled in them and the disk knows it (the flusher's thread)."""
+        with self._lock:
+            if self._unwritten:
+                self._write()
+            for segment in self._log.segments()[:-1]:
+                unread = self._behind is not None and self._behind.segment <= segment
+                if unread or self._outstanding.get(segment) or self._settled_at.get(segment, 0) > self._flusher.durable:
+                    break
+                if not self._log.drop_oldest():
+                    break
+                self._outstanding.pop(segment, None)
+                self._settled_at.pop(segment, None)
+            done = self._log.segments()[0] - 1
+            if done > self._done:
+                self._done = done
+                self._settled = {number for number in self._settled if number > done}
+
+    def release(self, unit: Unit) -> None:
+        """The unit was not settled: it waits again, unchanged, before all others."""
+        with self._lock:
+            self._released = deque(sorted([*self._released, unit], key=lambda released: released.number))
 
     # ------------------------------------------------------------------ looking
 
@@ -550,26 +578,41 @@ class Spool:
 
     def account(self) -> SpoolAccount:
         """The account of the spool; what is stored is counted by scanning."""
-        with self._lock:
-            account = SpoolAccount(
-                Counter(self._routed),
-                Counter(self._delivered),
-                Counter(self._dead_letters),
-                {k: Counter(v) for k, v in self._discarded.items()},
-            )
-            settled, dead = set(self._settled), dict(self._dead_sources)
-            last = self._log.next_number - 1
-            records = self._log.read(self._log.cursor(self._done + 1), last)
-        for record in records:
-            if record.kind == _ENTRY and record.number > self._done and record.number not in settled:
-                account.stored.update(unpack(record.payload)[5])
-                account.stored.subtract(dead.get(record.number, {}))
+        with self._log.held():
+            with self._lock:
+                account = SpoolAccount(
+                    Counter(self._routed),
+                    Counter(self._delivered),
+                    Counter(self._dead_letters),
+                    {k: Counter(v) for k, v in self._discarded.items()},
+                )
+                done, settled = self._done, set(self._settled)
+                dead = {number: dict(sources) for number, sources in self._dead_sources.items()}
+                last = self._log.next_number - 1
+            for record in self._log.read(self._log.cursor(done + 1), last):
+                if record.kind == _ENTRY and record.number > done and record.number not in settled:
+                    account.stored.update(unpack(record.payload)[5])
+                    account.stored.subtract(dead.get(record.number, {}))
         return account
 
     def close(self) -> None:
         """Sync and close."""
         self._flusher.close()
         self._log.close()
+
+
+def _left(entry: Entry, *dead: dict[int, np.ndarray]) -> bool:
+    """Whether a row of `entry` is in none of `dead`."""
+    return sum(len(rows.get(entry.number, ())) for rows in dead) < entry.rows
+
+
+def fresh(sequences: np.ndarray, had: np.ndarray | None) -> np.ndarray | None:
+    """Rows that are not known and the first of their sequence in the batch; None when all are."""
+    if (np.diff(sequences) > 0).all():
+        return None if had is None else np.flatnonzero(~had)
+    first = np.zeros(len(sequences), bool)
+    first[np.unique(sequences, return_index=True)[1]] = True
+    return np.flatnonzero(first if had is None else first & ~had)
 
 
 def by_shard(batch: pa.RecordBatch, index: pa.Array) -> list[tuple[np.ndarray, pa.RecordBatch]]:
