@@ -10,7 +10,14 @@ def main_module() -> str:
     return str(getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", ""))
 
 
+def leave_on_signals() -> None:
+    """Until the flow runs there is nothing to finish: SIGTERM and SIGINT end the process with exit code 0.
+
+    As PID 1, a process without a handler would ignore them.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+
+
 if main_module() == "bytewax.run":
-    # As PID 1 a process without a handler ignores SIGTERM. Until the flow runs there is nothing to finish.
-    for _number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(_number, lambda *_: os._exit(0))
+    leave_on_signals()

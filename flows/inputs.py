@@ -33,6 +33,7 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
         self._offset = offset or 0  # newest commit given to the flow
         self._snapshot: int | None = None  # newest commit of an epoch that is closing
         self._durable = self._offset
+        self._turn = -1
         process.count_partition()
 
     @override
@@ -44,14 +45,19 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
             self._process.wait_idle(empty=True)
             return []
         try:
-            entries = self._journal.take(self._index, _ROWS)
+            turn = self._process.turn()
+            entries = self._journal.take(self._index, _ROWS) if turn != self._turn else []
         except StoreError as error:
             self._process.fail(error)
             raise
-        self._process.wait_idle(empty=not entries)
-        if entries:
-            self._offset = entries[-1].number
-        return [entry.batch for entry in entries]
+        self._turn = turn
+        if not entries:
+            self._process.wait_idle(empty=True)
+            return []
+        self._process.wait_idle(empty=False, more=sum(entry.rows for entry in entries) >= _ROWS)
+        self._offset = entries[-1].number
+        batches = [entry.batch for entry in entries]
+        return batches if len(batches) == 1 else [pa.concat_batches(batches)]
 
     @override
     def next_awake(self) -> datetime:

@@ -429,7 +429,11 @@ _QUALITIES: Final = list(Quality)
 
 @operator
 def collect(step_id: str, up: KeyedStream[Row], process: Process) -> Batches:  # noqa: ARG001 - Bytewax's operators have it
-    """Turn single readings into batches again, with their identities; merge them with the others before `route`."""
+    """Turn single readings into batches again, with their identities; merge them with the others before `route`.
+
+    A reading keeps its identity only as long as no step holds it back: what comes out of a window or a buffer is a new
+    reading (`Row.derive`, `summarize`), or the account has counted it as dropped before it arrives.
+    """
 
     def gather(items: list[tuple[str, Row]]) -> list[pa.RecordBatch]:
         groups: dict[tuple[str, str], list[Row]] = {}

@@ -7,12 +7,14 @@ and leaves without an end of stream, so that open windows go on at the next star
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,20 +22,21 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
+from config.loader import load_or_exit, remembered_name
 from config.logs import configure
-from config.models import Configuration
+from config.models import NAME_FILE, Configuration
 from connectors.contract import Context, SourceState
 from delivery import metrics
 from delivery.account import Account, settle_accounts
 from delivery.dead_letters import DeadLetterStore
 from delivery.forwarder import Forwarder
 from delivery.journal import SHARDS, Journal, Outcome
-from delivery.log import DirectoryLock, StoreError
+from delivery.log import DirectoryLock, StoreError, write_durably
 from delivery.retry import RetryPolicy
 from delivery.spool import Spool
 from flows import main_module
 from flows.intake import SourceIntake, supervise
-from flows.options import COMMAND, check_bytewax_options, prepare_recovery
+from flows.options import check_bytewax_options, prepare_recovery
 from flows.port import Port
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
@@ -47,6 +50,19 @@ _LEAVE_AT_LATEST: Final = 4.0  # seconds after the signal
 _CLOSE_AT_LATEST: Final = 0.5  # seconds after that
 _FORWARDER_PATIENCE: Final = 3.0
 _IDLE_WAIT: Final = 0.05
+_TURN: Final = 0.02  # seconds between two turns of the flow: each costs the same for one reading as for some hundred
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Where a worker's turns stand."""
+
+    number: int = 0
+    partitions: int = 0
+    empty: int = 0  # partitions in a row that had nothing to give
+    more: bool = False
+    seen: int = 0  # arrivals at the journal
+    began: float = 0.0
 
 
 class Process:
@@ -60,7 +76,7 @@ class Process:
         self.config = config
         self.tags = TagTable()
         self.normalizer = Normalizer(self.tags, config.path_template)
-        self._routers = threading.local()
+        self._routers: dict[int, Router] = {}  # by thread
         self.journal: Journal
         self.dead_letters: DeadLetterStore
         self.spools: dict[str, Spool] = {}
@@ -75,7 +91,8 @@ class Process:
         self._drained: set[int] = set()
         self._reading_ended = threading.Event()
         self._latest = 0.0
-        self._idle = threading.local()
+        # By thread; Bytewax's own threads get a new Python thread state each time, so that a threading.local would forget.
+        self._turns: defaultdict[int, _Turn] = defaultdict(_Turn)
         self._readers: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
@@ -85,9 +102,11 @@ class Process:
     def start(self) -> None:
         """Open the stores and start threads; does nothing when they run."""
         with self._lock:
-            if self._running:
+            if self._opened:
                 return
             self._running = True
+            gc.freeze()  # modules stay: the collector need not look at them again
+            pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps some 20 MB that it does not use
             configure(self.config.log_level)
             try:
                 self.open_stores()
@@ -100,6 +119,16 @@ class Process:
                 self._port = Port(self, self.config.listen, self.config.port)
                 self._port.start()
 
+    def _remember_name(self, directory: Path) -> None:
+        known = remembered_name(directory)
+        if known is None:
+            write_durably(directory / NAME_FILE, self.config.gateway.encode())
+        elif known != self.config.gateway:
+            raise StoreError(
+                f"{directory} holds the readings of gateway `{known}`, this one is `{self.config.gateway}`; "
+                f"set gateway.name to `{known}`, or give this gateway its own directory"
+            )
+
     def open_stores(self) -> None:
         """Open journal, dead letters and spools.
 
@@ -108,6 +137,7 @@ class Process:
         """
         directory = self.config.directory
         self._directory_lock = DirectoryLock(directory)
+        self._remember_name(directory)
         self.journal = Journal(directory / "journal", self.config.gateway, self.tags)
         self._own = {self.journal.shard_name(index) for index in range(len(SHARDS))}
         self.dead_letters = DeadLetterStore(directory / "dead_letters", self.tags, self._own.__contains__)
@@ -170,23 +200,40 @@ class Process:
     @property
     def router(self) -> Router:
         """This worker's router."""
-        found: Router | None = getattr(self._routers, "router", None)
+        worker = threading.get_ident()
+        found = self._routers.get(worker)
         if found is None:
             config = self.config
-            found = self._routers.router = Router(config.rules, config.default, config.source_targets)
+            found = self._routers[worker] = Router(config.rules, config.default, config.source_targets)
         return found
 
-    def wait_idle(self, *, empty: bool) -> None:
-        """Called by every partition: when all of a worker's found nothing, one of them waits for the journal."""
-        state = self._idle
-        state.empty = getattr(state, "empty", 0) + 1 if empty else 0
-        if state.empty >= getattr(state, "partitions", 1):
-            state.empty = 0
-            state.seen = self.journal.wait_arrival(getattr(state, "seen", 0), _IDLE_WAIT)
+    def turn(self) -> int:
+        """Number of this worker's turn; in one turn every partition may give readings to the flow once."""
+        return self._turns[threading.get_ident()].number
+
+    def wait_idle(self, *, empty: bool, more: bool = False) -> None:
+        """Called by every partition: when all of a worker's have nothing to give in this turn, one waits for the next.
+
+        Args:
+            empty: The partition has nothing to give in this turn.
+            more: It has left something for the next turn.
+        """
+        turn = self._turns[threading.get_ident()]
+        turn.more = turn.more or more
+        turn.empty = turn.empty + 1 if empty else 0
+        if turn.empty < turn.partitions:
+            return
+        turn.empty, turn.number = 0, turn.number + 1
+        if turn.more:
+            turn.more = False
+            return
+        arrivals = self.journal.wait_arrival(turn.seen, _IDLE_WAIT, turn.began + _TURN)
+        if arrivals != turn.seen:
+            turn.seen, turn.began = arrivals, time.monotonic()
 
     def count_partition(self) -> None:
         """A partition lives on this worker."""
-        self._idle.partitions = getattr(self._idle, "partitions", 0) + 1
+        self._turns[threading.get_ident()].partitions += 1
 
     def settle(self, batch: pa.RecordBatch) -> Outcome:
         """What became of readings that the flow finished before the process ended, told by the stores."""
@@ -312,14 +359,9 @@ def under_bytewax(config: Configuration | None = None) -> Process:
     Args:
         config: A configuration; ``BIFROST_CONFIG`` or config/gateway.yaml when None.
     """
-    from config.loader import load_or_exit
-
     process = Process(config or load_or_exit(Path(os.environ.get("BIFROST_CONFIG", "config/gateway.yaml"))))
-    match main_module():
-        case "bytewax.run":
-            check_bytewax_options(sys.argv[1:], os.environ, process.config.gateway)
-            os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
-            process.on_signals()
-        case "bytewax.testing":
-            sys.exit("bytewax.testing starts several processes on the same stores. Start the gateway so:\n" + COMMAND)
+    if main_module() == "bytewax.run":
+        check_bytewax_options(sys.argv[1:], os.environ, process.config.gateway)
+        os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
+        process.on_signals()
     return process

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from typing_extensions import override
 
 from config.models import Configuration
 from connectors.contract import Context, Intake, Limits, Reader, SourceState, TransientError, Writer
-from connectors.settings import SourceConfig, TargetConfig
+from connectors.settings import SourceConfig, TagMapping, TargetConfig
 from normalization.reading import Columns
 from normalization.rules import Rule
 
@@ -60,6 +61,7 @@ class TellingConfig(TargetConfig):
     type: Literal["telling"] = "telling"
     path: Path = Field(description="file of identities")
     fail: bool = Field(False, description="refuse everything")
+    hang: bool = Field(False, description="never answer to a write")
 
     @override
     def writer(self, context: Context) -> Writer:
@@ -67,7 +69,7 @@ class TellingConfig(TargetConfig):
 
 
 class TellingWriter(Writer):
-    """Appends [unit, shard, sequence, value] per reading to a file."""
+    """Appends [unit, shard, sequence, integer, path, number, µs since it was received] per reading to a file."""
 
     def __init__(self, config: TellingConfig) -> None:
         self.limits = Limits(rows=config.batch_size or 1000, linger=0.02)
@@ -81,31 +83,62 @@ class TellingWriter(Writer):
 
     @override
     async def write(self, batch: pa.RecordBatch, unit: int) -> None:
-        rows = zip(*(batch.column(c).to_pylist() for c in ("shard", "sequence", "value_int", "path")), strict=True)
-        os.write(self._fd, "".join(json.dumps([unit, *row]) + "\n" for row in rows).encode())
+        if self._config.hang:
+            await asyncio.Event().wait()
+        columns = ("shard", "sequence", "value_int", "path", "value")
+        rows = zip(*(batch.column(c).to_pylist() for c in columns), strict=True)
+        received, now = batch.column("received_time").view(pa.int64()).to_pylist(), time.time_ns() // 1000
+        lines = [json.dumps([unit, *row, now - then]) for row, then in zip(rows, received, strict=True)]
+        os.write(self._fd, "".join(f"{line}\n" for line in lines).encode())
 
     @override
     async def close(self) -> None:
         pass
 
 
-def configuration(directory: Path, *, fail_second: bool = False) -> Configuration:
+PROTOCOLS = ("mqtt", "modbus", "opcua")
+
+
+def configuration(
+    directory: Path,
+    *,
+    fail_second: bool = False,
+    hang_second: bool = False,
+    idle: bool = False,
+    rate: int = 2000,
+    port: int | None = None,
+    gateway: str = "gw",
+    celsius: bool = False,
+) -> Configuration:
     """Three numbered sources, two telling targets."""
+    tags = [TagMapping(match="*", unit="°C")] if celsius else []
     return Configuration(
-        gateway="gw",
+        gateway=gateway,
         directory=directory / "data",
-        sources=tuple(
-            NumberedConfig(name=f"{p}_line", protocol=p, acked=directory / f"{p}.acked", site="plant1", area=p)
-            for p in ("mqtt", "modbus", "opcua")
+        sources=()
+        if idle
+        else tuple(
+            NumberedConfig(
+                name=f"{p}_line",
+                protocol=p,
+                acked=directory / f"{p}.acked",
+                site="plant1",
+                area=p,
+                rate=rate,
+                tags=tags,
+            )
+            for p in PROTOCOLS
         ),
         targets={
             "first": TellingConfig(path=directory / "first.jsonl"),
-            "second": TellingConfig(path=directory / "second.jsonl", fail=fail_second, retry_delay=0.1),
+            "second": TellingConfig(
+                path=directory / "second.jsonl", fail=fail_second, hang=hang_second, retry_delay=0.1, timeout=60
+            ),
         },
         rules=(Rule("even", "value >= 0 AND tag_name LIKE 'tag_%'", ("first",), 1),),
         default=("second",),
-        source_targets={f"{p}_line": "second" for p in ("mqtt", "modbus", "opcua")},
-        port=None,
+        source_targets={f"{p}_line": "second" for p in PROTOCOLS},
+        port=port,
         log_level="warning",
     )
 

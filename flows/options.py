@@ -1,0 +1,117 @@
+"""The options of `python -m bytewax.run`: what holds for a gateway, and why the rest is refused.
+
+docs/bytewax.md has the table.
+"""
+
+import argparse
+import shutil
+import sqlite3
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from delivery.journal import SHARDS
+from delivery.log import sync_directory
+
+_LONGEST: Final = 10  # seconds
+_COMMAND: Final = "  python -m bytewax.run flows.gateway -r data/recovery -s 1 -b 0"
+
+
+def check_bytewax_options(arguments: Sequence[str], environment: Mapping[str, str], gateway: str) -> None:
+    """Refuse options of `bytewax.run` that would lose readings, and make the recovery store when it is new.
+
+    Args:
+        arguments: What stands behind `python -m bytewax.run`.
+        environment: Environment variables; Bytewax takes its options from there too.
+        gateway: Name of the gateway.
+
+    Raises:
+        SystemExit: An option is refused; the message says why and what to do.
+    """
+    options = _parse(arguments, environment)
+    if options.recovery is None:
+        sys.exit(
+            "Bifrost needs a recovery directory (-r), or a crash would lose what is inside the flow. Start it so:\n"
+            + _COMMAND
+        )
+    pod = "BYTEWAX_POD_NAME" in environment and "BYTEWAX_STATEFULSET_NAME" in environment
+    if options.process_id is not None or options.addresses is not None or pod:
+        sys.exit(
+            "Bifrost does not run as a Bytewax cluster (-i, -a) yet: a spool would have to know what another member's "
+            "journal has let go. Start one gateway per node, each with its own name, directory and share of the sources"
+        )
+    if options.workers is not None and options.workers < 1:
+        sys.exit(f"-w {options.workers}: a flow needs one worker at least")
+    snapshots = options.snapshots
+    if snapshots is not None and not 1 <= snapshots <= _LONGEST:
+        reason = (
+            "each turn of the flow would wait for the disk, and with -b Bytewax would keep every snapshot for ever"
+            if snapshots < 1
+            else "readings stay in the journal, and a crash repeats them, for as long as that"
+        )
+        sys.exit(f"-s {snapshots}: {reason}; give 1 to {_LONGEST} seconds:\n{_COMMAND}")
+    if options.backup is not None and options.backup < 0:
+        sys.exit(f"-b {options.backup}: the time to keep old snapshots for cannot be negative")
+    prepare_recovery(Path(options.recovery), gateway)
+
+
+def prepare_recovery(directory: Path, gateway: str) -> None:
+    """Make a recovery store with one partition, unless there is one.
+
+    Args:
+        directory: Where it lies.
+        gateway: Name of the gateway whose flow it belongs to.
+
+    Raises:
+        SystemExit: It is another gateway's; Bytewax cannot start a flow whose partitions have gone.
+    """
+    from bytewax.recovery import init_db_dir
+
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = directory / "new"
+    shutil.rmtree(draft, ignore_errors=True)
+    if not any(directory.glob("part-*.sqlite3")):
+        # Bytewax never starts on a store that was cut off while it was made.
+        draft.mkdir(mode=0o700)
+        init_db_dir(draft, 1)  # type: ignore[no-untyped-call]
+        (draft / "part-0.sqlite3").rename(directory / "part-0.sqlite3")
+        draft.rmdir()
+        sync_directory(directory)
+        return
+    others = sorted(_gateways(directory) - {gateway})
+    if others:
+        sys.exit(
+            f"{directory} holds the state of gateway `{others[0]}`, and this one is `{gateway}`. Set gateway.name to "
+            f"`{others[0]}`, or start with a new recovery directory: what is in the journal is kept, what was inside "
+            "windows is not"
+        )
+
+
+def _gateways(directory: Path) -> set[str]:
+    """Names of the gateways whose input partitions a recovery store remembers."""
+    found: set[str] = set()
+    for part in directory.glob("part-*.sqlite3"):
+        try:
+            with closing(sqlite3.connect(f"file:{part}?mode=ro", uri=True)) as store:
+                keys = [key for (key,) in store.execute("SELECT DISTINCT state_key FROM snaps")]
+        except sqlite3.Error:
+            continue  # Bytewax itself says what is wrong with it
+        found |= {name for name, _, shard in (key.rpartition("/") for key in keys) if name and shard in SHARDS}
+    return found
+
+
+def _parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False)
+
+    def option(short: str, long: str, name: str, variable: str, kind: type[int] | type[str]) -> None:
+        parser.add_argument(short, long, dest=name, type=kind, default=environment.get(variable))
+
+    option("-r", "--recovery-directory", "recovery", "BYTEWAX_RECOVERY_DIRECTORY", str)
+    option("-s", "--snapshot-interval", "snapshots", "BYTEWAX_SNAPSHOT_INTERVAL", int)
+    option("-b", "--backup-interval", "backup", "BYTEWAX_RECOVERY_BACKUP_INTERVAL", int)
+    option("-w", "--workers-per-process", "workers", "BYTEWAX_WORKERS_PER_PROCESS", int)
+    option("-i", "--process-id", "process_id", "BYTEWAX_PROCESS_ID", int)
+    option("-a", "--addresses", "addresses", "BYTEWAX_ADDRESSES", str)
+    return parser.parse_known_args(arguments)[0]

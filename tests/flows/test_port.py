@@ -1,0 +1,104 @@
+"""The gateway's HTTP port: health and metrics from the start, and nothing of it in the way of the data."""
+
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from running import running
+
+# DESIGN section 5, and what else operators need; a name that is taken away breaks somebody's dashboard.
+NAMES = [
+    "bifrost_cloud_data_points_sent",
+    "bifrost_cloud_data_points_failed",
+    "bifrost_cloud_batch_operations",
+    "bifrost_cloud_connection_attempts",
+    "bifrost_cloud_buffer_size",
+    "bifrost_cloud_response_time_seconds",
+    "bifrost_cloud_circuit_breaker_state",
+    "bifrost_bridge_records_received",
+    "bifrost_bridge_records_normalized",
+    "bifrost_bridge_records_enqueued",
+    "bifrost_bridge_records_dropped",
+    "bifrost_bridge_batches_sent",
+    "bifrost_bridge_reconnections",
+    "bifrost_backpressure_queue_size",
+    "bifrost_backpressure_queue_capacity",
+    "bifrost_backpressure_disk_spooled_bytes",
+    "bifrost_backpressure_dlq_messages",
+    "bifrost_zerobus_batches_sent",
+    "bifrost_zerobus_batches_failed",
+    "bifrost_zerobus_circuit_breaker_state",
+    "bifrost_source_connected",
+    "bifrost_unaccounted",
+]
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return answer.read().decode()
+
+
+def answers(port: int) -> bool:
+    try:
+        return bool(get(port, "/health"))
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def test_health_and_metrics_answer_from_the_start_with_every_name(tmp_path, port):
+    with running(tmp_path, port=port, idle=True) as gateway:
+        gateway.until(lambda: answers(port), "the port")
+        health = json.loads(get(port, "/health"))
+        assert health["status"] == "ok"
+        assert health["targets"]["first"]["stored"] == 0
+        families = {family.name: family for family in text_string_to_metric_families(get(port, "/metrics"))}
+        assert set(NAMES) <= set(families)
+        assert all(families[name].documentation for name in NAMES)
+        assert gateway.stop() < 5.0
+
+
+def test_what_flows_can_be_seen(tmp_path, port):
+    with running(tmp_path, port=port, way="bifrost_run", fail_second=True) as gateway:
+        gateway.until(lambda: answers(port), "the port")
+        gateway.deliver(1000, targets=("first",))
+        health = json.loads(get(port, "/health"))
+        assert health["status"] == "degraded"
+        assert {name: s["state"] for name, s in health["sources"].items()} == {
+            "mqtt_line": "connected",
+            "modbus_line": "connected",
+            "opcua_line": "connected",
+        }
+        assert health["sources"]["mqtt_line"]["tags"] == 50
+        assert health["targets"]["second"]["last_error"] == "told to fail"
+        assert not health["targets"]["first"]["last_error"]
+        families = {family.name: family for family in text_string_to_metric_families(get(port, "/metrics"))}
+
+        def sample(name: str, **labels: str) -> float:
+            family = families[name]
+            return next(s.value for s in family.samples if s.labels == labels and not s.name.endswith("_created"))
+
+        assert sample("bifrost_bridge_records_received", source="mqtt_line") > 100
+        assert sample("bifrost_cloud_data_points_sent", connector="first") > 1000
+        assert sample("bifrost_cloud_buffer_size", connector="second") > 1000
+        assert sample("bifrost_source_connected", source="mqtt_line") == 1
+        assert sample("bifrost_unaccounted") == 0
+        assert json.loads(get(port, "/api/ledger"))["unaccounted"] == 0
+        assert gateway.stop() < 5.0
+
+
+def test_a_port_in_use_does_not_stop_the_data(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server, running(tmp_path, port=server.getsockname()[1]) as gateway:
+        gateway.deliver(1000)
+        gateway.until(lambda: "the port cannot be opened; data flows on without it" in gateway.said(), "the log")
+        gateway.deliver(1000)
+        assert gateway.stop() < 5.0
+        assert "Traceback" not in gateway.said()
