@@ -30,6 +30,11 @@ TagOf = Callable[[str, str, str, str, dict[str, str]], int]
 """Row of the tag table for device_id, address, tag name, unit and metadata."""
 
 
+_StoredMetric = tuple[str, int | None, int, str, dict[str, str]]
+_StoredOwner = tuple[str, bool, bool, list[_StoredMetric]]
+_StoredNode = tuple[str, str, int | None, list[_StoredOwner]]
+
+
 @dataclass(slots=True)
 class Metric:
     """A metric as its birth described it; `tag` is its row of the tag table."""
@@ -352,8 +357,12 @@ class SparkplugHost:
         return zlib.compress(msgspec.msgpack.encode(nodes), 1)
 
     def restore(self, state: bytes) -> None:
-        """Take over what `state` returned; the next sequence number of each edge node may be any."""
-        for group, name, bdseq, owners in msgspec.msgpack.decode(zlib.decompress(state)):
+        """Take over what `state` returned; the next sequence number of each edge node may be any.
+
+        Raises:
+            ValueError: `state` is not what `state` returned; also as ``zlib.error``.
+        """
+        for group, name, bdseq, owners in msgspec.msgpack.decode(zlib.decompress(state), type=list[_StoredNode]):
             node = self._nodes[group, name] = _Node(group, name, bdseq)
             for device, born, live, metrics in owners:
                 owner = node.owners[device] = _Owner(device, {}, born, live)

@@ -55,7 +55,7 @@ def _nested(text: str) -> str:
         return msgspec.json.encode(text).decode()
 
 
-def value(kind: ValueType, batch: pa.RecordBatch) -> pa.Array:
+def value(kind: ValueType, batch: rows.Rows) -> pa.Array:
     """The JSON of the values of readings of one type, see `connectors.wire.rows.by_type`."""
     match kind:
         case ValueType.DOUBLE:

@@ -5,7 +5,8 @@ values, fields and times are columns of text made by Arrow's kernels. Fields are
 one measurement has one type at the server: `value` is always a float, `value_int` always an integer, and so on.
 
 Escaping: in a measurement `,` and space, in tag keys and values `,`, `=` and space get a backslash; in string fields `"`
-and `\` do. A line break in a measurement or tag, or a backslash at its end, cannot be written: such readings are refused.
+and `\` do. A line break in a measurement or tag, or a backslash at its end, cannot be written, nor a time whose ns have more
+than 64 bits: such readings are refused.
 """
 
 import re
@@ -41,6 +42,8 @@ _TIME: Final = {"ns": (1, "000\n"), "us": (1, "\n"), "ms": (1_000, "\n"), "s": (
 NO_FIELD: Final = "line protocol cannot carry a reading without a value"
 NOT_FINITE: Final = "line protocol cannot carry NaN or infinity"
 TOO_LARGE: Final = "this server's line protocol cannot carry integers above 2^63−1"
+NOT_A_TIME: Final = "line protocol cannot carry a time outside the years 1677 to 2262, whose ns have 64 bits"
+_LAST_MICROSECOND: Final = (2**63 - 1) // 1000
 _REASONS: Final = {int(ValueType.DOUBLE): NOT_FINITE, int(ValueType.UINT64): TOO_LARGE}
 NOT_WRITABLE: Final = "line protocol cannot carry a name with a line break or a backslash at its end"
 
@@ -168,10 +171,13 @@ class LineEncoder:
                 parts.append(pairs.take(names.indices))
                 if unwritable.any():
                     bad = bad | unwritable[names.indices.to_numpy()]
+        micros = _micros(batch)
+        untimely = (micros > _LAST_MICROSECOND) | (micros < -_LAST_MICROSECOND)
         fields = [self._field(name, batch) for name in form.fields]
         body = [values, *fields] if self._all_valued(batch) else [_without_value(values, fields)]
-        if body[0].null_count or bad.any():
-            return self._partly(batch, [*parts, *body], body[0].is_null().to_numpy(zero_copy_only=False), bad)
+        if body[0].null_count or bad.any() or untimely.any():
+            empty = body[0].is_null().to_numpy(zero_copy_only=False)
+            return self._partly(batch, [*parts, *body], empty, bad, untimely)
         return Lines(rows.join(self._line(batch, [*parts, *body])), [], [])
 
     def _all_valued(self, batch: pa.RecordBatch) -> bool:
@@ -179,11 +185,16 @@ class LineEncoder:
         present = np.flatnonzero(np.bincount(kinds, minlength=1)).tolist()
         return all(kind in self.form.values for kind in present)
 
-    def _partly(self, batch: pa.RecordBatch, parts: list[pa.Array], wrong: np.ndarray, bad: np.ndarray) -> Lines:
-        refused = np.flatnonzero(wrong | bad)
-        keep = pa.array(np.flatnonzero(~(wrong | bad)))
+    def _partly(
+        self, batch: pa.RecordBatch, parts: list[pa.Array], empty: np.ndarray, bad: np.ndarray, untimely: np.ndarray
+    ) -> Lines:
+        wrong = empty | bad | untimely
+        refused, keep = np.flatnonzero(wrong), pa.array(np.flatnonzero(~wrong))
         kinds = batch.column("type").to_numpy()
-        reasons = [NOT_WRITABLE if bad[row] else _REASONS.get(int(kinds[row]), NO_FIELD) for row in refused.tolist()]
+        reasons = [
+            NOT_WRITABLE if bad[row] else NOT_A_TIME if untimely[row] else _REASONS.get(int(kinds[row]), NO_FIELD)
+            for row in refused.tolist()
+        ]
         line = self._line(batch.take(keep), [part.take(keep) for part in parts])
         return Lines(rows.join(line), refused.tolist(), reasons)
 
@@ -213,7 +224,7 @@ class LineEncoder:
         self._bad = np.concatenate([self._bad, bad.to_numpy(zero_copy_only=False)])
         self._any_bad = bool(self._bad.any())
 
-    def _value(self, kind: ValueType, batch: pa.RecordBatch) -> pa.Array:
+    def _value(self, kind: ValueType, batch: rows.Rows) -> pa.Array:
         """`` name=value`` of readings of one type; empty for a type without a name, null where it cannot be written."""
         name = self.form.values.get(kind)
         if name is None:
@@ -257,11 +268,16 @@ class LineEncoder:
         return text.fill_null("") if text.null_count else text
 
     def _line(self, batch: pa.RecordBatch, parts: list[pa.Array]) -> list[pa.Array | pa.Scalar]:
-        when = batch.column("source_time")
-        if when.null_count:
-            when = pc.coalesce(when, batch.column("received_time"))
         divisor, end = _TIME[self.form.precision]
-        ticks = when.view(pa.int64())
+        ticks = _micros(batch)
         if divisor > 1:
-            ticks = pa.array(ticks.to_numpy() // divisor)
-        return [*parts, pa.scalar(" "), ticks.cast(pa.string()), pa.scalar(end)]
+            ticks = ticks // divisor
+        return [*parts, pa.scalar(" "), pa.array(ticks).cast(pa.string()), pa.scalar(end)]
+
+
+def _micros(batch: pa.RecordBatch) -> np.ndarray:
+    """The times of the lines, µs since the epoch."""
+    when = batch.column("source_time")
+    if when.null_count:
+        when = pc.coalesce(when, batch.column("received_time"))
+    return np.asarray(when.view(pa.int64()).to_numpy())

@@ -7,6 +7,7 @@ bytes of the joined column as they lie in memory.
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,6 @@ import pyarrow.compute as pc
 from normalization.reading import ValueType
 
 _EMPTY = pa.scalar("")
-_VALUES = ["type", "value_double", "value_int", "value_text", "value_bytes"]
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -44,23 +44,43 @@ def base64_text(values: pa.Array) -> pa.Array:
     return pa.array([None if v is None else base64.b64encode(v).decode() for v in values.to_pylist()], pa.string())
 
 
-def by_type(batch: pa.RecordBatch, render: Callable[[ValueType, pa.RecordBatch], pa.Array]) -> pa.Array:
+class Rows(Protocol):
+    """Readings whose columns can be asked for: a record batch, or some rows of one."""
+
+    def column(self, name: str) -> pa.Array:
+        """A column."""
+
+    def __len__(self) -> int: ...
+
+
+class _Taken:
+    """Some rows of a batch; a column is taken when it is asked for."""
+
+    def __init__(self, batch: pa.RecordBatch, rows: np.ndarray) -> None:
+        self._batch, self._rows = batch, pa.array(rows)
+
+    def column(self, name: str) -> pa.Array:
+        return self._batch.column(name).take(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def by_type(batch: pa.RecordBatch, render: Callable[[ValueType, Rows], pa.Array]) -> pa.Array:
     """A string column made by `render` from the rows of each value type, in the order of `batch`.
 
     Args:
         batch: Has the column `type`.
-        render: Gets a type and the rows that are of it (`type` and the value columns at least), and returns a string
-            array of as many rows.
+        render: Gets a type and the rows that are of it, and returns a string array of as many rows.
     """
     kinds = batch.column("type").to_numpy()
     if not len(kinds):
         return pa.array([], pa.string())
-    if (kinds == kinds[0]).all():
-        return render(ValueType(int(kinds[0])), batch)
-    batch = batch.select(_VALUES)
-    present = [int(kind) for kind in np.unique(kinds)]
+    present = np.flatnonzero(np.bincount(kinds)).tolist()
+    if len(present) == 1:
+        return render(ValueType(present[0]), batch)
     rows = [np.flatnonzero(kinds == kind) for kind in present]
-    texts = [render(ValueType(kind), batch.take(pa.array(index))) for kind, index in zip(present, rows, strict=True)]
+    texts = [render(ValueType(kind), _Taken(batch, index)) for kind, index in zip(present, rows, strict=True)]
     order = np.empty(len(kinds), np.int64)
     order[np.concatenate(rows)] = np.arange(len(kinds))
     return pa.concat_arrays(texts).take(pa.array(order))

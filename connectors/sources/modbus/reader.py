@@ -178,7 +178,9 @@ class ModbusReader(Reader, Checks):
 
     def _plan(self, state: bytes | None) -> list[Unit]:
         config = self._config
-        last = int(state) if state is not None and state.isdigit() else None
+        last = int(state) if state is not None and state.isdigit() and len(state) < 20 else None
+        if last is not None and last > time.time_ns() // 1000:
+            last = None  # the clock was set back, or nobody wrote this
         outage = None if last is None else "the gateway was not running"
         units: dict[int, Unit] = {}
         for block in plan(self._points, config.max_gap, config.max_registers, config.max_bits):

@@ -1,7 +1,9 @@
 """The reader: one MQTT session, messages into the intake, acknowledgements out of it."""
 
 import asyncio
+import logging
 import time
+import zlib
 from array import array
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
@@ -18,6 +20,8 @@ from connectors.sources.sparkplug import SparkplugHost
 from connectors.wire.mqtt import DUP, MqttSession, Publish, RefusedError, SessionSettings
 from connectors.wire.sparkplug import parse_topic, rebirth_command
 from normalization.reading import Columns
+
+_log = logging.getLogger(__name__)
 
 _LINGER = 0.003
 _ROWS = 5_000
@@ -150,11 +154,6 @@ class _Connection:
         self._config = config
         self._intake = intake
         self._loop = asyncio.get_running_loop()
-        self._stored = msgspec.msgpack.decode(state, type=_Stored) if state else _Stored()
-        if self._stored.client_id != client_id:  # another session: what is known of the old one says nothing
-            self._stored = _Stored(births=self._stored.births, client_id=client_id)
-        self._received = Received(config.receive_maximum, bound=config.version == "5")
-        self._received.load(self._stored.packet_ids, self._stored.checksums)
         self._rows = Columns()
         self._packet_ids: list[int] = []
         self._bytes = 0
@@ -164,12 +163,25 @@ class _Connection:
         self._dirty = False
         self._decoder = Decoder(config, intake.tag)
         self._decoder.on_sparkplug = self._sparkplug
-        self._host = SparkplugHost(
-            self._decoder.sparkplug_tag, self._decoder.reject_tag, config.sparkplug.rebirth_interval
-        )
-        if self._stored.births:
-            self._host.restore(self._stored.births)
+        try:
+            self._restore(client_id, state)
+        except (msgspec.MsgspecError, zlib.error, ValueError) as error:
+            _log.warning("source %s: its state cannot be read and is begun anew: %s", config.name, error)
+            self._restore(client_id, None)
         self._session = MqttSession(_session_settings(config, client_id), self._begin, self._take)
+
+    def _restore(self, client_id: str, state: bytes | None) -> None:
+        """Begin with what was committed last."""
+        config, decoder = self._config, self._decoder
+        stored = msgspec.msgpack.decode(state, type=_Stored) if state else _Stored()
+        if stored.client_id != client_id:  # another session: what is known of the old one says nothing
+            stored = _Stored(births=stored.births, client_id=client_id)
+        self._stored = stored
+        self._received = Received(config.receive_maximum, bound=config.version == "5")
+        self._received.load(stored.packet_ids, stored.checksums)
+        self._host = SparkplugHost(decoder.sparkplug_tag, decoder.reject_tag, config.sparkplug.rebirth_interval)
+        if stored.births:
+            self._host.restore(stored.births)
 
     async def run(self) -> None:
         """Read until the connection is lost or the task cancelled."""

@@ -17,6 +17,7 @@ from typing import Final
 from asyncua import ua
 from asyncua.common.utils import Buffer
 from asyncua.ua.attribute_ids import AttributeIds
+from asyncua.ua.status_codes import StatusCodes
 from typing_extensions import override
 
 from connectors.contract import Checks, Context, Finding, Intake, Reader, SourceState
@@ -40,6 +41,13 @@ _log = logging.getLogger(__name__)
 _IN_FLIGHT: Final = 16  # appended messages that are not on disk yet, before we stop asking for more
 _LIFETIME: Final = 60.0  # seconds that the server keeps a subscription whose client is silent
 _PER_NOTIFICATION: Final = 10_000
+_UNREADABLE: Final = {  # the node is wrong, not its value
+    StatusCodes.BadNodeIdUnknown,
+    StatusCodes.BadNodeIdInvalid,
+    StatusCodes.BadAttributeIdInvalid,
+    StatusCodes.BadNotReadable,
+    StatusCodes.BadUserAccessDenied,
+}
 _WARNED: Final[set[str]] = set()  # sources whose weak security was logged; a reader is made for every attempt
 
 
@@ -78,7 +86,7 @@ class OpcUaReader(Reader, Checks):
             await run.begin()
             intake.state(SourceState.CONNECTED, f"{len(described)} nodes")
             connected = True
-            if last is not None and last < _now():
+            if last is not None:
                 intake.gap(run.tags, last, _now(), "not connected")
             await run.until_failure()
         except Exception as error:
@@ -103,9 +111,18 @@ class OpcUaReader(Reader, Checks):
             detail = f"{len(described)} found"
             if absent:
                 detail += f"; the server has no such namespace for {', '.join(absent[:5])}"
-            return [*findings, Finding(bool(described) and not absent, "nodes", detail)]
+            findings.append(Finding(bool(described) and not absent, "nodes", detail))
+            named = [(d.variable.address, d.variable.id) for d in described if d.variable.config is not None]
+            there = [(address, node) for address, node in named if node is not None]
+            values = await session.read_attributes_of([node for _, node in there], AttributeIds.Value)
+            for (address, _), value in zip(there, values, strict=True):
+                status = value.StatusCode
+                if status is not None and status.value in _UNREADABLE:
+                    findings.append(Finding(False, f"node {address}", f"{status.name}: {status.doc}"))
+            return findings
         except Exception as error:  # noqa: BLE001  whatever is wrong is the finding
-            return [Finding(False, "connection", f"{endpoint}: {str(error) or type(error).__name__}")]
+            said = str(error) or type(error).__name__
+            return [Finding(False, "connection", said if endpoint in said else f"{endpoint}: {said}")]
         finally:
             await session.close()
 
@@ -114,10 +131,10 @@ def _last_reading(state: bytes | None) -> int | None:
     if state is None:
         return None
     try:
-        last = json.loads(state).get("last_reading")
-    except (ValueError, AttributeError):
+        last = json.loads(state)["last_reading"]
+    except (ValueError, LookupError, TypeError):
         return None
-    return last if isinstance(last, int) else None
+    return last if type(last) is int and 0 <= last <= _now() else None
 
 
 class _Run:
@@ -138,6 +155,8 @@ class _Run:
             ua.TimestampsToReturn.Server if config.timestamps == "server" else ua.TimestampsToReturn.Source
         )
         self._pending: deque[asyncio.Future[None]] = deque()
+        self._newest: asyncio.Future[None] | None = None
+        self._unacknowledged: deque[tuple[asyncio.Future[None] | None, ua.SubscriptionAcknowledgement]] = deque()
         self._sequences: dict[int, int] = {}
         self._last_message = _now()
         self._asked: float | None = None  # since when a PublishRequest waits for its answer
@@ -191,7 +210,8 @@ class _Run:
     def _append(self, rows: Columns) -> None:
         self._last_message = _now()
         state = b'{"last_reading":%d}' % self._last_message
-        self._pending.append(self._intake.append(rows, state))
+        self._newest = self._intake.append(rows, state)
+        self._pending.append(self._newest)
 
     async def _settle(self) -> None:
         """Wait while too much is on the way to the disk; the server's queues take the strain."""
@@ -241,21 +261,31 @@ class _Run:
         )
 
     async def _publish(self) -> None:
-        """Ask for notifications, one request at a time; a message is acknowledged with the request that follows it."""
-        acknowledged: list[ua.SubscriptionAcknowledgement] = []
+        """Ask for notifications, one request at a time; a message that is on disk is acknowledged with the next one."""
         while True:
             request = ua.PublishRequest()
-            request.Parameters.SubscriptionAcknowledgements = acknowledged
+            request.Parameters.SubscriptionAcknowledgements = self._on_disk()
             self._asked = time.monotonic()
             data, pos = await self._session.request(request, 0)
             self._asked = None
             message = notification(data, pos)
-            acknowledged = []
             if message.parts:
                 await self._take(data, message)
-                acknowledged = [
-                    ua.SubscriptionAcknowledgement(ua.IntegerId(message.subscription), ua.Counter(message.sequence))
-                ]
+                acknowledgement = ua.SubscriptionAcknowledgement(
+                    ua.IntegerId(message.subscription), ua.Counter(message.sequence)
+                )
+                self._unacknowledged.append((self._newest, acknowledgement))
+
+    def _on_disk(self) -> list[ua.SubscriptionAcknowledgement]:
+        """The acknowledgements of the messages whose readings are on disk since the last request."""
+        out = []
+        while self._unacknowledged:
+            future, acknowledgement = self._unacknowledged[0]
+            if future is not None and (not future.done() or future.cancelled() or future.exception() is not None):
+                break
+            self._unacknowledged.popleft()
+            out.append(acknowledgement)
+        return out
 
     async def _take(self, data: bytes, message: Notification) -> None:
         last = self._sequences.get(message.subscription, 0)
@@ -302,7 +332,11 @@ class _Run:
             for nodes, items in requests:
                 rows.extend(await self._read(nodes, items))
             self._append(rows)
+            before = _now()
             await self._settle()
+            if _now() - before > interval * 1e6:
+                tags = [item.tag for _, items in requests for item in items]
+                self._intake.gap(tags, before, _now(), "the journal was full")
             due += interval
             late = clock() - due
             if late > 0:  # cycles that the server was too slow for are left out

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from asyncua import ua
 from asyncua.client.client import Client
-from asyncua.client.ua_client import UaClient, UASocketProtocol
+from asyncua.client.ua_client import UaClient, UaClientState, UASocketProtocol
 from asyncua.common.connection import TransportLimits
 from asyncua.common.shortcuts import Shortcuts
 from asyncua.common.utils import Buffer, wait_for
@@ -17,6 +17,7 @@ from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.ua_binary import struct_from_binary, uatcp_to_binary
+from asyncua.ua.uaerrors import UaError
 from typing_extensions import override
 
 from connectors.contract import Context
@@ -24,8 +25,11 @@ from connectors.sources.opcua import security
 from connectors.sources.opcua.config import OpcUaConfig
 
 _log = logging.getLogger(__name__)
+_requests_log = logging.getLogger(f"{__name__}.requests")
+_requests_log.setLevel(logging.INFO)  # below it asyncua writes every request out, with the password
 
 _CHUNK: Final = 65_536
+_CLOSING: Final = 0.5  # seconds for the server to take leave
 _DEFAULT_BATCH: Final = 1_000  # nodes in one request to a server that states no limit
 _NONE: Final = "http://opcfoundation.org/UA/SecurityPolicy#None"
 _STRONG: Final = {  # policies that may encrypt a password; the older ones use broken padding or hashes
@@ -51,6 +55,7 @@ class _Protocol(UASocketProtocol):
     def __init__(self, timeout: float, policy: Any, limits: _Limits) -> None:
         super().__init__(timeout, policy, limits)
         self._taken = limits
+        self.logger = _requests_log
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -84,6 +89,18 @@ class _UaClient(UaClient):
     def __init__(self, timeout: float, limits: _Limits) -> None:
         super().__init__(timeout)
         self._bounds = limits
+
+    @override
+    async def connect_socket(self, host: str, port: int) -> None:
+        # asyncua uses asyncio.wait_for, which before Python 3.12 loses a cancellation that comes when it is done
+        self._set_state(UaClientState.CONNECTING)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await asyncio.get_running_loop().create_connection(self._make_protocol, host, port)
+        except BaseException:
+            self._set_state(UaClientState.DISCONNECTED)
+            raise
+        self._set_state(UaClientState.SOCKET_OPEN)
 
     @override
     def _make_protocol(self) -> UASocketProtocol:
@@ -127,8 +144,19 @@ class Session(Client):
         Raises:
             ServerRefusedError: It does not offer what is configured, or refuses the user.
             UntrustedServerError: Its certificate is not accepted.
-            OSError: It cannot be reached.
+            ConnectionError: It cannot be reached, or is no server; the message begins with the endpoint.
         """
+        endpoint = self.config.endpoint
+        try:
+            await self._open()
+        except TimeoutError:
+            msg = f"{endpoint}: no answer within {self.config.timeout:g} s"
+            raise ConnectionError(msg) from None
+        except (OSError, UaError) as error:
+            msg = f"{endpoint}: {str(error) or type(error).__name__}"
+            raise ConnectionError(msg) from error
+
+    async def _open(self) -> None:
         if self.config.security_policy != "none":
             await self._secure()
         if self._checks_server and (self.config.security_policy != "none" or self.config.username):
@@ -153,13 +181,14 @@ class Session(Client):
         await self._learn()
 
     async def close(self) -> None:
-        """Close session and connection; never raises, and takes 2 seconds at most."""
+        """Close session and connection; never raises, and takes half a second at most."""
         protocol = self.uaclient.protocol
         transport = protocol.transport if protocol is not None else None
         with contextlib.suppress(Exception):
             if transport is not None:
-                await wait_for(self.close_session(), 2)
-                await self.close_secure_channel()
+                async with asyncio.timeout(_CLOSING):
+                    await self.close_session()
+                    await self.close_secure_channel()
         self.uaclient.request_disconnect()
         await self._cancel_task(self._renew_channel_task)
         self.disconnect_socket()
