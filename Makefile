@@ -31,11 +31,13 @@ check: install ## Format, lint, types, import direction, generated docs
 	.venv/bin/mypy
 	$(PY) -m pytest -q tests/test_layout.py
 	$(PY) -m config.reference --check
+	$(PY) -m flows.picture --check
 
 format: install ## Format the code and write the generated docs
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 	$(PY) -m config.reference
+	$(PY) -m flows.picture
 
 bench: install ## Measure; writes build/evidence/bench.json
 	$(PY) -m benchmarks.run

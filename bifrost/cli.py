@@ -61,6 +61,9 @@ def _print_json(value: Any) -> None:
 @app.command()
 def run(config: ConfigFile = DEFAULT_CONFIG, seconds: For = None) -> None:
     """Run the gateway. SIGTERM and Ctrl-C drain it and end with exit code 0."""
+    from flows import leave_on_signals
+
+    leave_on_signals()
     from bifrost.run import run as run_gateway
 
     sys.exit(run_gateway(_load(config), _duration(seconds)))

@@ -88,7 +88,7 @@ class Broker:
         """Wait until the log so far fulfils a condition."""
         try:
             async with asyncio.timeout(10):
-                while not condition(self.log()):  # noqa: ASYNC110  (another process writes it)
+                while not condition(self.log()):
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise AssertionError(self.log()[-3000:]) from None

@@ -589,7 +589,7 @@ async def test_a_slow_disk_under_one_store_delays_no_other_and_no_forwarder(
     def slow(fd: int) -> None:
         if "/slow/" in os.readlink(f"/proc/self/fd/{fd}"):
             slow_syncs.append(fd)
-            time.sleep(1.0)  # noqa: ASYNC251 - the disk is what takes its time
+            time.sleep(1.0)
         real(fd)
 
     monkeypatch.setattr(os, "fdatasync", slow)

@@ -618,7 +618,7 @@ async def test_readers_flow_and_account_at_once(tmp_path: Path, closing: list[Jo
     journal = opened(tmp_path, closing, linger=0.001, quota=300_000, memory_rows=500)
     attach(journal)
     stop, found, problems = threading.Event(), {i: [] for i in range(4)}, []
-    sent = {i: 0 for i in range(4)}
+    sent = dict.fromkeys(range(4), 0)
 
     def flow(index: int) -> None:
         rng = random.Random(index)

@@ -411,7 +411,9 @@ def test_segments_go_when_all_in_them_is_settled_and_durable(
         slow.setattr(os, "fdatasync", lambda fd: (gate.wait(10), real(fd))[1])
         until(lambda: spool._flusher._thread.is_alive())
         spool.settle(held)
-        assert len(list(tmp_path.glob("*.log"))) == segments, "a power cut would bring the readings back, not the counts"
+        assert len(list(tmp_path.glob("*.log"))) == segments, (
+            "a power cut would bring the readings back, not the counts"
+        )
         gate.set()
         until(lambda: len(spool._log.segments()) == 1)
     assert len(list(tmp_path.glob("*.log"))) == 1

@@ -73,9 +73,11 @@ def test_bytewax_visualize_draws_the_flow_of_a_configuration(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["gateway.yaml"]
 
 
-def test_the_picture_in_the_docs_is_the_flow(tmp_path, monkeypatch, capsys):
+def test_the_picture_in_the_readme_is_the_flow(tmp_path, monkeypatch, capsys):
     assert picture.main(["--check"]) == 0
-    monkeypatch.setattr(picture, "PICTURE", tmp_path / "flow.mmd")
+    old = tmp_path / "README.md"
+    old.write_text(picture.README.read_text().replace("normalize (normalize)", "something else"))
+    monkeypatch.setattr(picture, "README", old)
     assert picture.main(["--check"]) == 1
     assert "draw it again" in capsys.readouterr().err
     assert picture.main([]) == 0

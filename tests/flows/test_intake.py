@@ -67,7 +67,7 @@ async def supervised(config, journal, tags):
 
 async def eventually(condition, seconds=10.0):
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        while not condition():
             await asyncio.sleep(0.005)
 
 

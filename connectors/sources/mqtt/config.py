@@ -2,10 +2,10 @@
 
 import re
 import uuid
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from connectors.contract import Context, Reader
 from connectors.settings import Duration, SecretStr, Settings, Size, SourceConfig, TlsSettings

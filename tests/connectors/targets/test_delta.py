@@ -57,7 +57,7 @@ def read(table: Path) -> Counter[float]:
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in the table's folder
+        while not condition():
             await asyncio.sleep(0.02)
 
 

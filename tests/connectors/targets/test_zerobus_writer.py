@@ -506,7 +506,7 @@ async def test_a_killed_service_is_transient_and_the_same_unit_is_written_when_i
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # another process does what is waited for
+        while not await asyncio.to_thread(condition):  # another process does what is waited for
             await asyncio.sleep(0.02)
 
 
