@@ -38,7 +38,8 @@ _SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _REFILL_ROWS: Final = 20_000  # read back at once, at most: readers wait meanwhile
 _PLENTY: Final = 10_000
 _RETRY_FULL: Final = 1.0
-_JUMP: Final = 2**40  # sequences left out when the journal lost commits that may have been handed out
+_JUMP: Final = 2**32  # sequences left out when the journal lost commits that may have been handed out
+_LONG_JUMP: Final = 2**40  # and when nothing says how many: years of readings
 
 RAW: Final = pa.schema([*FACTS, *(pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in IDENTITY_COLUMNS)])
 
@@ -286,6 +287,7 @@ class Journal:
             log.error(
                 "journal damaged, readings may be lost", directory=str(self._log.directory), places=self._log.damaged
             )
+        if self._log.damaged or self._log.torn:
             for shard in self._shards:  # a lost commit may have been handed out: its sequences must not name others
                 shard.next_sequence += _JUMP
 
@@ -534,7 +536,7 @@ class Journal:
         log.error("journal is older than the flow, readings may be lost", newest=self._opened, flow=offset)
         with self._lock:
             self._log.skip(offset + 1)
-            shard.next_sequence += _JUMP
+            shard.next_sequence += _LONG_JUMP
         return self._opened
 
     def take(self, index: int, rows: int) -> list[Entry]:

@@ -40,6 +40,7 @@ HEAD: Final = 0
 _SYNCED: Final = 255  # says nothing but what its `synced` says
 MAX_RECORD: Final = 1024 * 1024 * 1024
 RESERVE: Final = 128 * 1024
+_BLOCK: Final = 4096
 _CHUNK: Final = 1024 * 1024
 _NAME: Final = re.compile(r"(\d{20})-([0-9a-f]{8})\.log")
 
@@ -132,6 +133,21 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def _pread(fd: int, count: int, position: int) -> bytes:
+    """Read from a file; blocks that the disk cannot read are zeroes."""
+    try:
+        return os.pread(fd, count, position)
+    except OSError:
+        blocks = []
+        for start in range(position, position + count, _BLOCK):
+            wanted = min(_BLOCK, position + count - start)
+            try:
+                blocks.append(os.pread(fd, wanted, start))
+            except OSError:
+                blocks.append(bytes(wanted))
+        return b"".join(blocks)
+
+
 def _segments(directory: Path) -> list[_Segment]:
     names = [(match, path) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name))]
     found = [_Segment(int(match[1]), bytes.fromhex(match[2]), path, path.stat().st_size) for match, path in names]
@@ -163,7 +179,8 @@ class Log:
     def __init__(self, directory: Path, head: Callable[[], bytes], segment_bytes: int = 16 * 1024 * 1024) -> None:
         make_directory(directory)
         self.directory = directory
-        self.damaged = 0
+        self.damaged = 0  # places where records are missing that were durable
+        self.torn = False  # the end was cut off, as a power cut leaves it: nothing there was promised to anybody
         self._head = head
         self._segment_bytes = segment_bytes
         self._lock = threading.RLock()
@@ -190,17 +207,16 @@ class Log:
             for record, position in self._scan(segment):
                 if record.number < expected:
                     continue
+                if expected and record.number > expected and record.number - 1 > durable:
+                    self.torn, self._cut = True, (segment.first, end)
+                    return
                 if record.number > (expected or segment.first):
                     self.damaged += 1
-                    if expected and record.number - 1 > durable:
-                        self._cut = segment.first, end
-                        return
                 end, expected = position, record.number + 1
                 self._next = expected
                 yield record
             if end < segment.size and segment is self._segments[-1]:
-                self.damaged += 1
-                self._cut = segment.first, end
+                self.torn, self._cut = True, (segment.first, end)
 
     def _start(self) -> tuple[int, int]:
         """Index of the segment to begin with, and number of the newest record that is known to be durable.
@@ -464,7 +480,7 @@ class Log:
     def _scan_file(self, fd: int, segment: _Segment, position: int) -> Iterator[tuple[Record, int]]:
         marker = segment.marker
         while position + _HEADER.size <= segment.size:
-            data = os.pread(fd, min(_CHUNK, segment.size - position), position)
+            data = _pread(fd, min(_CHUNK, segment.size - position), position)
             offset = 0
             while offset + _HEADER.size <= len(data):
                 found, crc, kind, length, number, synced = _HEADER.unpack_from(data, offset)
@@ -473,7 +489,7 @@ class Log:
                 if sound and end > len(data):
                     if offset:
                         break  # the next chunk begins with this record
-                    data = os.pread(fd, end, position)
+                    data = _pread(fd, end, position)
                 if sound and zlib.crc32(memoryview(data)[offset + _CHECKED : end]) == crc:
                     payload = memoryview(data)[offset + _HEADER.size : end]
                     yield Record(number, kind, payload, segment.first, synced), position + end

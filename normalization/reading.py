@@ -218,8 +218,10 @@ class TagTable:
                 added = self._rows[len(self._source_of) :]
                 codes = [self._sources.setdefault(tag.source, len(self._sources)) for tag in added]
                 self._source_of = np.concatenate([self._source_of, np.array(codes, np.int32)])
-        counts = np.bincount(self._source_of[tag_ids], minlength=len(self._sources)).tolist()
-        return {source: counts[code] for source, code in self._sources.items() if counts[code]}
+        source_of = self._source_of
+        sources = list(self._sources.items())  # at once: another thread may be adding one
+        counts = np.bincount(source_of[tag_ids], minlength=len(sources)).tolist()
+        return {source: counts[code] for source, code in sources if counts[code]}
 
     def arrays(self) -> dict[str, pa.Array]:
         """One string array per name in ``TAG_COLUMNS``, as long as the table; the arrays are shared, never copied."""
