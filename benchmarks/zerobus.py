@@ -25,10 +25,10 @@ from delivery.spool import Spool
 from normalization.normalizer import Normalizer
 from normalization.path import DEFAULT_TEMPLATE
 from normalization.reading import TagTable, repeat
-from simulator.zerobus.process import EmulatorProcess
+from simulator.zerobus.process import EmulatorError, EmulatorProcess
 
 TABLE: Final = "main.bench.readings"
-ROWS: Final = {"arrow": 1_500_000, "protobuf": 600_000}
+ROWS: Final = {"arrow": 800_000, "protobuf": 400_000}
 _BATCH: Final = 2_000  # readings in an entry of the spool
 _PATIENCE: Final = 120.0
 
@@ -59,6 +59,17 @@ def _deliver(forwarder: Forwarder, rows: int) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"{forwarder.status.delivered} of {rows} delivered: {forwarder.status.last_error}")
         time.sleep(0.005)
+
+
+def _count(emulator: EmulatorProcess) -> int:
+    """Rows in the Delta table, which the emulator fills in the background."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return emulator.count(TABLE)
+        except EmulatorError:  # still filling
+            if time.monotonic() > deadline:
+                raise
 
 
 def measure(record_format: str, rows: int, directory: Path) -> dict[str, Any]:
@@ -102,7 +113,7 @@ def measure(record_format: str, rows: int, directory: Path) -> dict[str, Any]:
         forwarder.join(10)
         spool.close()
         letters.close()
-        found = emulator.count(TABLE)
+        found = _count(emulator)
         if found != warm + rows:
             raise RuntimeError(f"{warm + rows} rows were acknowledged, the table has {found}")
     return {

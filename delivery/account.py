@@ -29,7 +29,7 @@ class SourceLine:
 class TargetLine:
     """routed = delivered + stored + discarded + dead_letters, in readings since the spool was begun.
 
-    `in_flow` of the routed ones may still be brought again by the flow; `settled` is what the journal says was routed.
+    `settled` is what the journal says was routed; a spool may be ahead of it by what the flow still holds.
     """
 
     routed: int

@@ -41,3 +41,9 @@ def problems(tmp_path: Path) -> Problems:
         return [str(problem).replace(f"{tmp_path}/", "") for problem in caught.value.problems]
 
     return problems_of
+
+
+@pytest.fixture(autouse=True)
+def _outside_tmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout under /tmp would be warned of its relative folder."""
+    monkeypatch.chdir("/")

@@ -22,12 +22,6 @@ def seed(name: str) -> str:
     return (SEEDS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-@pytest.fixture(autouse=True)
-def _outside_tmp(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout under /tmp would be warned of its relative folder."""
-    monkeypatch.chdir("/")
-
-
 def test_the_minimal_local_example_loads_as_written() -> None:
     found = load(SEEDS / "minimal_local_dev.yaml")
     assert (found.log_level, found.port, found.sources) == ("debug", 8080, ())

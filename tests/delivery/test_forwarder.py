@@ -392,9 +392,9 @@ def test_a_forwarder_that_waits_for_its_target_uses_no_processor(delivery: Deliv
     until(lambda: len(target.calls) >= 1)
     target.hang = asyncio.Event()
     until(target.hanging.is_set)
-    began = time.thread_time_ns(), time.process_time()
+    began = time.process_time()
     threading.Event().wait(0.5)
-    assert time.process_time() - began[1] < 0.3
+    assert time.process_time() - began < 0.3
     delivery.forwarders["cloud"]._loop.call_soon_threadsafe(target.hang.set)  # type: ignore[union-attr]
     until(lambda: len(target.taken) == 11)
 
