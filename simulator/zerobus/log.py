@@ -259,7 +259,9 @@ class LogReader:
             path = self._path
             if path is None:
                 return
-            for kind, lsn, stream, payload, end in _frames(path, self._offset):
+            # a segment that was read to its end may have been trimmed before the next one was begun to be read
+            frames = _frames(path, self._offset) if path.exists() else iter(())
+            for kind, lsn, stream, payload, end in frames:
                 if lsn > up_to or read_bytes >= max_bytes:
                     return
                 self._offset = end

@@ -111,6 +111,16 @@ async def test_segments_are_trimmed_and_numbers_go_on(tmp_path):
         assert log.append(stream_of(log), b"") == 21
 
 
+async def test_a_reader_goes_on_when_the_segment_it_has_finished_is_removed(tmp_path):
+    async with Writing(tmp_path, segment_bytes=10) as log:
+        stream, reader = stream_of(log), LogReader(log)
+        await log.settled(log.append(stream, b"first segment"))
+        assert [entry.lsn for entry in reader.read(1, 1 << 20)] == [1]
+        await log.settled(log.append(stream, b"second segment"))
+        assert log.trim(1) == 1
+        assert [entry.payload for entry in reader.read(log.durable, 1 << 20)] == [b"second segment"]
+
+
 async def test_what_is_queued_when_the_log_ends_is_written(tmp_path):
     async with Writing(tmp_path) as log:
         log.append(stream_of(log), b"last")
