@@ -186,7 +186,8 @@ class TagTable:
         self._ids: dict[Tag, int] = {}
         self._rows: list[Tag] = []
         self._arrays: dict[str, pa.Array] = {name: pa.array([], pa.string()) for name in TAG_COLUMNS}
-        self._sources: dict[str, int] = {}
+        self._source_codes: dict[str, int] = {}
+        self._source_names: list[str] = []  # by code
         self._source_of = np.empty(0, np.int32)
 
     def __len__(self) -> int:
@@ -216,12 +217,12 @@ class TagTable:
         if len(self._source_of) < len(self._rows):
             with self._lock:
                 added = self._rows[len(self._source_of) :]
-                codes = [self._sources.setdefault(tag.source, len(self._sources)) for tag in added]
+                codes = [self._source_codes.setdefault(tag.source, len(self._source_codes)) for tag in added]
+                self._source_names = list(self._source_codes)  # replaced, not changed: others read it without the lock
                 self._source_of = np.concatenate([self._source_of, np.array(codes, np.int32)])
         source_of = self._source_of
-        sources = list(self._sources.items())  # at once: another thread may be adding one
-        counts = np.bincount(source_of[tag_ids], minlength=len(sources)).tolist()
-        return {source: counts[code] for source, code in sources if counts[code]}
+        counts = np.bincount(source_of[tag_ids])
+        return {self._source_names[code]: int(counts[code]) for code in np.flatnonzero(counts)}
 
     def arrays(self) -> dict[str, pa.Array]:
         """One string array per name in ``TAG_COLUMNS``, as long as the table; the arrays are shared, never copied."""
