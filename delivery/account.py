@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from delivery.journal import JournalAccount
+from delivery.outcome import JournalAccount
 from delivery.spool import SpoolAccount
 
 

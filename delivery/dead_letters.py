@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
+from delivery.disk import StoreError, StoreFullError
 from delivery.entry import COLUMNS, TagReader, TagScribe, decode, encode, pack, unpack
-from delivery.identities import Identities
-from delivery.log import HEAD, Flusher, Log, StoreError, StoreFullError
-from delivery.spool import by_shard, fresh
+from delivery.flusher import Flusher
+from delivery.identities import Identities, by_shard, fresh
+from delivery.log import HEAD, Log
 from normalization.reading import FACTS, TagTable, numbers, repeat, view
 
 _TAGS, _LETTERS = 1, 2

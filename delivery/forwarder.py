@@ -18,9 +18,10 @@ from connectors.contract import DeliveryError, RejectedRecords, TransientError, 
 from delivery import metrics
 from delivery.breaker import Breaker, BreakerState
 from delivery.dead_letters import DeadLetterStore
-from delivery.log import StoreError, StoreFullError
+from delivery.disk import StoreError, StoreFullError
 from delivery.retry import RetryPolicy, error_class
-from delivery.spool import Spool, Unit
+from delivery.spool import Spool
+from delivery.unit import Unit
 
 log = structlog.get_logger()
 

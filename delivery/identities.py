@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 
 class Identities:
@@ -103,3 +104,25 @@ class Identities:
             for first, last, members in runs:
                 found._add(shard, first, last, np.frombuffer(members, "<i8") if members else None)
         return found
+
+
+def fresh(sequences: np.ndarray, had: np.ndarray | None) -> np.ndarray | None:
+    """Rows that are not known and the first of their sequence in the batch; None when all are."""
+    if (np.diff(sequences) > 0).all():
+        return None if had is None else np.flatnonzero(~had)
+    first = np.zeros(len(sequences), bool)
+    first[np.unique(sequences, return_index=True)[1]] = True
+    return np.flatnonzero(first if had is None else first & ~had)
+
+
+def by_shard(batch: pa.RecordBatch, index: pa.Array) -> list[tuple[np.ndarray, pa.RecordBatch]]:
+    """The batch apart by gateway and shard, with the rows of `index` that belong to each part."""
+    if not len(batch):
+        return []
+    shard, gateway = batch.column("shard"), batch.column("gateway")
+    rows = index.to_numpy()
+    if len(shard.dictionary) == 1 and len(gateway.dictionary) == 1:
+        return [(rows, batch)]
+    codes = shard.indices.to_numpy().astype(np.int64) * len(gateway.dictionary) + gateway.indices.to_numpy()
+    parts = [np.flatnonzero(codes == code) for code in np.unique(codes)]
+    return [(rows[part], batch.take(pa.array(part))) for part in parts]

@@ -16,18 +16,20 @@ import threading
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 import structlog
 
+from delivery.disk import StoreError, StoreFullError
 from delivery.entry import TagReader, TagScribe, decode, encode, pack, unpack
-from delivery.log import HEAD, Cursor, Log, Record, StoreError, StoreFullError
+from delivery.log import HEAD, Cursor, Log, Record
+from delivery.outcome import JournalAccount, Outcome
+from delivery.pending import Pending
 from normalization.reading import FACTS, IDENTITY_COLUMNS, Columns, TagTable, repeat
 
 PROTOCOLS: Final = ("opcua", "mqtt", "modbus", "gateway")
@@ -42,8 +44,6 @@ _JUMP: Final = 2**32  # sequences left out when the journal lost commits that ma
 _LONG_JUMP: Final = 2**40  # and when nothing says how many: years of readings
 
 RAW: Final = pa.schema([*FACTS, *(pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in IDENTITY_COLUMNS)])
-
-_UNFIT: Final = (TypeError, ValueError, OverflowError, IndexError)  # what Arrow and numpy say of unfit values
 
 log = structlog.get_logger()
 
@@ -79,60 +79,6 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What became of readings in the flow: per source, how many.
-
-    Attributes:
-        routed: Went to one target at least.
-        dead: Became dead letters in the flow.
-        filtered: Went nowhere, by reason.
-        targets: Went to a target, by target.
-    """
-
-    routed: Counter[str] = field(default_factory=Counter)
-    dead: Counter[str] = field(default_factory=Counter)
-    filtered: dict[str, Counter[str]] = field(default_factory=dict)
-    targets: dict[str, Counter[str]] = field(default_factory=dict)
-
-    def add(self, other: "Outcome") -> None:
-        """Add the counts of `other`."""
-        self.routed.update(other.routed)
-        self.dead.update(other.dead)
-        for mine, theirs in ((self.filtered, other.filtered), (self.targets, other.targets)):
-            for key, counts in theirs.items():
-                mine.setdefault(key, Counter()).update(counts)
-
-    def missing(self, sources: dict[str, int]) -> Counter[str]:
-        """Readings of `sources` that no count speaks of."""
-        left = Counter(sources)
-        left.subtract(self.routed)
-        left.subtract(self.dead)
-        for counts in self.filtered.values():
-            left.subtract(counts)
-        return Counter({source: count for source, count in left.items() if count > 0})
-
-    def to_list(self) -> list[Any]:
-        """As plain values."""
-        return [
-            dict(self.routed),
-            dict(self.dead),
-            {k: dict(v) for k, v in self.filtered.items()},
-            {k: dict(v) for k, v in self.targets.items()},
-        ]
-
-    @staticmethod
-    def from_list(values: Sequence[Any]) -> "Outcome":
-        """From `to_list`."""
-        routed, dead, filtered, targets = values
-        return Outcome(
-            Counter(routed),
-            Counter(dead),
-            {k: Counter(v) for k, v in filtered.items()},
-            {k: Counter(v) for k, v in targets.items()},
-        )
-
-
-@dataclass(slots=True)
 class _Shard:
     name: str
     next_sequence: int = 1
@@ -143,38 +89,6 @@ class _Shard:
     ready: deque[Entry] = field(default_factory=deque)
     handed: deque[Entry] = field(default_factory=deque)
     outcomes: deque[tuple[int, Outcome]] = field(default_factory=deque)  # (last sequence, what became of them)
-
-
-@dataclass(slots=True)
-class _Append:
-    source: str
-    time: int  # µs since the epoch
-    rows: int
-    done: "asyncio.Future[None]"
-
-
-@dataclass(slots=True)
-class _Pending:
-    columns: dict[int, Columns] = field(default_factory=dict)
-    appends: dict[int, list[_Append]] = field(default_factory=dict)
-    states: dict[str, bytes] = field(default_factory=dict)
-    waiters: dict[asyncio.AbstractEventLoop, list["asyncio.Future[None]"]] = field(default_factory=dict)
-    rows: int = 0
-
-
-@dataclass(slots=True)
-class JournalAccount:
-    """What the journal knows of its readings, all counts since it was begun.
-
-    Attributes:
-        journalled: Readings by source.
-        waiting: Readings by source that are not done yet.
-        outcome: What became of those that are done.
-    """
-
-    journalled: Counter[str] = field(default_factory=Counter)
-    waiting: Counter[str] = field(default_factory=Counter)
-    outcome: Outcome = field(default_factory=Outcome)
 
 
 class Journal:
@@ -212,7 +126,7 @@ class Journal:
         self._lock = threading.RLock()
         self._wake, self._enough, self._room = threading.Event(), threading.Event(), threading.Event()
         self._plenty = threading.Event()
-        self._pending = _Pending()
+        self._pending = Pending()
         self._incarnation = secrets.token_hex(3)
         self._shards = [_Shard(name) for name in SHARDS]
         self._states: dict[str, bytes] = {}
@@ -306,25 +220,12 @@ class Journal:
 
     def append(self, source: str, index: int, rows: Columns, state: bytes | None) -> "asyncio.Future[None]":
         """Take readings of `source` into shard `index`; see `connectors.contract.Intake.append`."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        now = time.time_ns() // 1000
         count = len(rows)
         if any(len(getattr(rows, name)) != count for name in Columns.__slots__):
             raise ValueError(f"readings of {source}: columns of different length")
         with self._lock:
-            pending = self._pending
-            if count:
-                if index in pending.columns:
-                    pending.columns[index].extend(rows)
-                else:
-                    pending.columns[index] = rows
-                pending.appends.setdefault(index, []).append(_Append(source, now, count, done))
-            if state is not None:
-                pending.states[source] = state
-            pending.waiters.setdefault(loop, []).append(done)
-            pending.rows += count
-            if pending.rows >= self._commit_rows:
+            done = self._pending.add(source, index, rows, state, time.time_ns() // 1000)
+            if self._pending.rows >= self._commit_rows:
                 self._enough.set()
             self._wake.set()
         return done
@@ -333,20 +234,21 @@ class Journal:
 
     def _run(self) -> None:
         try:
-            while not (self._closing and not self._pending.waiters):
+            while self._pending or not self._closing:
                 self._wake.wait()
                 self._wake.clear()
-                if not self._closing and self._pending.waiters:
+                if self._pending and not self._closing:
                     self._enough.wait(self._linger)
                 self._wait_for_room()
                 with self._lock:
-                    pending, self._pending = self._pending, _Pending()
+                    pending, self._pending = self._pending, Pending()
                     self._enough.clear()
                 self._commit(pending)
-        except StoreError as error:
-            self.failed = error
+        except Exception as error:  # the edge of the journal's thread: without it readers would wait for ever
+            known = isinstance(error, StoreError)
+            self.failed = error if isinstance(error, StoreError) else StoreError(f"{self._log.directory}: {error!r}")
             self._tell_arrival()
-            log.error("journal failed", error=str(error))
+            log.error("journal failed", error=str(self.failed), exc_info=not known)
 
     def _wait_for_room(self) -> None:
         if self._log.size < self._quota or self._closing:
@@ -367,8 +269,8 @@ class Journal:
         self._room.wait(_RETRY_FULL)
         self._room.clear()
 
-    def _commit(self, pending: _Pending) -> None:
-        entries = [self._cut(index, pending) for index in list(pending.columns)]
+    def _commit(self, pending: Pending) -> None:
+        entries = [(index, self._cut(index, pending)) for index in pending.columns]
         entries = [(index, entry) for index, entry in entries if entry.rows]
         if (entries or pending.states) and not self._write(entries, pending.states):
             return
@@ -381,9 +283,7 @@ class Journal:
                     self._push(index, entry)
         if entries:
             self._tell_arrival()
-        for loop, futures in pending.waiters.items():
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(_resolve, futures)
+        pending.resolve()
         self._tell_trimmed(trims)
 
     def _tell_trimmed(self, trims: list[tuple[int, int, int]]) -> None:
@@ -403,52 +303,10 @@ class Journal:
             self._drop_segments()
         return trims
 
-    def _cut(self, index: int, pending: _Pending) -> tuple[int, Entry]:
-        shard = self._shards[index]
-        try:
-            facts = self._facts(pending.columns[index], pending.appends[index], shard.next_sequence)
-        except _UNFIT:
-            appends = self._sift(index, pending)
-            facts = self._facts(pending.columns[index], appends, shard.next_sequence)
-        sources: Counter[str] = Counter()
-        for append in pending.appends[index]:
-            sources[append.source] += append.rows
-        return index, Entry(0, shard.next_sequence, len(facts[0]), dict(sources), self._raw(index, facts))
-
-    def _facts(self, columns: Columns, appends: list[_Append], first: int) -> list[pa.Array]:
-        times = np.array([a.time for a in appends], np.int64)
-        facts = columns.to_arrays(np.repeat(times, np.array([a.rows for a in appends], np.int64)), first)
-        tags = facts[0].to_numpy()
-        if len(tags) and not 0 <= int(tags.min()) <= int(tags.max()) < len(self._tags):
-            raise IndexError("a tag that is not in the tag table")
-        return facts
-
-    def _sift(self, index: int, pending: _Pending) -> list[_Append]:
-        """Leave out the appends that do not fit the columns' types, and tell them so; the others go on."""
-        columns, sound, fit, start = pending.columns[index], Columns(), [], 0
-        for append in pending.appends[index]:
-            part = Columns()
-            for name in Columns.__slots__:
-                getattr(part, name).extend(getattr(columns, name)[start : start + append.rows])
-            start += append.rows
-            try:
-                self._facts(part, [append], 1)
-            except _UNFIT as error:
-                log.error("readings refused", source=append.source, readings=append.rows, error=str(error))
-                pending.states.pop(append.source, None)
-                self._refuse(append, pending, error)
-            else:
-                sound.extend(part)
-                fit.append(append)
-        pending.columns[index], pending.appends[index] = sound, fit
-        return fit
-
-    def _refuse(self, append: _Append, pending: _Pending, error: Exception) -> None:
-        loop = append.done.get_loop()
-        pending.waiters[loop].remove(append.done)
-        reason = ValueError(f"readings of {append.source} cannot be journalled: {error}")
-        with contextlib.suppress(RuntimeError):  # the loop has been closed
-            loop.call_soon_threadsafe(_fail, append.done, reason)
+    def _cut(self, index: int, pending: Pending) -> Entry:
+        first = self._shards[index].next_sequence
+        facts, sources = pending.cut(index, self._tags, first)
+        return Entry(0, first, len(facts[0]), sources, self._raw(index, facts))
 
     def _raw(self, index: int, facts: Sequence[pa.Array]) -> pa.RecordBatch:
         count = len(facts[0])
@@ -707,14 +565,3 @@ class Journal:
         self._wake.set()
         self._thread.join()
         self._log.close()
-
-
-def _resolve(futures: Iterable["asyncio.Future[None]"]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
-
-
-def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)

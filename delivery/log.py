@@ -22,7 +22,6 @@ segment was begun) and runs without the lock, so that nobody waits for a disk wh
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -32,7 +31,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
+
+from delivery.disk import StoreError, StoreFullError, make_directory, sync_directory
 
 _HEADER: Final = struct.Struct("<4sIB3xIQQ")
 _CHECKED: Final = 8  # the checksum covers the header from here on
@@ -43,14 +44,6 @@ RESERVE: Final = 128 * 1024
 _BLOCK: Final = 4096
 _CHUNK: Final = 1024 * 1024
 _NAME: Final = re.compile(r"(\d{20})-([0-9a-f]{8})\.log")
-
-
-class StoreError(Exception):
-    """A store cannot do what it must; the message says where and what to do."""
-
-
-class StoreFullError(StoreError):
-    """The disk under a store is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,45 +87,6 @@ class _Segment:
     proof: int = 0  # its first record that says that all before the segment is durable
 
 
-class DirectoryLock:
-    """Holds a directory for this process; a second process is refused."""
-
-    def __init__(self, directory: Path) -> None:
-        make_directory(directory)
-        self._fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
-            os.close(self._fd)
-            raise StoreError(
-                f"{directory} belongs to process {owner}; stop it, or give this gateway its own directory"
-            ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
-
-    def release(self) -> None:
-        """Give the directory back."""
-        os.close(self._fd)
-
-
-def make_directory(directory: Path) -> None:
-    """Make `directory` and its parents where they are missing, durably: a power cut must not take them back."""
-    if not directory.is_dir():
-        make_directory(directory.parent)
-        directory.mkdir(exist_ok=True, mode=0o700)
-        sync_directory(directory.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make created, renamed and removed names of `directory` durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _pread(fd: int, count: int, position: int) -> bytes:
     """Read from a file; blocks that the disk cannot read are zeroes."""
     try:
@@ -152,19 +106,6 @@ def _segments(directory: Path) -> list[_Segment]:
     names = [(match, path) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name))]
     found = [_Segment(int(match[1]), bytes.fromhex(match[2]), path, path.stat().st_size) for match, path in names]
     return sorted(found, key=lambda s: (s.first, s.path))
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace the file `path` by `data`; after a crash it holds the old bytes or the new ones."""
-    temporary = path.with_name(path.name + ".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.rename(path)
-    sync_directory(path.parent)
 
 
 class Log:
@@ -555,80 +496,3 @@ class Log:
             with self._lock:
                 os.close(self._fd)
                 self._fd = -1
-
-
-class Flusher:
-    """A thread that keeps a log durable, so that `wait` waits only for the rest.
-
-    Args:
-        log: The log.
-        interval: Seconds between two syncs while nobody waits.
-        name: Name of the thread.
-        synced: Called in the thread after each sync.
-    """
-
-    def __init__(self, log: Log, interval: float, name: str, synced: Callable[[], None] = lambda: None) -> None:
-        self._log = log
-        self._interval = interval
-        self._synced = synced
-        self._changed = threading.Condition()
-        self._durable = 0
-        self._wanted = 0
-        self._closing = False
-        self._error: StoreError | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> Self:
-        """Begin."""
-        self._durable = self._log.sync()
-        self._thread.start()
-        return self
-
-    @property
-    def durable(self) -> int:
-        """Number of the last durable record."""
-        return self._durable
-
-    def wait(self, number: int) -> None:
-        """Return when record `number` is durable.
-
-        Raises:
-            StoreError: It cannot be made durable.
-        """
-        with self._changed:
-            self._wanted = max(self._wanted, number)
-            self._changed.notify_all()
-            while self._durable < number:
-                if self._error is not None:
-                    raise self._error
-                if not self._thread.is_alive():
-                    raise StoreError(f"{self._log.directory} is closed")
-                self._changed.wait(1.0)
-
-    def close(self) -> None:
-        """Sync what is left and end the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                if not self._closing and self._wanted <= self._durable:
-                    self._changed.wait(self._interval)
-                closing = self._closing
-            if self._log.next_number - 1 > self._durable:
-                try:
-                    durable = self._log.sync()
-                except StoreError as error:
-                    with self._changed:
-                        self._error = error
-                        self._changed.notify_all()
-                    return
-                with self._changed:
-                    self._durable = durable
-                    self._changed.notify_all()
-                self._synced()
-            if closing:
-                return

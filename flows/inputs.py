@@ -12,8 +12,8 @@ import pyarrow as pa
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from typing_extensions import override
 
+from delivery.disk import StoreError
 from delivery.journal import SHARDS
-from delivery.log import StoreError
 from flows.process import Process
 
 _ROWS: Final = 20_000

@@ -18,7 +18,7 @@ from bytewax.operators import KeyedStream
 from bytewax.operators.windowing import EventClock
 
 from delivery import metrics
-from delivery.journal import Outcome
+from delivery.outcome import Outcome
 from flows.process import Process
 from normalization.reading import (
     FACTS,

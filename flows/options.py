@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from delivery.disk import sync_directory
 from delivery.journal import SHARDS
-from delivery.log import sync_directory
 
 _LONGEST: Final = 10  # seconds
 _COMMAND: Final = "  python -m bytewax.run flows.gateway -r data/recovery -s 1 -b 0"

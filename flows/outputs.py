@@ -7,7 +7,7 @@ import pyarrow as pa
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
-from delivery.log import StoreError
+from delivery.disk import StoreError
 from flows.process import Process
 
 

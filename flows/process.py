@@ -29,9 +29,10 @@ from connectors.contract import Context, SourceState
 from delivery import metrics
 from delivery.account import Account, settle_accounts
 from delivery.dead_letters import DeadLetterStore
+from delivery.disk import DirectoryLock, StoreError, write_durably
 from delivery.forwarder import Forwarder
-from delivery.journal import SHARDS, Journal, Outcome
-from delivery.log import DirectoryLock, StoreError, write_durably
+from delivery.journal import SHARDS, Journal
+from delivery.outcome import Outcome
 from delivery.retry import RetryPolicy
 from delivery.spool import Spool
 from flows import main_module

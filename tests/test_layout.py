@@ -212,6 +212,7 @@ CATCHES_ALL = {
         1,
         "the edge of the I/O thread: log and end the process, which is better than to read nothing",
     ),
+    "delivery/journal.py": (1, "the edge of the journal's thread: the flow and the readers are told, the process ends"),
     "delivery/forwarder.py": (3, "the edge of a forwarder's loop: log, count, back off; also while a writer closes"),
     "bifrost/try_source.py": (1, "the edge of a reader under `bifrost test`: shown, exit code 1"),
     "connectors/sources/opcua/reader.py": (1, "`check`: whatever is wrong is a finding in words"),

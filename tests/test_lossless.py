@@ -36,7 +36,8 @@ from bifrost.run import account
 from connectors.contract import Context, RejectedRecords
 from connectors.targets.zerobus.encode import ProtobufEncoder, reading_columns, to_arrow
 from connectors.targets.zerobus.schema import Plan, TableColumn, descriptor, plan
-from delivery.journal import SHARDS, Journal, Outcome
+from delivery.journal import SHARDS, Journal
+from delivery.outcome import Outcome
 from delivery.spool import Spool
 from flows.operators import isolate, refused
 from normalization.normalizer import Normalizer

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from delivery.entry import COLUMNS
-from delivery.journal import Journal, Outcome
+from delivery.journal import Journal
+from delivery.outcome import Outcome
 from delivery.spool import Spool
 from normalization.reading import FACTS, Columns, Tag, TagTable, numbers, repeat, view
 

@@ -1,7 +1,7 @@
 from collections import Counter
 
 from delivery.account import settle_accounts
-from delivery.journal import JournalAccount, Outcome
+from delivery.outcome import JournalAccount, Outcome
 from delivery.spool import SpoolAccount
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from delivery import dead_letters as dead_letters_module
 from delivery.dead_letters import FLOW, DeadLetterStore
-from delivery.log import StoreError, StoreFullError
+from delivery.disk import StoreError, StoreFullError
 from normalization.reading import TagTable
 from tests.delivery.stores import SHARD, content, own, sequences_of, stream, tag_table
 

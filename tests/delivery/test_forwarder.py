@@ -14,9 +14,9 @@ from typing_extensions import override
 from connectors.contract import AuthError, ConfigError, Limits, RejectedRecords, TransientError, Writer
 from delivery.breaker import BreakerState
 from delivery.dead_letters import DeadLetterStore
+from delivery.disk import StoreError
 from delivery.forwarder import Forwarder
 from delivery.journal import Journal
-from delivery.log import StoreError
 from delivery.retry import RetryPolicy
 from delivery.spool import Spool
 from normalization.reading import TagTable

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from delivery import journal as journal_module
-from delivery.journal import SHARDS, Journal, Outcome, shard_of
-from delivery.log import StoreError
+from delivery.disk import StoreError
+from delivery.journal import SHARDS, Journal, shard_of
+from delivery.outcome import Outcome
 from delivery.spool import Spool
 from normalization.reading import Columns, TagTable
 from tests.delivery.stores import (
@@ -508,6 +509,21 @@ async def test_a_failed_disk_is_told_to_the_flow_and_acknowledges_nothing(
     with pytest.raises(StoreError, match="fsync failed"):
         journal.take(INDEX, 1)
     assert not future.done()
+
+
+async def test_an_unexpected_failure_of_the_journal_is_told_to_the_flow(tmp_path: Path, closing: list[Journal]) -> None:
+    journal = opened(tmp_path, closing)
+    attach(journal)
+
+    def fails(shard: str, last: int) -> None:
+        raise ZeroDivisionError("of a listener")
+
+    journal.on_trimmed.append(fails)
+    await journal.append("source0", INDEX, columns([1]), None)
+    journal.trim(INDEX, journal.take(INDEX, 10)[-1].number)
+    await until_async(lambda: journal.failed is not None)
+    with pytest.raises(StoreError, match=r"ZeroDivisionError.*of a listener"):
+        journal.take(INDEX, 10)
 
 
 async def test_no_sequence_is_given_twice_after_the_newest_commit_was_damaged(

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from delivery import log as log_module
-from delivery.log import HEAD, DirectoryLock, Flusher, Log, Record, StoreError, StoreFullError
+from delivery.disk import DirectoryLock, StoreError, StoreFullError
+from delivery.flusher import Flusher
+from delivery.log import HEAD, Log, Record
 from tests.delivery.stores import until
 
 
@@ -486,7 +488,7 @@ def test_a_foreign_file_in_the_directory_is_left_alone(tmp_path: Path) -> None:
 def test_a_second_process_is_refused_and_told_who_holds_the_directory(tmp_path: Path) -> None:
     lock = DirectoryLock(tmp_path / "data")
     code = (
-        "import sys; from pathlib import Path; from delivery.log import DirectoryLock, StoreError\n"
+        "import sys; from pathlib import Path; from delivery.disk import DirectoryLock, StoreError\n"
         "try: DirectoryLock(Path(sys.argv[1]))\n"
         "except StoreError as error: print(error)\n"
         "else: print('got it')"

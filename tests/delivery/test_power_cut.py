@@ -19,9 +19,11 @@ import pytest
 from delivery import journal as journal_module
 from delivery.account import settle_accounts
 from delivery.dead_letters import FLOW, DeadLetterStore
-from delivery.journal import Journal, Outcome
-from delivery.log import StoreError
-from delivery.spool import Spool, Unit
+from delivery.disk import StoreError
+from delivery.journal import Journal
+from delivery.outcome import Outcome
+from delivery.spool import Spool
+from delivery.unit import Unit
 from normalization.reading import TagTable
 from tests.delivery.power import Disk, Remains
 from tests.delivery.stores import GATEWAY, as_stream, columns, sequences_of, tag_table

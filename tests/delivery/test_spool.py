@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from delivery.log import StoreError, StoreFullError
-from delivery.spool import Spool, Unit
+from delivery.disk import StoreError, StoreFullError
+from delivery.spool import Spool
+from delivery.unit import Unit
 from normalization.reading import TagTable
 from tests.delivery.stores import (
     SHARD,

@@ -11,7 +11,8 @@ from pydantic import Field
 from connectors.contract import Context, SourceState
 from connectors.settings import SourceConfig
 from delivery import metrics
-from delivery.journal import Journal, Outcome, shard_of
+from delivery.journal import Journal, shard_of
+from delivery.outcome import Outcome
 from flows.intake import SourceIntake, supervise
 from normalization.reading import Columns, Flags, Quality, TagTable
 

@@ -7,7 +7,7 @@ import pytest
 from config.loader import load
 from config.models import Configuration
 from connectors.targets.console import ConsoleConfig
-from delivery.log import StoreError
+from delivery.disk import StoreError
 from flows.process import Process
 
 

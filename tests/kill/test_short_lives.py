@@ -3,7 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from delivery.journal import Journal, Outcome, shard_of
+from delivery.journal import Journal, shard_of
+from delivery.outcome import Outcome
 from normalization.reading import Columns, Tag, TagTable
 
 _SOURCES = {"first": shard_of("opcua", "first"), "second": shard_of("modbus", "second")}
