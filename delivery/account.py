@@ -3,10 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from delivery.outcome import JournalAccount
 from delivery.spool import SpoolAccount
+
+_SCAN_SHARE: Final = 0.02  # of a core's time, at most, for counting what is stored for the metrics
+_SCAN_PAUSE: Final = 1.0  # seconds between two scans, at least
+
+
+def next_scan(began: float, ended: float) -> float:
+    """When the stores may be scanned for the metrics again, after a scan from `began` to `ended`, seconds."""
+    return ended + max(_SCAN_PAUSE, (ended - began) * (1 / _SCAN_SHARE - 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from config.logs import configure
 from config.models import NAME_FILE, Configuration
 from connectors.contract import Context, SourceState
 from delivery import metrics
-from delivery.account import Account, settle_accounts
+from delivery.account import Account, next_scan, settle_accounts
 from delivery.dead_letters import DeadLetterStore
 from delivery.disk import DirectoryLock, StoreError, write_durably
 from delivery.forwarder import Forwarder
@@ -91,6 +91,8 @@ class Process:
         self._leaving = threading.Lock()  # held by the thread that ends the process
         self._drained: set[int] = set()
         self._reading_ended = threading.Event()
+        self._scanning = threading.Lock()
+        self._next_scan = 0.0
         self._latest = 0.0
         # By thread; Bytewax's own threads get a new Python thread state each time, so that a threading.local would forget.
         self._turns: defaultdict[int, _Turn] = defaultdict(_Turn)
@@ -272,7 +274,11 @@ class Process:
         metrics.QUEUE_CAPACITY.set(self.journal.memory_rows)
         metrics.SPOOLED_BYTES.set(self.journal.size + sum(spool.size for spool in self.spools.values()))
         metrics.DEAD_LETTERS.set(self.dead_letters.total)
-        metrics.UNACCOUNTED.set(self.account().unaccounted)
+        with self._scanning:
+            began = time.monotonic()
+            if began >= self._next_scan:
+                metrics.UNACCOUNTED.set(self.account().unaccounted)
+                self._next_scan = next_scan(began, time.monotonic())
 
     # ------------------------------------------------------------------ stopping
 

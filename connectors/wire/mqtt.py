@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PLAIN_SCHEMES: Final = {"mqtt": 1883, "tcp": 1883}
 TLS_SCHEMES: Final = {"mqtts": 8883, "tls": 8883, "ssl": 8883}
 
-RETAIN, DUP, TRUNCATED = 0x01, 0x08, 0x10
+RETAIN, QOS, DUP, TRUNCATED = 0x01, 0x06, 0x08, 0x10
 _KEPT_OF_OVERSIZE = 128 * 1024
 _PINGREQ = b"\xc0\x00"
 
@@ -240,6 +240,7 @@ class MqttSession(asyncio.Protocol):
     Attributes:
         lost: Done with the reason, a ConnectionError, when the connection is gone; never done otherwise.
         client: The paho client, for what this class does not wrap.
+        heard: When the broker last sent anything, on the loop's clock: until then nothing that it sent was lost.
         confirmed: How many of the packet ids given to `acknowledge` the broker is known to have worked off.
     """
 
@@ -272,7 +273,7 @@ class MqttSession(asyncio.Protocol):
         self._skip = 0
         self._paused = False
         self._closing = False
-        self._heard = self._loop.time()
+        self.heard = self._loop.time()
         self._beat: asyncio.TimerHandle | None = None
         self._acknowledged = 0
         self._pings: deque[int] = deque()
@@ -427,7 +428,7 @@ class MqttSession(asyncio.Protocol):
         """Read again."""
         if self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = False
-            self._heard = self._loop.time()
+            self.heard = self._loop.time()
             self._transport.resume_reading()
 
     def fail(self, error: Exception) -> None:
@@ -450,7 +451,7 @@ class MqttSession(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  (create_connection gives no other)
         self._transport = transport
         self._link = _Link(transport)
-        self._heard = self._loop.time()
+        self.heard = self._loop.time()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -458,7 +459,7 @@ class MqttSession(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
+        self.heard = self._loop.time()
         if self._skip:
             cut = min(self._skip, len(data))
             self._skip -= cut
@@ -542,7 +543,7 @@ class MqttSession(asyncio.Protocol):
     def _tick(self) -> None:
         keepalive = self.client.keepalive
         self._beat = self._loop.call_later(keepalive / 2, self._tick)
-        if not self._paused and self._loop.time() - self._heard > 1.5 * keepalive:
+        if not self._paused and self._loop.time() - self.heard > 1.5 * keepalive:
             self._fail(ConnectionError(f"the broker has been silent for {1.5 * keepalive:g} s"))
             return
         self._send_ping()

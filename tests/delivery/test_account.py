@@ -1,6 +1,8 @@
 from collections import Counter
 
-from delivery.account import settle_accounts
+import pytest
+
+from delivery.account import next_scan, settle_accounts
 from delivery.outcome import JournalAccount, Outcome
 from delivery.spool import SpoolAccount
 
@@ -69,3 +71,8 @@ def test_readings_that_a_flow_still_holds_are_no_loss() -> None:
     """A spool may have had what the journal does not know to be done."""
     ahead = SpoolAccount(Counter(line1=70), Counter(line1=70))
     assert settle_accounts(journal(), {"cloud": spool(), "local": ahead}).unaccounted == 0
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.001, 1.0), (1.0, 49.0), (10.0, 490.0)])
+def test_scans_for_the_metrics_take_little_of_the_time(took: float, pause: float) -> None:
+    assert next_scan(100.0, 100.0 + took) == pytest.approx(100.0 + took + pause)

@@ -5,225 +5,62 @@ JSON sample, and the columns are extended once per network read. Everything else
 """
 
 import json
-import math
-import re
-import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
 from connectors.sources.mqtt.config import MqttConfig, Subscription
-from connectors.wire.mqtt import DUP, RETAIN, TRUNCATED, Publish
+from connectors.sources.mqtt.parse import (
+    MISSING,
+    at_path,
+    fill,
+    flatten,
+    match_pattern,
+    parse_json,
+    parse_path,
+    parse_plain,
+    parse_properties,
+    parse_time,
+    topic_matches,
+)
+from connectors.wire.mqtt import DUP, QOS, RETAIN, TRUNCATED, Publish
 from normalization.quality import text_quality
 from normalization.reading import Columns, Flags, Quality, Tag, to_json
 
-_MIN_TIME, _MAX_TIME = -62_135_596_800_000_000, 253_402_300_800_000_000  # years 1 to 9999 in µs
-_SCALE: Final = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
+__all__ = ["Decoder", "TooManyTagsError", "topic_matches"]
+
 _TIMES: Final = ("timestamp", "ts", "time")
-_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
-_WORDS: Final = {
-    "true": True, "false": False, "nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf,
-    "-infinity": -math.inf, "+inf": math.inf, "null": None,
-}  # fmt: skip
 _KINDS: Final = {float: 4, int: 2, bool: 1, str: 5, type(None): 0}
 _INT64: Final = (-(2**63), 2**63)
-_MISSING: Final = object()
 _UNSET: Final = msgspec.UNSET
 _MS: Final = frozenset({"auto", "ms"})
 
 
-def topic_matches(topic_filter: str, topic: str) -> bool:
-    """Whether a topic filter takes a topic (MQTT 5.0 §4.7); a ``$share`` filter counts by what follows its group."""
-    wanted = topic_filter.split("/")
-    if wanted[0] == "$share" and len(wanted) > 2:
-        wanted = wanted[2:]
-    levels = topic.split("/")
-    if topic[:1] == "$" and wanted[0] in {"#", "+"}:
-        return False
-    for i, part in enumerate(wanted):
-        if part == "#":
-            return True
-        if i >= len(levels) or part not in {"+", levels[i]}:
-            return False
-    return len(wanted) == len(levels)
-
-
-def parse_path(path: str) -> list[str | int]:
-    """The steps of a JSON path such as ``$.data.values[0].v``."""
-    steps: list[str | int] = []
-    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path.removeprefix("$").removeprefix(".")):
-        steps.append(int(index) if index else key)
-    return steps
-
-
-def at_path(document: Any, steps: Iterable[str | int]) -> Any:
-    """What `document` holds at a path; a marker that is none of JSON's values when there is nothing."""
-    for step in steps:
-        try:
-            document = document[step]
-        except (KeyError, IndexError, TypeError):
-            return _MISSING
-    return document
-
-
-def parse_time(value: Any, unit: str = "auto") -> int | None:
-    """A time in µs since the epoch, UTC; None when it cannot be told.
-
-    Args:
-        value: A number or ISO 8601 text (without a zone it is UTC), or text with a number in it.
-        unit: s, ms, us, ns, iso, or auto, which tells numbers by their size and text by its form.
-    """
-    if isinstance(value, str):
-        if unit != "iso" and _NUMBER.fullmatch(value):
-            value = int(value) if value.lstrip("+-").isdigit() and len(value) < 25 else float(value)
-        else:
-            try:
-                when = datetime.fromisoformat(value)
-                if when.tzinfo is None:
-                    when = when.replace(tzinfo=UTC)
-                return round(when.timestamp() * 1e6)
-            except (ValueError, OverflowError):
-                return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or unit == "iso":
-        return None
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if unit == "auto":
-        size = abs(value)
-        unit = "s" if size < 1e11 else "ms" if size < 1e14 else "us" if size < 1e17 else "ns"
-    micros: int
-    if isinstance(value, int):
-        micros = value // 1000 if unit == "ns" else value * int(_SCALE[unit])
-    else:
-        micros = round(value * _SCALE[unit])
-    return micros if _MIN_TIME <= micros < _MAX_TIME else None
-
-
-def parse_json(payload: bytes) -> Any:
-    """The JSON document in `payload`; NaN and Infinity, which JSON does not have, are taken as well.
-
-    Raises:
-        ValueError: It is not JSON.
-    """
-    try:
-        return msgspec.json.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
-        try:
-            return json.loads(payload)
-        except (ValueError, RecursionError):
-            raise ValueError(f"not JSON: {error}") from None
-
-
-def parse_plain(payload: bytes) -> Any:
-    """The number, boolean or text in `payload`.
-
-    Raises:
-        ValueError: It is not UTF-8.
-    """
-    try:
-        text = payload.decode()
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8 text") from None
-    word = text.strip()
-    if _NUMBER.fullmatch(word):
-        if word.lstrip("+-").isdigit() and len(word) < 400:
-            return int(word)
-        number = float(word)
-        return number if math.isfinite(number) else text
-    known = _WORDS.get(word.lower(), _MISSING)
-    return text if known is _MISSING else known
-
-
-def parse_properties(raw: bytes) -> str | None:
-    """The properties of an MQTT 5 message as a JSON object; user properties under ``user``."""
-    return _cached_properties(raw) if len(raw) < 1024 else _properties(raw)
-
-
-def _properties(raw: bytes) -> str | None:
-    from paho.mqtt.exception import MQTTException
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-
-    size, prefix = len(raw), b""
-    while True:
-        size, low = size >> 7, size & 0x7F
-        prefix += bytes([low | 0x80 if size else low])
-        if not size:
-            break
-    decoded: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    try:
-        decoded.unpack(prefix + raw)
-        given = decoded.json()
-    except (MQTTException, ValueError, IndexError, KeyError, TypeError, struct.error) as error:
-        return to_json({"malformed": str(error), "raw": raw})
-    out: dict[str, Any] = {}
-    for name, value in given.items():
-        if name == "UserProperty":
-            out["user"] = {}
-            for key, text in value:
-                out["user"][key] = f"{out['user'][key]}, {text}" if key in out["user"] else text
-        else:
-            out[re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()] = value
-    return to_json(out) if out else None
-
-
-_cached_properties = lru_cache(maxsize=1024)(_properties)
-
-
-def fill(template: str, levels: list[str]) -> str:
-    """A template such as ``{1}-{-1}`` with the levels of a topic; levels that are not there are empty."""
-
-    def level(match: re.Match[str]) -> str:
-        number = int(match[1])
-        index = number - 1 if number > 0 else number
-        return levels[index] if -len(levels) <= index < len(levels) else ""
-
-    return re.sub(r"\{(-?\d+)\}", level, template)
-
-
-def match_pattern(pattern: str, levels: list[str]) -> dict[str, str] | None:
-    """What the places of a pattern such as ``plant/{line}/+/{tag_name}`` are in a topic; None when it does not fit."""
-    wanted = pattern.split("/")
-    if wanted[-1] == "#":
-        wanted.pop()
-        if len(levels) < len(wanted):
-            return None
-    elif len(wanted) != len(levels):
-        return None
-    found: dict[str, str] = {}
-    for part, level in zip(wanted, levels, strict=False):
-        if part == "+":
-            continue
-        names = re.findall(r"\{(\w+)\}", part)
-        match = re.fullmatch(
-            "".join(
-                f"(?P<{names.pop(0)}>.+)" if bit[:1] == "{" else re.escape(bit) for bit in re.split(r"(\{\w+\})", part)
-            ),
-            level,
-        )
-        if match is None:
-            return None
-        found |= match.groupdict()
-    return found
-
-
 @dataclass(slots=True)
 class _Topic:
-    """What is known of one topic: how it is read, and its tags by field and unit."""
+    """What is known of one topic: how it is read, its tags by field and unit, and whether a session keeps its messages."""
 
     name: str
     rule: Subscription
     device_id: str
     tag_name: str
     places: dict[str, str]
+    kept: bool
     decode: Callable[[bytes], Any] | None = None
     unit: str | None = None
     tag: int = -1
     tags: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+def _named(topic: _Topic, field: str) -> tuple[str, str, str]:
+    """Device, address and tag name of a field of a topic; an empty field is the whole."""
+    first, _, last = topic.name.rpartition("/")
+    if field:
+        tag_name = f"{topic.tag_name}.{field}" if topic.tag_name else field
+        return topic.device_id or topic.name, f"{topic.name}#{field}", tag_name
+    return topic.device_id or first or topic.name, topic.name, topic.tag_name or last
 
 
 class TooManyTagsError(ValueError):
@@ -231,7 +68,12 @@ class TooManyTagsError(ValueError):
 
 
 class Decoder:
-    """Turns messages into readings; keeps what it has learnt of each topic."""
+    """Turns messages into readings; keeps what it has learnt of each topic.
+
+    Attributes:
+        grown: It has met a tag since this was last set to False.
+        on_sparkplug: Takes topic, payload and head of a Sparkplug message, and the rows for its readings.
+    """
 
     def __init__(self, config: MqttConfig, intern: Callable[[Tag], int]) -> None:
         """A decoder that has seen nothing yet.
@@ -249,6 +91,7 @@ class Decoder:
         self._samples: dict[tuple[str, str, str, str], Callable[[bytes], Any]] = {}
         self._metrics: dict[Tag, int] = {}
         self._reject_tag: int | None = None
+        self.grown = False
         self.on_sparkplug: Callable[[str, bytes, int, Columns], None] | None = None
 
     def reject_tag(self) -> int:
@@ -338,7 +181,7 @@ class Decoder:
         if message.head & DUP:
             flags |= Flags.RESENT
         try:
-            topic = topic or self._learn(message.topic)
+            topic = topic or self._learn(message.topic, message.head)
             if message.head & TRUNCATED:
                 raise ValueError(f"larger than {self._config.max_message_size} bytes; this is its beginning")
             if topic.rule.format == "sparkplug":
@@ -376,7 +219,20 @@ class Decoder:
                     pass  # text that begins with a quotation mark
         return parse_plain(payload)
 
-    def _learn(self, raw: bytes) -> _Topic:
+    def seen(self) -> Iterator[tuple[str, bool, list[tuple[str, str]]]]:
+        """Each topic that has tags: its name, whether a session keeps its messages, and its tags by field and unit."""
+        return ((topic.name, topic.kept, list(topic.tags)) for topic in self._topics.values() if topic.tags)
+
+    def tags_of(self, name: str, fields: Sequence[tuple[str, str]]) -> list[int]:
+        """Rows of the tag table for fields of a topic as `seen` told them; none when it is not subscribed to any more."""
+        if not any(topic_matches(rule.topic, name) for rule in self._rules):
+            return []
+        topic = self._describe(name, 0)
+        return [
+            self._intern(self._config.tag(*_named(topic, field), unit, places=topic.places)) for field, unit in fields
+        ]
+
+    def _learn(self, raw: bytes, head: int) -> _Topic:
         try:
             name = raw.decode()
         except UnicodeDecodeError:
@@ -385,6 +241,10 @@ class Decoder:
             raise ValueError("not a topic name")
         if len(self._topics) >= self._config.max_tags:
             raise TooManyTagsError(f"more than {self._config.max_tags} topics (`max_tags`)")
+        topic = self._topics[raw] = self._describe(name, head)
+        return topic
+
+    def _describe(self, name: str, head: int) -> _Topic:
         rule = next((r for r in self._rules if topic_matches(r.topic, name)), None)
         if rule is None:
             # a subscription of an earlier configuration, which the broker still serves until it is told
@@ -393,24 +253,15 @@ class Decoder:
         places = (match_pattern(rule.pattern, levels) if rule.pattern else None) or {}
         device_id = places.pop("device_id", "") or (fill(rule.device_id, levels) if rule.device_id else "")
         tag_name = places.pop("tag_name", "") or (fill(rule.tag_name, levels) if rule.tag_name else "")
-        topic = self._topics[raw] = _Topic(name, rule, device_id, tag_name, places)
-        return topic
+        return _Topic(name, rule, device_id, tag_name, places, kept=bool(head & QOS))
 
     def _tag_of(self, topic: _Topic, name: str, unit: str | None) -> int:
         key = (name, unit or "")
         known = topic.tags.get(key)
-        if known is not None:
-            return known
-        first, _, last = topic.name.rpartition("/")
-        if name:
-            address = f"{topic.name}#{name}"
-            device_id = topic.device_id or topic.name
-            tag_name = f"{topic.tag_name}.{name}" if topic.tag_name else name
-        else:
-            address = topic.name
-            device_id = topic.device_id or first or topic.name
-            tag_name = topic.tag_name or last
-        known = topic.tags[key] = self.new_tag(device_id, address, tag_name, unit or "", topic.places)
+        if known is None:
+            device_id, address, tag_name = _named(topic, name)
+            known = topic.tags[key] = self.new_tag(device_id, address, tag_name, unit or "", topic.places)
+            self.grown = True
         return known
 
     def _add(
@@ -451,14 +302,14 @@ class Decoder:
         value_key, quality_key, unit_key = rule.value or "value", rule.quality or "quality", rule.unit or "unit"
         paths = [parse_path(key) for key in (value_key, time_key, quality_key, unit_key)]
         value, when, quality, unit = (at_path(document, path) for path in paths)
-        source_time = None if when in (_MISSING, None) else parse_time(when, rule.timestamp_format)
-        said = (Quality.GOOD, None) if quality is _MISSING or quality is None else self._quality(quality)
+        source_time = None if when in (MISSING, None) else parse_time(when, rule.timestamp_format)
+        said = (Quality.GOOD, None) if quality is MISSING or quality is None else self._quality(quality)
         unit = unit if isinstance(unit, str) else None
         extra: dict[str, Any] = {} if properties is None else json.loads(properties)
-        if source_time is None and when is not _MISSING and when is not None:
+        if source_time is None and when is not MISSING and when is not None:
             extra["timestamp"] = when
         used = {str(path[0]) for path in paths if path}
-        if value is _MISSING:
+        if value is MISSING:
             if rule.value is not None:
                 raise ValueError(f"no `{rule.value}` in the object")
             more = to_json(extra) if extra else None
@@ -492,15 +343,6 @@ class Decoder:
             )
             known = self._samples[value, time, quality, unit] = msgspec.json.Decoder(sample).decode
         return known
-
-
-def flatten(fields: Iterable[tuple[str, Any]], prefix: str = "", depth: int = 0) -> Iterable[tuple[str, Any]]:
-    """The leaves of nested objects, named ``outer.inner``; arrays are leaves, and so is what is nested too deeply."""
-    for key, item in fields:
-        if isinstance(item, dict) and item and depth < 8:
-            yield from flatten(item.items(), f"{prefix}{key}.", depth + 1)
-        else:
-            yield f"{prefix}{key}", item
 
 
 def extend(
