@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from delivery.lane import LaneAccount
 from delivery.outcome import JournalAccount
-from delivery.spool import SpoolAccount
 
 _SCAN_SHARE: Final = 0.02  # of a core's time, at most, for counting what is stored for the metrics
 _SCAN_PAUSE: Final = 1.0  # seconds between two scans, at least
@@ -84,7 +84,7 @@ class Account:
         }
 
 
-def settle_accounts(journal: JournalAccount, spools: Mapping[str, SpoolAccount]) -> Account:
+def settle_accounts(journal: JournalAccount, spools: Mapping[str, LaneAccount]) -> Account:
     """Put the stores' accounts together. Read the journal's first: what it let go, the spools have had before."""
     outcome = journal.outcome
     sources = {

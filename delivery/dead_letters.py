@@ -83,7 +83,7 @@ class DeadLetterStore:
             log.error("dead letters damaged, some may be lost", directory=str(directory), places=self._log.damaged)
         self._scribe = TagScribe(tags)
         self._log.begin()
-        self._flusher = Flusher(self._log, 0.2, "dead letters").start()
+        self._flusher = Flusher([self._log], 0.2, "dead letters").start()
 
     def _head(self) -> bytes:
         recent = [run for generation in self._recent for run in generation.to_list()]
@@ -163,7 +163,7 @@ class DeadLetterStore:
         Raises:
             StoreError: The disk fails.
         """
-        self._flusher.wait(self._log.next_number - 1)
+        self._flusher.wait(self._log, self._log.next_number - 1)
 
     def had(self, shard: str, sequences: np.ndarray) -> np.ndarray | None:
         """Which readings of the journal's `shard` are dead letters of the flow; None when none."""

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from connectors.contract import DeliveryError, RejectedRecords, TransientError, Writer
+from connectors.contract import AuthError, ConfigError, DeliveryError, RejectedRecords, TransientError, Writer
 from delivery import metrics
 from delivery.breaker import Breaker, BreakerState
 from delivery.dead_letters import DeadLetterStore
@@ -172,6 +172,7 @@ class Forwarder:
 
     def _show(self, error: Exception) -> None:
         kind = error_class(error)
+        self._tell_spool(error)
         if not isinstance(error, DeliveryError | StoreError):
             log.error("unexpected error from a writer", target=self.name, exc_info=error)
         if self.status.last_error != str(error):
@@ -179,6 +180,14 @@ class Forwarder:
         self.status.last_error, self.status.error_class = str(error), kind
         self.status.errors[kind] = self.status.errors.get(kind, 0) + 1
         self._show_breaker()
+
+    def _tell_spool(self, error: Exception) -> None:
+        """What was under way may have arrived; and readings do not expire while the target refuses the gateway."""
+        if not self._writer.limits.remembers_units:
+            self.spool.failed()
+            for unit in self._retry:
+                unit.resent = max(entry.number for entry in unit.entries)
+        self.spool.keep(isinstance(error, AuthError | ConfigError))
 
     def _show_breaker(self) -> None:
         self.status.breaker = self._breaker.state
@@ -328,6 +337,7 @@ class Forwarder:
 
     def _answered(self) -> None:
         """The target works: it took readings, or said which it will not take."""
+        self.spool.keep(False)
         if self._breaker.failures:
             log.info("target takes readings again", target=self.name)
             self._breaker.success()

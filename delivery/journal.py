@@ -522,7 +522,7 @@ class Journal:
 
     def _drop_segments(self) -> None:
         for segment in self._log.segments()[:-1]:
-            if not self._is_done(segment) or not self._log.drop_oldest():
+            if not self._is_done(segment) or not self._log.drop(segment):
                 return
             self._in_segment.pop(segment, None)
 

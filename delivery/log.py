@@ -454,16 +454,22 @@ class Log:
         with self._lock:
             return [s.first for s in self._segments]
 
-    def drop_oldest(self) -> bool:
-        """Remove the oldest segment, unless it is the newest too, or somebody reads under `held`.
+    def segment_size(self, segment: int) -> int:
+        """Bytes of the segment whose first number is `segment`; 0 when it has gone."""
+        with self._lock:
+            return next((s.size for s in self._segments if s.first == segment), 0)
+
+    def drop(self, first: int) -> bool:
+        """Remove the segment whose first number is `first`, unless it is the newest, or somebody reads under `held`.
 
         The newest must first say, durably, that nothing before it is missing: removed segments may come back one by one.
         """
         with self._lock:
             proof = self._segments[-1].proof
-            if self._holds or len(self._segments) < 2 or not 0 < proof <= self._synced:
+            index = next((i for i, segment in enumerate(self._segments[:-1]) if segment.first == first), -1)
+            if self._holds or index < 0 or not 0 < proof <= self._synced:
                 return False
-            self._segments.pop(0).path.unlink(missing_ok=True)
+            self._segments.pop(index).path.unlink(missing_ok=True)
             self._keep_reserve()
             return True
 

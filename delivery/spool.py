@@ -1,56 +1,40 @@
 """The spool of one target: what the flow decided to send, on disk until the target has it.
 
-The flow appends and never waits for a disk; a flusher keeps the log durable and `snapshot` waits for the rest. The
-forwarder takes *units*, which may go out before they are synced (the journal still holds them), and settles each by
-itself. Readings are deduped by identity, so that a replay of the flow adds none.
+A spool has one lane per priority that the rules give, so that what is urgent overtakes a backlog and what is least urgent
+makes room. Readings are deduped by identity over all lanes, whatever step, rule or priority brings them again. The spool is
+bounded; `BufferPolicy` says what goes when it is full, and every reading that goes is counted by source and reason.
 """
 
+import os
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import structlog
 
-from delivery.disk import StoreError, StoreFullError
-from delivery.entry import COLUMNS, TagReader, TagScribe, decode, encode, pack, unpack
+from delivery.disk import StoreFullError, make_directory
 from delivery.flusher import Flusher
-from delivery.identities import Identities, by_shard, fresh
-from delivery.log import HEAD, Cursor, Log, Record
-from delivery.unit import Entry, Unit
-from normalization.reading import FACTS, TagTable
+from delivery.identities import by_shard, fresh
+from delivery.lane import EXPIRED, Lane, LaneAccount, Numbers
+from delivery.overflow import BufferPolicy, Overflow, Thinner
+from delivery.unit import Unit
+from normalization.reading import TagTable
 
-_TAGS, _ENTRY, _CLOSE, _UNIT = 1, 2, 3, 4
 _SYNC_INTERVAL: Final = 0.05
-_REFILL_ROWS: Final = 10_000  # read back at once, at least: opening a segment costs more than some rows
-_NOT_YET: Final = 2**62
-_SEQUENCE: Final = FACTS.get_field_index("sequence")
+_HOUSEKEEPING: Final = 1.0  # seconds between two looks at the age of what is stored
+_RETRY_FULL: Final = 0.2
+_LEAST_SEGMENT: Final = 64 * 1024
+_THIN_FROM: Final = 0.8  # of the quota
+_ALARM: Final = 60.0  # seconds that an alarm lasts after a reading was discarded
+OVERFLOW: Final = "overflow"
+DOWNSAMPLED: Final = "downsampled"
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class SpoolAccount:
-    """What the spool knows of its readings, all counts by source since it was begun.
-
-    Attributes:
-        routed: Readings that came in.
-        delivered: Readings that the target has.
-        dead: Readings that became dead letters.
-        discarded: Readings that the overflow policy let go, by reason.
-        stored: Readings that wait; counted by scanning.
-    """
-
-    routed: Counter[str] = field(default_factory=Counter)
-    delivered: Counter[str] = field(default_factory=Counter)
-    dead: Counter[str] = field(default_factory=Counter)
-    discarded: dict[str, Counter[str]] = field(default_factory=dict)
-    stored: Counter[str] = field(default_factory=Counter)
 
 
 class Spool:
@@ -60,10 +44,14 @@ class Spool:
         directory: Where it lies.
         tags: The process's tag table.
         own_shard: Whether a shard is one of this gateway's journal, so that its trims will be announced.
+        policy: Its bounds, and what happens at them.
+        priorities: Priorities that the rules give; readings of others go with the next lower one.
         entry_rows: Readings in one entry, at most.
         entry_bytes: Bytes of one entry before compression, at most, unless it is a single reading.
-        memory_rows: Readings held in memory; more are read back from disk.
-        segment_bytes: Size at which a new segment is begun.
+        memory_rows: Readings held in memory per lane; more are read back from disk.
+        marks_resent: Whether readings that may have been sent before say so.
+        segment_bytes: Size at which a new segment is begun, at most.
+        now: The clock that readings age by, in seconds; a step of the wall clock does not move it.
     """
 
     def __init__(
@@ -72,190 +60,128 @@ class Spool:
         tags: TagTable,
         own_shard: Callable[[str], bool],
         *,
+        policy: BufferPolicy | None = None,
+        priorities: Iterable[int] = (),
         entry_rows: int = 10_000,
         entry_bytes: int = 4 * 1024 * 1024,
         memory_rows: int = 100_000,
+        marks_resent: bool = True,
         segment_bytes: int = 16 * 1024 * 1024,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.directory = directory
+        self.policy = policy or BufferPolicy()
         self.wake: Callable[[], None] = lambda: None
+        self.discarded_rows = 0  # since the process began
         self._tags = tags
-        self._own_shard = own_shard
-        self._entry_rows, self._entry_bytes, self._limit = entry_rows, entry_bytes, memory_rows
+        self._now = now
         self._lock = threading.RLock()
-        self._known = Identities()
-        self._derived: deque[Identities] = deque([Identities()], maxlen=3)
-        self._routed: Counter[str] = Counter()
-        self._delivered: Counter[str] = Counter()
-        self._dead_letters: Counter[str] = Counter()
-        self._discarded: dict[str, Counter[str]] = {}
-        self._next_unit = 1
-        self._open: tuple[int, list[int]] | None = None  # recorded and not closed
-        self._resume = False  # the open unit is from before the start
-        self._done = 0  # every entry up to here is settled and gone
-        self._settled: set[int] = set()  # settled entries above it
-        self._settled_at: dict[int, int] = {}  # segment: record that settled the last of its entries so far
-        self._outstanding: dict[int, int] = {}  # segment: entries read or appended in this run and not settled
-        self._dead: dict[int, np.ndarray] = {}
-        self._dead_sources: dict[int, Counter[str]] = {}
-        self._released: deque[Unit] = deque()
-        self._again: deque[Entry] = deque()
-        self._ready: deque[Entry] = deque()
-        self._ready_rows = 0
-        self._queued = 0
-        self._unwritten: deque[Sequence[Any]] = deque()
-        self._log = Log(directory, self._head, segment_bytes)
-        self._recover()
-        self._scribe, self._reader = TagScribe(tags), TagReader(tags)
-        self._log.begin()
-        self._segment = self._log.segments()[-1]
-        self._behind: Cursor | None = self._log.cursor(self._done + 1)
-        self._flusher = Flusher(self._log, _SYNC_INTERVAL, f"spool {directory.name}", self._drop_segments).start()
-
-    # ------------------------------------------------------------------ state
-
-    def _head(self) -> bytes:
-        return pack(
-            [
-                1,
-                self._next_unit,
-                self._open,
-                self._done,
-                sorted(self._settled),
-                [[number, rows.tolist(), self._dead_sources[number]] for number, rows in self._dead.items()],
-                [self._routed, self._delivered, self._dead_letters, self._discarded],
-                self._known.to_list(),
-                [run for generation in self._derived for run in generation.to_list()],
-            ]
-        )
-
-    def _load_head(self, payload: memoryview) -> None:
-        version, *rest = unpack(payload)
-        if version != 1:
-            raise StoreError(f"{self.directory} was written by a newer version of Bifrost; start that version")
-        self._next_unit, opened, self._done, settled, dead, counts, known, derived = rest
-        self._open = (opened[0], opened[1]) if opened else None
-        self._settled = set(settled)
-        self._dead = {number: np.array(rows, np.int64) for number, rows, _ in dead}
-        self._dead_sources = {number: Counter(sources) for number, _, sources in dead}
-        self._routed, self._delivered, self._dead_letters = (Counter(count) for count in counts[:3])
-        self._discarded = {reason: Counter(sources) for reason, sources in counts[3].items()}
-        self._known = Identities.from_list(known)
-        self._derived = deque([Identities.from_list(derived)], maxlen=3)
-
-    def _recover(self) -> None:
-        for record in self._log.recover():
-            if record.kind == HEAD:
-                self._load_head(record.payload)
-            elif record.kind == _ENTRY:
-                self._recover_entry(record)
-            elif record.kind == _CLOSE:
-                self._close_unit(*unpack(record.payload))
-            elif record.kind == _UNIT:
-                number, entries = unpack(record.payload)
-                self._open, self._next_unit = (number, entries), number + 1
-        self._resume = self._open is not None
-        if self._log.damaged:
-            log.error("spool damaged, readings may be lost", spool=str(self.directory), places=self._log.damaged)
-
-    def _recover_entry(self, record: Record) -> None:
-        gateway, shard, first, last, rows, sources, _, mask, raw_size, body = unpack(record.payload)
-        if last - first + 1 == rows:
-            sequences = np.arange(first, last + 1)
-        else:
-            sequences = decode(mask, raw_size, memoryview(body))[_SEQUENCE].to_numpy()
-        self._remember(gateway, shard, sequences)
-        self._routed.update(sources)
+        self._numbers = Numbers()
+        self._thinner = Thinner(self.policy.keep_every)
+        self._waiting_for_room: deque[tuple[str, str, pa.RecordBatch]] = deque()  # a full disk could not take them
+        self._owed = 0  # bytes to be freed before more are written, while the disk has too little room
+        self._keeps = False  # readings do not expire: the target refuses the gateway, not the readings
+        self._told_full = False
+        self._next_look = 0.0
+        self._last_discard: float | None = None
+        make_directory(directory)
+        stored = [int(path.name[1:]) for path in directory.iterdir() if path.name[1:].lstrip("-").isdigit()]
+        self._lanes = [
+            Lane(
+                directory / f"p{priority}",
+                tags,
+                own_shard,
+                priority=priority,
+                lock=self._lock,
+                numbers=self._numbers,
+                entry_rows=entry_rows,
+                entry_bytes=entry_bytes,
+                memory_rows=memory_rows,
+                marks_resent=marks_resent,
+                segment_bytes=min(segment_bytes, max(_LEAST_SEGMENT, self.policy.quota // 16)),
+                drain=self.policy.drain,
+                live_share=self.policy.live_share,
+                now=now,
+            )
+            for priority in sorted({0, *priorities, *stored})
+        ]
+        self._priorities = np.array([lane.priority for lane in self._lanes])
+        self._urgent_first = self._lanes[::-1]
+        self._flusher = Flusher(
+            [lane.log for lane in self._lanes], _SYNC_INTERVAL, f"spool {directory.name}", self._keep_house
+        ).start()
 
     # ------------------------------------------------------------------ appending (flow thread)
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Take readings of `stream_schema`; those that the spool has had already are left out.
 
-        Raises:
-            StoreFullError: The disk is full.
+        What a full disk cannot take is held in memory, and `snapshot` does not return before it is written.
         """
         for _, part in by_shard(batch, batch.column("sequence")):
-            self._append_shard(part)
+            gateway, shard = part.column("gateway")[0].as_py(), part.column("shard")[0].as_py()
+            with self._lock:
+                self._waiting_for_room.append((gateway, shard, part))
+                self._write_waiting()
         self.wake()
 
-    def _append_shard(self, batch: pa.RecordBatch) -> None:
-        if not len(batch):
-            return
-        gateway, shard = batch.column("gateway")[0].as_py(), batch.column("shard")[0].as_py()
-        sequences = batch.column("sequence").to_numpy()
-        with self._lock:
-            keep = fresh(sequences, self._had(gateway, shard, sequences))
-            if keep is not None:
-                batch = batch.take(pa.array(keep))
+    def _write_waiting(self) -> None:
+        """Write what waits for room, as far as there is some."""
+        while self._waiting_for_room:
+            gateway, shard, batch = self._waiting_for_room[0]
             try:
-                for start in range(0, len(batch), self._entry_rows):
-                    self._append_entry(gateway, shard, batch.slice(start, self._entry_rows))
-            except StoreFullError:
-                self._scribe.announce_again()
-                raise
+                self._admit(gateway, shard, batch)
+            except StoreFullError as error:
+                if not self._told_full:
+                    log.warning("disk full, the flow waits", spool=str(self.directory), error=str(error))
+                self._told_full = True
+                if self.policy.overflow is not Overflow.BLOCK and not self._going:
+                    self._free_lowest(self._lanes[-1].priority)
+                return
+            self._told_full = False
+            self._waiting_for_room.popleft()
 
-    def _append_entry(self, gateway: str, shard: str, batch: pa.RecordBatch) -> None:
-        segment = self._begin_segment()
-        columns = [batch.column(name) for name in COLUMNS.names]
-        process_tags = columns[0]
-        columns[0], rows = self._scribe.translate(segment, process_tags)
-        mask, raw_size, body = encode(columns)
-        if rows:
-            self._log.append(_TAGS, [pack(rows)])
-        if raw_size > self._entry_bytes and len(batch) > 1:
-            half = len(batch) // 2
-            self._append_entry(gateway, shard, batch.slice(0, half))
-            self._append_entry(gateway, shard, batch.slice(half))
-            return
-        sequences = columns[_SEQUENCE].to_numpy()
-        first, last = int(sequences.min()), int(sequences.max())
-        sources = self._tags.count_sources(process_tags.to_numpy())
-        now = time.time()
-        described = [gateway, shard, first, last, len(batch), sources, now, mask, raw_size, memoryview(body)]
-        number = self._log.append(_ENTRY, [pack(described)])
-        self._remember(gateway, shard, sequences)
-        self._routed.update(sources)
-        columns[0] = process_tags
-        if self._behind is None and self._ready and self._ready_rows + len(batch) > self._limit:
-            self._behind = self._log.cursor(number)
-        if self._behind is None:
-            self._push(Entry(number, segment, gateway, shard, len(batch), raw_size, sources, now, columns))
+    def _admit(self, gateway: str, shard: str, batch: pa.RecordBatch) -> None:
+        """Put readings of one shard, less those that were here before, into their lanes; or leave them out."""
+        sequences = batch.column("sequence").to_numpy()
+        keep = fresh(sequences, self._had(gateway, shard, sequences))
+        if keep is not None:
+            batch = batch.take(pa.array(keep))
+        for lane, part in self._by_lane(batch):
+            kept = self._thin_out(lane, gateway, shard, part) if self._thins else part
+            if not len(kept):
+                continue
+            if self._make_room(lane.priority, kept.nbytes):
+                lane.append(gateway, shard, kept)
+            else:
+                self._leave_out(lane, gateway, shard, kept, OVERFLOW)
 
-    def _begin_segment(self) -> int:
-        """The segment for the next entry; a new one has a HEAD that says what could not be written before."""
-        segment = self._log.segment()
-        if segment != self._segment:
-            self._segment = segment
-            self._unwritten.clear()
-            self._settled_at = {s: min(number, segment + 1) for s, number in self._settled_at.items()}
-        return segment
+    def _by_lane(self, batch: pa.RecordBatch) -> list[tuple[Lane, pa.RecordBatch]]:
+        if not len(batch):
+            return []
+        priority = batch.column("priority").to_numpy()
+        lanes = np.maximum(np.searchsorted(self._priorities, priority, side="right") - 1, 0)
+        if lanes[0] == lanes[-1] and (lanes == lanes[0]).all():
+            return [(self._lanes[int(lanes[0])], batch)]
+        return [(self._lanes[int(i)], batch.take(pa.array(np.flatnonzero(lanes == i)))) for i in np.unique(lanes)]
 
     def _had(self, gateway: str, shard: str, sequences: np.ndarray) -> np.ndarray | None:
-        if self._own_shard(shard):
-            return self._known.had(shard, sequences)
         known: np.ndarray | None = None
-        for generation in self._derived:
-            found = generation.had(f"{gateway}/{shard}", sequences)
+        for lane in self._lanes:
+            found = lane.had(gateway, shard, sequences)
             if found is not None:
                 known = found if known is None else known | found
         return known
 
-    def _remember(self, gateway: str, shard: str, sequences: np.ndarray) -> None:
-        if self._own_shard(shard):
-            self._known.add(shard, sequences)
-        else:
-            self._derived[-1].add(f"{gateway}/{shard}", sequences)
-
     def had(self, shard: str, sequences: np.ndarray) -> np.ndarray | None:
         """Which readings of the journal's `shard` the spool has had; None when none."""
         with self._lock:
-            return self._known.had(shard, sequences)
+            return self._had("", shard, sequences)
 
     def forget(self, shard: str, upto: int) -> None:
         """The journal has durably trimmed `shard` up to sequence `upto`: those readings will not come again."""
-        with self._lock:
-            self._known.forget(shard, upto)
+        for lane in self._lanes:
+            lane.forget(shard, upto)
 
     def snapshot(self) -> None:
         """Return when everything appended is durable; readings of steps are remembered for two more snapshots.
@@ -263,107 +189,139 @@ class Spool:
         Raises:
             StoreError: The disk fails.
         """
-        with self._lock:
-            last = self._log.next_number - 1
-            self._derived.append(Identities())
-        self._flusher.wait(last)
+        while self._waiting_for_room:
+            time.sleep(_RETRY_FULL)  # the flow may not go on before this epoch is durable; the flusher tries again
+        for lane, last in [(lane, lane.close_epoch()) for lane in self._lanes]:
+            self._flusher.wait(lane.log, last)
+
+    # ------------------------------------------------------------------ when it is full
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the flow should bring nothing more until there is room."""
+        if self._waiting_for_room:
+            return True
+        return self.policy.overflow is Overflow.BLOCK and (self._is_full() or self._is_scarce())
+
+    @property
+    def _thins(self) -> bool:
+        return self.policy.overflow is Overflow.DOWNSAMPLE and self._is_full(_THIN_FROM)
+
+    def _is_full(self, share: float = 1.0) -> bool:
+        quota, rows = self.policy.quota * share, self.policy.rows
+        if self.size >= quota and self.size - self._going >= quota:
+            return True
+        return rows is not None and self.stored_rows >= rows * share
+
+    @property
+    def _going(self) -> int:
+        """Bytes that are free as soon as the disk knows it."""
+        return sum(lane.going for lane in self._lanes)
+
+    def _is_scarce(self) -> bool:
+        """Whether the disk has less room than must stay free."""
+        if not self.policy.free_disk:
+            return False
+        disk = os.statvfs(self.directory)
+        return disk.f_bavail * disk.f_frsize < self.policy.free_disk
+
+    def _make_room(self, priority: int, size: int) -> bool:
+        """Whether readings of `priority` may be appended; what the policy lets go for them has gone then."""
+        if self.policy.overflow is Overflow.BLOCK:
+            return True
+        if self._is_scarce():
+            self._owed += size
+        else:
+            self._owed = 0
+        while self._owed > 0 or self._is_full():
+            freed = self._free_lowest(priority)
+            if not freed:
+                return False
+            self._owed -= freed
+        return True
+
+    def _free_lowest(self, priority: int) -> int:
+        """Discard the oldest of what is least urgent, for readings of `priority`; returns the bytes that it frees."""
+        match self.policy.overflow:
+            case Overflow.DROP_NEWEST:
+                lanes = []
+            case Overflow.DROP_LOWEST_PRIORITY:
+                lanes = [lane for lane in self._lanes if lane.priority < priority]
+            case _:
+                lanes = [lane for lane in self._lanes if lane.priority <= priority]
+        for lane in lanes:
+            freed, gone = lane.discard_oldest(OVERFLOW)
+            if gone:
+                self._note_discard(gone.total(), OVERFLOW, lane.priority)
+                return freed
+        return 0
+
+    def _thin_out(self, lane: Lane, gateway: str, shard: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+        kept = self._thinner.keep(batch.column("tag").to_numpy(), batch.column("quality").to_numpy())
+        if kept.all():
+            return batch
+        self._leave_out(lane, gateway, shard, batch.take(pa.array(np.flatnonzero(~kept))), DOWNSAMPLED)
+        return batch.take(pa.array(np.flatnonzero(kept)))
+
+    def _leave_out(self, lane: Lane, gateway: str, shard: str, batch: pa.RecordBatch, reason: str) -> None:
+        sources = self._tags.count_sources(batch.column("tag").to_numpy())
+        lane.leave_out(gateway, shard, batch.column("sequence").to_numpy(), sources, reason)
+        self._note_discard(len(batch), reason, lane.priority)
+
+    def _note_discard(self, rows: int, reason: str, priority: int) -> None:
+        now = time.monotonic()
+        if self._last_discard is None or now - self._last_discard > _ALARM:
+            log.warning(
+                "readings discarded", spool=str(self.directory), reason=reason, priority=priority, readings=rows
+            )
+        self._last_discard = now
+        self.discarded_rows += rows
+
+    @property
+    def alarm(self) -> str:
+        """Why somebody should look: readings were discarded, or nothing flows; empty when all is well."""
+        if self._waiting_for_room:
+            return "disk full"
+        if self.blocked:
+            return "full, the sources wait"
+        recent = self._last_discard is not None and time.monotonic() - self._last_discard <= _ALARM
+        return "readings are discarded" if recent else ""
 
     # ------------------------------------------------------------------ taking (forwarder thread)
-
-    def _push(self, entry: Entry) -> None:
-        if entry.number > self._queued:
-            self._queued = entry.number
-            self._outstanding[entry.segment] = self._outstanding.get(entry.segment, 0) + 1
-            self._ready.append(entry)
-            self._ready_rows += entry.rows
-
-    def _refill(self, rows: int) -> None:
-        """Read back until about `rows` readings are in memory, or all."""
-        if self._behind is None or self._ready_rows >= rows:
-            return
-        for record in self._log.read(self._behind):
-            entry = self._decode(record)
-            if entry is not None:
-                self._push(entry)
-            if self._ready_rows >= rows:
-                return
-        self._behind = None
-
-    def _decode(self, record: Record) -> Entry | None:
-        if record.kind == _TAGS:
-            self._reader.learn(record.segment, unpack(record.payload))
-        if (
-            record.kind != _ENTRY
-            or record.number <= self._queued
-            or record.number <= self._done
-            or record.number in self._settled
-        ):
-            return None
-        gateway, shard, _, _, rows, sources, appended, mask, raw_size, body = unpack(record.payload)
-        columns = decode(mask, raw_size, memoryview(body))
-        if not self._reader.translate(record.segment, columns):
-            log.error(
-                "spool entry unreadable, its tags are damaged",
-                spool=self.directory.name,
-                entry=record.number,
-                readings=rows,
-            )
-            return None
-        return Entry(record.number, record.segment, gateway, shard, rows, raw_size, sources, appended, columns)
-
-    def oldest(self) -> float | None:
-        """When the oldest reading that waits was appended, seconds since the epoch; None when nothing waits."""
-        with self._lock:
-            self._refill(1)
-            waiting = self._released[0].entries if self._released else self._again or self._ready
-            return waiting[0].appended if waiting else None
-
-    def waiting(self, rows: int) -> bool:
-        """Whether `rows` readings wait to be taken."""
-        with self._lock:
-            return bool(self._released or self._again) or self._ready_rows >= rows or self._behind is not None
 
     def take(self, rows: int, size: int) -> Unit | None:
         """The next unit: entries of about `rows` readings and `size` bytes at most; None when nothing waits."""
         with self._lock:
-            if self._resume:
-                self._resume = False
-                self._release_open()
-            if self._released:
-                return self._released.popleft()
-            if self._ready_rows < rows:
-                self._refill(min(max(rows, _REFILL_ROWS), self._limit))
-            entries: list[Entry] = []
-            queue = self._again or self._ready
-            while queue and (not entries or (rows >= queue[0].rows and size >= queue[0].size)):
-                entry = queue.popleft()
-                entries.append(entry)
-                rows -= entry.rows
-                size -= entry.size
-                if queue is self._ready:
-                    self._ready_rows -= entry.rows
-            if not entries:
-                return None
-            self._next_unit += 1
-            return self._unit(self._next_unit - 1, entries)
+            interrupted = [lane for lane in self._urgent_first if lane.interrupted]
+            for lane in interrupted or self._urgent_first:
+                unit = lane.take(rows, size, self._not_before(lane))
+                if unit is not None:
+                    return unit
+            return None if not interrupted else self.take(rows, size)
 
-    def _unit(self, number: int, entries: list[Entry]) -> Unit:
-        return Unit(
-            number, entries, {e.number: self._dead[e.number] for e in entries if e.number in self._dead}, self._tags
-        )
+    def _not_before(self, lane: Lane) -> float:
+        age = None if self._keeps else self.policy.expires_after(lane.priority)
+        return 0.0 if age is None else self._now() - age
 
-    def _release_open(self) -> None:
-        """Find the entries of the unit that was recorded before the start, and let it go first."""
-        if self._open is None:
-            return
-        number, wanted = self._open
-        while self._behind is not None and self._queued < max(wanted):
-            self._refill(self._ready_rows + 1)
-        found = {e.number: e for e in self._ready if e.number in set(wanted)}
-        self._ready = deque(e for e in self._ready if e.number not in found)
-        self._ready_rows = sum(e.rows for e in self._ready)
-        if found:
-            self._released.append(self._unit(number, [found[n] for n in wanted if n in found]))
+    def keep(self, keeps: bool) -> None:
+        """Whether readings are kept beyond their age: the target refuses the gateway, and nobody knows for how long."""
+        self._keeps = keeps
+
+    def failed(self) -> None:
+        """A write failed: what the spool holds now may have been sent before, when it goes out."""
+        for lane in self._lanes:
+            lane.failed()
+
+    def oldest(self) -> float | None:
+        """When the oldest reading that waits was appended, by the spool's clock; None when nothing waits."""
+        return min((when for lane in self._lanes if (when := lane.oldest()) is not None), default=None)
+
+    def waiting(self, rows: int) -> bool:
+        """Whether `rows` readings wait to be taken in one lane."""
+        return any(lane.waiting(rows) for lane in self._lanes)
+
+    def _lane(self, unit: Unit) -> Lane:
+        return self._lanes[int(np.searchsorted(self._priorities, unit.priority))]
 
     def record(self, unit: Unit) -> None:
         """Make the unit itself durable, so that it can be sent again unchanged after a crash.
@@ -371,17 +329,12 @@ class Spool:
         Raises:
             StoreError: The disk fails.
         """
-        entries = [e.number for e in unit.entries]
-        with self._lock:
-            if self._open == (unit.number, entries):
-                return
-            number = self._log.append(_UNIT, [pack([unit.number, entries])], urgent=True)
-            self._open = unit.number, entries
-        self._flusher.wait(number)
+        lane = self._lane(unit)
+        self._flusher.wait(lane.log, lane.record(unit))
 
     def settle(self, unit: Unit) -> None:
         """The target has the unit: its entries leave the spool."""
-        self._close(unit.number, unit.entries, [])
+        self._lane(unit).settle(unit)
 
     def reject(self, unit: Unit, indices: Sequence[int], *, rest_delivered: bool) -> None:
         """Rows of the unit's batch are dead letters, which are durable elsewhere already.
@@ -391,123 +344,74 @@ class Spool:
             indices: Rows of the unit's batch.
             rest_delivered: Whether the target has the other rows; else they wait again, under a new number.
         """
-        tag_of = {e.number: e.columns[0].to_numpy() for e in unit.entries}
-        dead = {number: np.unique(rows) for number, rows in unit.locate(indices).items()}
-        described = [[n, rows.tolist(), self._tags.count_sources(tag_of[n][rows])] for n, rows in dead.items()]
-        left = {e.number for e in unit.entries if not rest_delivered and _left(e, unit.dead, dead)}
-        with self._lock:
-            self._close(unit.number, [e for e in unit.entries if e.number not in left], described)
-            self._again.extend(e for e in unit.entries if e.number in left)
-
-    def _close(self, unit: int, entries: Sequence[Entry], dead: Sequence[Sequence[Any]]) -> None:
-        dead_sources = {number: Counter(sources) for number, _, sources in dead}
-        delivered: Counter[str] = Counter()
-        with self._lock:
-            entries = [e for e in entries if e.number > self._done and e.number not in self._settled]
-            for entry in entries:
-                delivered.update(entry.sources)
-                delivered.subtract(self._dead_sources.get(entry.number, {}))
-                delivered.subtract(dead_sources.get(entry.number, {}))
-                self._outstanding[entry.segment] -= 1
-                self._settled_at[entry.segment] = _NOT_YET
-            counts = {source: count for source, count in delivered.items() if count}
-            described: list[Any] = [unit, [e.number for e in entries], counts, dead]
-            self._close_unit(*described)
-            self._unwritten.append(described)
-            self._write()
-
-    def _close_unit(
-        self, unit: int, entries: Sequence[int], delivered: dict[str, int], dead: Sequence[Sequence[Any]]
-    ) -> None:
-        for number, rows, sources in dead:
-            known = self._dead.get(number, np.empty(0, np.int64))
-            self._dead[number] = np.union1d(known, np.asarray(rows, np.int64))
-            self._dead_sources.setdefault(number, Counter()).update(sources)
-            self._dead_letters.update(sources)
-        self._settled.update(entries)
-        for number in entries:
-            self._dead.pop(number, None)
-            self._dead_sources.pop(number, None)
-        self._delivered.update(delivered)
-        self._next_unit = max(self._next_unit, unit + 1)
-        if self._open is not None and self._open[0] == unit:
-            self._open = None
-
-    def _write(self) -> None:
-        try:
-            while self._unwritten:
-                number = self._log.append(_CLOSE, [pack(self._unwritten[0])], urgent=True)
-                for entry in self._unwritten.popleft()[1]:
-                    self._settled_at[self._log.segment_of(entry)] = number
-        except StoreFullError as error:
-            log.warning("spool cannot note a delivery yet", spool=self.directory.name, error=str(error))
-
-    def _drop_segments(self) -> None:
-        """Remove the oldest segments, as far as all is settled in them and the disk knows it (the flusher's thread)."""
-        with self._lock:
-            if self._unwritten:
-                self._write()
-            for segment in self._log.segments()[:-1]:
-                unread = self._behind is not None and self._behind.segment <= segment
-                if unread or self._outstanding.get(segment) or self._settled_at.get(segment, 0) > self._flusher.durable:
-                    break
-                if not self._log.drop_oldest():
-                    break
-                self._outstanding.pop(segment, None)
-                self._settled_at.pop(segment, None)
-            done = self._log.segments()[0] - 1
-            if done > self._done:
-                self._done = done
-                self._settled = {number for number in self._settled if number > done}
+        self._lane(unit).reject(unit, indices, rest_delivered=rest_delivered)
 
     def release(self, unit: Unit) -> None:
         """The unit was not settled: it waits again, unchanged, before all others."""
-        with self._lock:
-            self._released = deque(sorted([*self._released, unit], key=lambda released: released.number))
+        self._lane(unit).release(unit)
+
+    # ------------------------------------------------------------------ housekeeping (flusher thread)
+
+    def _keep_house(self) -> None:
+        for lane in self._lanes:
+            lane.drop_segments(self._flusher.durable(lane.log))
+        if self._waiting_for_room:
+            with self._lock:
+                self._write_waiting()
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _HOUSEKEEPING
+        if self.policy.expiry and not self._keeps:
+            self._expire()
+
+    def _expire(self) -> None:
+        for lane in self._lanes:
+            age = self.policy.expires_after(lane.priority)
+            while age is not None:
+                _, gone = lane.discard_oldest(EXPIRED, self._now() - age)
+                if not gone:
+                    break
+                self._note_discard(gone.total(), EXPIRED, lane.priority)
 
     # ------------------------------------------------------------------ looking
 
     @property
     def stored_rows(self) -> int:
         """Readings that wait or are under way."""
-        gone = [self._delivered, self._dead_letters, *self._discarded.values()]
-        return self._routed.total() - sum(counts.total() for counts in gone)
+        return sum(lane.stored_rows for lane in self._lanes)
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return self._log.size
+        return sum(lane.size for lane in self._lanes)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """The lanes, least urgent first."""
+        return self._lanes
 
     def untrimmed(self, shards: Iterable[str]) -> int:
         """Readings of the journal's `shards` that the flow may bring again."""
-        with self._lock:
-            return sum(self._known.count(shard) for shard in shards)
+        shards = list(shards)
+        return sum(lane.untrimmed(shards) for lane in self._lanes)
 
-    def account(self) -> SpoolAccount:
+    def account(self) -> LaneAccount:
         """The account of the spool; what is stored is counted by scanning."""
-        with self._log.held():
-            with self._lock:
-                account = SpoolAccount(
-                    Counter(self._routed),
-                    Counter(self._delivered),
-                    Counter(self._dead_letters),
-                    {k: Counter(v) for k, v in self._discarded.items()},
-                )
-                done, settled = self._done, set(self._settled)
-                dead = {number: dict(sources) for number, sources in self._dead_sources.items()}
-                last = self._log.next_number - 1
-            for record in self._log.read(self._log.cursor(done + 1), last):
-                if record.kind == _ENTRY and record.number > done and record.number not in settled:
-                    account.stored.update(unpack(record.payload)[5])
-                    account.stored.subtract(dead.get(record.number, {}))
+        account = LaneAccount()
+        for lane in self._lanes:
+            account.add(lane.account())
         return account
 
     def close(self) -> None:
-        """Sync and close."""
+        """Sync and close.
+
+        Raises:
+            StoreError: The disk refused.
+        """
         self._flusher.close()
-        self._log.close()
+        for lane in self._lanes:
+            lane.close()
 
 
-def _left(entry: Entry, *dead: dict[int, np.ndarray]) -> bool:
-    """Whether a row of `entry` is in none of `dead`."""
-    return sum(len(rows.get(entry.number, ())) for rows in dead) < entry.rows
+__all__ = ["DOWNSAMPLED", "OVERFLOW", "Spool"]

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from delivery.entry import COLUMNS
-from normalization.reading import FACTS, TagTable, numbers, repeat, view
+from normalization.reading import FACTS, Flags, TagTable, numbers, repeat, view
 
-_TYPE, _DOUBLE, _INT = (FACTS.get_field_index(name) for name in ("type", "value_double", "value_int"))
+_TYPE, _DOUBLE, _INT, _FLAGS = (FACTS.get_field_index(name) for name in ("type", "value_double", "value_int", "flags"))
 
 
 @dataclass(slots=True)
@@ -18,17 +18,19 @@ class Entry:
 
     Attributes:
         number: Its record number.
+        previous: Record number of the entry before it.
         segment: The segment that it is in.
         gateway: Gateway of the readings' identity.
         shard: Shard of the readings' identity.
         rows: How many readings.
         size: Bytes before compression.
         sources: How many readings of each source.
-        appended: When it was appended, seconds since the epoch.
+        appended: When it was appended, by the spool's clock, in seconds.
         columns: Arrays in the order of ``COLUMNS``.
     """
 
     number: int
+    previous: int
     segment: int
     gateway: str
     shard: str
@@ -48,12 +50,16 @@ class Unit:
         entries: The entries.
         dead: Rows of an entry that are dead letters, by entry number.
         tags: The process's tag table.
+        resent: Entries up to this number may have been sent before; their readings say so.
+        priority: Priority of the lane that they wait in.
     """
 
     number: int
     entries: list[Entry]
     dead: dict[int, np.ndarray]
     tags: TagTable
+    resent: int = 0
+    priority: int = 0
 
     @property
     def rows(self) -> int:
@@ -71,10 +77,17 @@ class Unit:
             gateway, shard = (
                 _runs([getattr(e, name) for e in entries], [e.rows for e in entries]) for name in ("gateway", "shard")
             )
+        if any(entry.number <= self.resent for entry in entries):
+            columns = [*columns]
+            columns[_FLAGS] = self._flags(columns[_FLAGS])
         value = numbers(columns[_TYPE], columns[_DOUBLE], columns[_INT])
         batch = view(columns[: len(FACTS)], gateway, shard, self.tags, value, columns[len(FACTS)])
         kept = self._kept()
         return batch if kept is None else batch.take(pa.array(kept))
+
+    def _flags(self, flags: pa.Array) -> pa.Array:
+        marks = [Flags.RESENT if entry.number <= self.resent else 0 for entry in self.entries]
+        return pa.array(flags.to_numpy() | np.repeat(np.array(marks, np.int16), [entry.rows for entry in self.entries]))
 
     def _kept(self) -> np.ndarray | None:
         if not self.dead:

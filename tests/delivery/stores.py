@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,10 +52,10 @@ def stream(
     return view(facts, repeat(gateway, count), repeat(shard, count), table, value, priority)
 
 
-def as_stream(batch: pa.RecordBatch, table: TagTable) -> pa.RecordBatch:
-    """The journal's batch as a stream item."""
+def as_stream(batch: pa.RecordBatch, table: TagTable, priorities: int = 1) -> pa.RecordBatch:
+    """The journal's batch as a stream item; reading n of a shard has the priority n modulo `priorities`."""
     value = numbers(batch.column("type"), batch.column("value_double"), batch.column("value_int"))
-    priority = pa.array(np.ones(len(batch), np.int32))
+    priority = pa.array((batch.column("sequence").to_numpy() % priorities).astype(np.int32))
     return view(batch.columns[: len(FACTS)], batch.column("gateway"), batch.column("shard"), table, value, priority)
 
 
@@ -73,7 +74,7 @@ def content(batch: pa.RecordBatch) -> list[dict[str, object]]:
     return batch.select(names).to_pylist()
 
 
-def new_spool(directory: Path, table: TagTable, **options: int) -> Spool:
+def new_spool(directory: Path, table: TagTable, **options: Any) -> Spool:
     return Spool(directory, table, own, **options)
 
 

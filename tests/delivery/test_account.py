@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 
 from delivery.account import next_scan, settle_accounts
+from delivery.lane import LaneAccount
 from delivery.outcome import JournalAccount, Outcome
-from delivery.spool import SpoolAccount
 
 
 def journal(**changes: int) -> JournalAccount:
@@ -19,9 +19,9 @@ def journal(**changes: int) -> JournalAccount:
     return JournalAccount(Counter(line1=counts["journalled"]), Counter(line1=counts["waiting"]), outcome)
 
 
-def spool(**changes: int) -> SpoolAccount:
+def spool(**changes: int) -> LaneAccount:
     counts = {"routed": 80, "delivered": 60, "dead": 2, "discarded": 8, "stored": 10} | changes
-    return SpoolAccount(
+    return LaneAccount(
         Counter(line1=counts["routed"]),
         Counter(line1=counts["delivered"]),
         Counter(line1=counts["dead"]),
@@ -30,7 +30,7 @@ def spool(**changes: int) -> SpoolAccount:
     )
 
 
-LOCAL = SpoolAccount(Counter(line1=55), Counter(line1=55))
+LOCAL = LaneAccount(Counter(line1=55), Counter(line1=55))
 
 
 def test_an_account_that_adds_up() -> None:
@@ -55,10 +55,10 @@ def test_every_count_that_is_off_shows() -> None:
 
 
 def test_readings_that_the_journal_let_go_but_a_spool_never_had_show() -> None:
-    short = SpoolAccount(Counter(line1=49), Counter(line1=49))
+    short = LaneAccount(Counter(line1=49), Counter(line1=49))
     account = settle_accounts(journal(), {"cloud": spool(), "local": short})
     assert account.unaccounted == 1
-    missing = settle_accounts(journal(), {"cloud": SpoolAccount(), "local": LOCAL})
+    missing = settle_accounts(journal(), {"cloud": LaneAccount(), "local": LOCAL})
     assert missing.targets["cloud"]["line1"].unaccounted == 80
 
 
@@ -69,7 +69,7 @@ def test_losses_and_surpluses_do_not_cancel_out() -> None:
 
 def test_readings_that_a_flow_still_holds_are_no_loss() -> None:
     """A spool may have had what the journal does not know to be done."""
-    ahead = SpoolAccount(Counter(line1=70), Counter(line1=70))
+    ahead = LaneAccount(Counter(line1=70), Counter(line1=70))
     assert settle_accounts(journal(), {"cloud": spool(), "local": ahead}).unaccounted == 0
 
 

@@ -4,7 +4,6 @@ import resource
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -260,20 +259,6 @@ def test_new_directories_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {str(tmp_path), str(tmp_path / "data"), str(tmp_path / "data" / "journal")} <= set(seen)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("only root can mount a small disk")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 def fill(log: Log, payload: bytes) -> list[int]:
     """Append until the disk is full; returns the numbers."""
     written = []
@@ -310,7 +295,7 @@ def test_urgent_records_find_room_on_a_full_disk(small_disk: Path) -> None:
     log.roll()
     log.sync()
     log.sync()
-    while log.drop_oldest():
+    while log.drop(log.segments()[0]):
         pass
     assert log.append(1, [b"y" * 10_000])
     assert (small_disk / "reserve").stat().st_size == log_module.RESERVE, "set aside again"
@@ -360,7 +345,7 @@ def test_a_failed_sync_is_never_taken_back(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_flusher_tells_everyone_that_waits_of_a_failed_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, _ = opened(tmp_path)
-    flusher = Flusher(log, 10.0, "test").start()
+    flusher = Flusher([log], 10.0, "test").start()
 
     def refuse(fd: int) -> None:
         raise OSError(5, "Input/output error")
@@ -369,22 +354,22 @@ def test_a_flusher_tells_everyone_that_waits_of_a_failed_sync(tmp_path: Path, mo
     number = log.append(1, [b"one"])
     for _ in range(2):
         with pytest.raises(StoreError, match="fsync failed"):
-            flusher.wait(number)
+            flusher.wait(log, number)
 
 
 def test_waiting_for_a_closed_flusher_is_an_error_and_no_hang(tmp_path: Path) -> None:
     log, _ = opened(tmp_path)
-    flusher = Flusher(log, 10.0, "test").start()
+    flusher = Flusher([log], 10.0, "test").start()
     flusher.close()
     with pytest.raises(StoreError, match="closed"):
-        flusher.wait(log.append(1, [b"one"]))
+        flusher.wait(log, log.append(1, [b"one"]))
 
 
 def test_a_flusher_makes_everything_durable_by_itself(tmp_path: Path) -> None:
     log, _ = opened(tmp_path)
-    flusher = Flusher(log, 0.01, "test").start()
+    flusher = Flusher([log], 0.01, "test").start()
     number = log.append(1, [b"one"])
-    until(lambda: flusher.durable >= number)
+    until(lambda: flusher.durable(log) >= number)
     flusher.close()
 
 
@@ -430,16 +415,16 @@ def test_the_oldest_segments_go_but_never_the_newest(tmp_path: Path) -> None:
     for _ in range(5):
         log.segment()
         log.append(1, [b"x" * 100])
-    assert not log.drop_oldest(), "the newest does not say yet that what is before it was durable"
+    assert not log.drop(log.segments()[0]), "the newest does not say yet that what is before it was durable"
     log.sync()
-    assert not log.drop_oldest(), "it says so, but not durably"
+    assert not log.drop(log.segments()[0]), "it says so, but not durably"
     log.sync()
     with log.held():
-        assert not log.drop_oldest(), "somebody reads"
+        assert not log.drop(log.segments()[0]), "somebody reads"
     before = log.segments()
-    assert log.drop_oldest()
+    assert log.drop(log.segments()[0])
     assert log.segments() == before[1:]
-    while log.drop_oldest():
+    while log.drop(log.segments()[0]):
         pass
     assert log.segments() == before[-1:]
     assert len(list(tmp_path.glob("*.log"))) == 1
@@ -453,7 +438,7 @@ def test_numbers_go_on_after_everything_was_dropped(tmp_path: Path) -> None:
         assert number > last
         last = number
         log.sync()
-        while log.drop_oldest():
+        while log.drop(log.segments()[0]):
             pass
         assert len(log.segments()) == 1
         log.close()
@@ -512,7 +497,7 @@ def test_removed_segments_that_come_back_one_by_one_hide_nothing(tmp_path: Path)
     log.append(1, [b"kept"])
     while len(log.segments()) > 1:
         log.sync()
-        log.drop_oldest()
+        log.drop(log.segments()[0])
     first.write_bytes(data)
     log, found = opened(tmp_path)
     assert payloads(found) == [b"kept"]

@@ -21,7 +21,9 @@ from delivery.account import settle_accounts
 from delivery.dead_letters import FLOW, DeadLetterStore
 from delivery.disk import StoreError
 from delivery.journal import Journal
+from delivery.lane import Drain
 from delivery.outcome import Outcome
+from delivery.overflow import BufferPolicy
 from delivery.spool import Spool
 from delivery.unit import Unit
 from normalization.reading import TagTable
@@ -78,7 +80,16 @@ class Gateway:
         own = {self.journal.shard_name(index) for index in range(16)}.__contains__
         self.letters = DeadLetterStore(directory / "dead", self.tags, own)
         self.spools = {
-            name: Spool(directory / name, self.tags, own, entry_rows=6, memory_rows=20, segment_bytes=2500)
+            name: Spool(
+                directory / name,
+                self.tags,
+                own,
+                policy=BufferPolicy(drain=rng.choice(list(Drain))),
+                priorities=(1, 2),
+                entry_rows=6,
+                memory_rows=20,
+                segment_bytes=2500,
+            )
             for name in (REMEMBERING, PLAIN)
         }
         self.journal.on_trimmed += [self.letters.forget, *(spool.forget for spool in self.spools.values())]
@@ -125,7 +136,7 @@ class Gateway:
         entries = self.journal.take(index, rows)
         for entry in entries:
             assert entry.batch is not None
-            batch = as_stream(entry.batch, self.tags)
+            batch = as_stream(entry.batch, self.tags, 3)
             self.promises.name(batch)
             self.route(batch)
             self.handed[index] = entry.number
@@ -233,7 +244,8 @@ class Gateway:
         """Leave the files as they are."""
         killed = StoreError("killed")
         stores: list[Any] = [self.journal, self.letters, *self.spools.values()]
-        for store in stores:
+        lanes = [lane for spool in self.spools.values() for lane in spool.lanes]
+        for store in [self.journal, self.letters, *lanes]:
             store._log._failed = killed
         for store in stores:
             store.close()

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from delivery.disk import StoreError, StoreFullError
+from delivery.disk import StoreError
+from delivery.overflow import BufferPolicy, Overflow
 from delivery.spool import Spool
 from delivery.unit import Unit
-from normalization.reading import TagTable
+from normalization.reading import Flags, TagTable
 from tests.delivery.stores import (
     SHARD,
     content,
@@ -37,9 +38,10 @@ def table() -> TagTable:
 def crash(spool: Spool) -> None:
     """Leave a spool as a killed process does."""
     spool._flusher.close()
-    spool._log._failed = StoreError("killed")
-    os.close(spool._log._fd)
-    spool._log._fd = -1
+    for lane in spool.lanes:
+        lane.log._failed = StoreError("killed")
+        os.close(lane.log._fd)
+        lane.log._fd = -1
 
 
 def reopened(spool: Spool, table: TagTable | None = None, **options: Any) -> Spool:
@@ -109,7 +111,7 @@ def test_a_derived_reading_is_remembered_for_two_snapshots(tmp_path: Path, table
     assert deliver_all(spool) == [5, 99]
     for _ in range(3):
         spool.snapshot()
-    assert sum(len(g.shards()) for g in spool._derived) == 0, "and not for ever"
+    assert sum(len(g.shards()) for g in spool.lanes[0]._derived) == 0, "and not for ever"
     spool.close()
 
 
@@ -191,7 +193,7 @@ def test_a_recorded_unit_is_remembered_when_a_new_segment_begins(tmp_path: Path,
     spool.record(unit)
     for n in range(4, 40):
         spool.append(stream(table, range(n * 10, n * 10 + 10)))
-    assert len(spool._log.segments()) > 2
+    assert len(spool.lanes[0].log.segments()) > 2
     spool.snapshot()
     spool = reopened(spool)
     again = spool.take(1000, BIG)
@@ -338,8 +340,8 @@ def test_entries_are_split_by_readings_and_bytes(tmp_path: Path, table: TagTable
     spool.append(stream(table, range(1000, 1040), text="x" * 1000))
     spool.append(stream(table, [2000], text="y" * 100_000))
     spool.append(stream(table, [2001]))
-    assert len(spool._ready) > 10
-    for entry in spool._ready:
+    assert len(spool.lanes[0]._backlog.entries) > 10
+    for entry in spool.lanes[0]._backlog.entries:
         assert entry.rows <= 100
         assert entry.size <= 20_000 or entry.rows == 1
     sizes = [unit.rows for unit in iter(lambda: spool.take(250, 45_000), None)]
@@ -385,7 +387,7 @@ def test_a_spool_that_is_behind_holds_little_in_memory_and_loses_nothing(
         count = rng.randrange(1, 25)
         spool.append(stream(table, range(n, n + count)))
         n += count
-        assert spool._ready_rows <= memory_rows + 10
+        assert spool.lanes[0]._backlog.rows <= memory_rows + 10
         if rng.random() < 0.4 and (unit := spool.take(20, BIG)):
             found += sequences_of(unit.batch())
             spool.settle(unit)
@@ -400,24 +402,26 @@ def test_segments_go_when_all_in_them_is_settled_and_durable(
 ) -> None:
     spool = new_spool(tmp_path, table, entry_rows=10, segment_bytes=2000)
     spool.append(stream(table, range(1000)))
-    segments = len(spool._log.segments())
-    assert segments > 5
-    held = spool.take(10, BIG)
-    assert held
+    assert len(spool.lanes[0].log.segments()) > 5
+    first, held = spool.take(100, BIG), spool.take(10, BIG)
+    assert first and held
+    spool.settle(first)
     deliver_all(spool)
     spool.snapshot()
-    assert len(spool._log.segments()) == segments, "the oldest entry is still under way"
+    oldest = spool.lanes[0].log.segment_of(held.entries[0].number)
+    until(lambda: len(spool.lanes[0].log.segments()) == 2)
+    assert spool.lanes[0].log.segments()[0] == oldest, "an entry of it is still under way"
     gate, real = threading.Event(), os.fdatasync
     with monkeypatch.context() as slow:
         slow.setattr(os, "fdatasync", lambda fd: (gate.wait(10), real(fd))[1])
         until(lambda: spool._flusher._thread.is_alive())
         spool.settle(held)
-        assert len(list(tmp_path.glob("*.log"))) == segments, (
+        assert len(list((tmp_path / "p0").glob("*.log"))) == 2, (
             "a power cut would bring the readings back, not the counts"
         )
         gate.set()
-        until(lambda: len(spool._log.segments()) == 1)
-    assert len(list(tmp_path.glob("*.log"))) == 1
+        until(lambda: len(spool.lanes[0].log.segments()) == 1)
+    assert len(list((tmp_path / "p0").glob("*.log"))) == 1
     assert not unaccounted(spool)
     spool = reopened(spool)
     assert not unaccounted(spool)
@@ -429,22 +433,22 @@ def test_a_segment_that_comes_back_after_a_power_cut_is_not_sent_again(tmp_path:
     """Removing a file is not durable by itself."""
     spool = new_spool(tmp_path, table, entry_rows=10, segment_bytes=2000)
     spool.append(stream(table, range(300)))
-    kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.log")}
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "p0").glob("*.log")}
     deliver_all(spool)
     spool.append(stream(table, range(300, 310)))
-    until(lambda: len(spool._log.segments()) == 1)
+    until(lambda: len(spool.lanes[0].log.segments()) == 1)
     deliver_all(spool)
     spool.snapshot()
     crash(spool)
     for name, data in kept.items():
-        if not (tmp_path / name).exists():
-            (tmp_path / name).write_bytes(data)
+        if not (tmp_path / "p0" / name).exists():
+            (tmp_path / "p0" / name).write_bytes(data)
     spool = new_spool(tmp_path, tag_table(), entry_rows=10)
     assert deliver_all(spool) == []
     assert not unaccounted(spool)
     spool.append(stream(spool._tags, range(400, 410)))
     spool.snapshot()
-    until(lambda: len(spool._log.segments()) == 1)
+    until(lambda: len(spool.lanes[0].log.segments()) == 1)
     spool.close()
 
 
@@ -454,10 +458,10 @@ def test_a_damaged_entry_loses_itself_and_shows_in_the_account(tmp_path: Path, t
     for n in range(20):
         spool.append(stream(table, range(n * 10, n * 10 + 10)))
         spool.snapshot()
-    lost = spool._ready[7].number
-    spool._log.roll()
+    lost = spool.lanes[0]._backlog.entries[7].number
+    spool.lanes[0].log.roll()
     spool.close()
-    path = min(tmp_path.glob("*.log"))
+    path = min((tmp_path / "p0").glob("*.log"))
     data, marker = bytearray(path.read_bytes()), bytes.fromhex(path.stem[-8:])
     position = -1
     while int.from_bytes(data[position + 16 : position + 24], "little") != lost:
@@ -470,7 +474,7 @@ def test_a_damaged_entry_loses_itself_and_shows_in_the_account(tmp_path: Path, t
     spool.append(stream(spool._tags, range(200, 210)))
     assert deliver_all(spool) == list(range(200, 210))
     spool.snapshot()
-    until(lambda: len(spool._log.segments()) == 1)
+    until(lambda: len(spool.lanes[0].log.segments()) == 1)
     spool.close()
 
 
@@ -492,7 +496,7 @@ def test_numbers_of_units_are_not_used_again_after_a_restart(tmp_path: Path, tab
 def test_an_entry_that_does_not_fit_the_disk_leaves_the_spool_usable(
     tmp_path: Path, table: TagTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spool = new_spool(tmp_path, table, entry_rows=10)
+    spool = new_spool(tmp_path, table, entry_rows=10, policy=BufferPolicy(overflow=Overflow.BLOCK))
     spool.append(stream(table, range(10)))
     more = tag_table(50, 3)
     for i in range(50):
@@ -508,16 +512,18 @@ def test_an_entry_that_does_not_fit_the_disk_leaves_the_spool_usable(
     wide = stream(table, range(10, 100))
     with monkeypatch.context() as small:
         small.setattr(os, "writev", full)
-        for _ in range(3):
-            with pytest.raises(StoreFullError):
-                spool.append(wide)
+        spool.append(wide)
+        assert spool.blocked
+        assert spool.alarm == "disk full"
+        spool.snapshot()
+    assert not spool.blocked
     spool.append(wide)
     spool.snapshot()
     spool = reopened(spool)
     unit = spool.take(1000, BIG)
     assert unit
     assert sequences_of(unit.batch()) == list(range(100))
-    assert content(unit.batch())[10:] == content(wide)
+    assert content(unit.batch())[10:] == [row | {"flags": Flags.RESENT} for row in content(wide)]
     spool.settle(unit)
     assert not unaccounted(spool)
     spool.close()
@@ -629,9 +635,9 @@ def test_dead_rows_are_found_in_the_right_entries(tmp_path: Path, table: TagTabl
 
 def test_a_newer_format_is_refused_with_what_to_do(tmp_path: Path, table: TagTable) -> None:
     spool = new_spool(tmp_path, table)
-    real = spool._head
-    spool._log._head = lambda: real()[:1] + b"\x09" + real()[2:]
-    spool._log.roll()
+    real = spool.lanes[0]._head
+    spool.lanes[0].log._head = lambda: real()[:1] + b"\x09" + real()[2:]
+    spool.lanes[0].log.roll()
     spool.close()
     with pytest.raises(StoreError, match="newer version of Bifrost; start that version"):
         Spool(tmp_path, table, own)
@@ -699,7 +705,7 @@ def test_flow_forwarder_and_account_at_once(tmp_path: Path, table: TagTable) -> 
     assert problems == []
     assert not unaccounted(spool)
     spool.snapshot()
-    until(lambda: len(spool._log.segments()) == 1)
+    until(lambda: len(spool.lanes[0].log.segments()) == 1)
     again = reopened(spool)
     assert not unaccounted(again)
     assert deliver_all(again) == []
