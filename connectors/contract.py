@@ -181,8 +181,9 @@ class RejectedRecords(DeliveryError):
     """The target will never take these readings.
 
     Attributes:
-        indices: Rows of the batch, ascending.
-        reasons: The target's own words, one per index.
+        indices: Rows of the batch, ascending; empty when the target does not say which, and nothing was written: the
+            forwarder then finds them by halving the batch.
+        reasons: The target's own words, one per index; one when it does not say which.
         rest_written: Whether the other rows of the batch are durable at the target already.
     """
 

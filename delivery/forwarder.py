@@ -9,9 +9,9 @@ import contextlib
 import random
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Final
 
+import pyarrow as pa
 import structlog
 
 from connectors.contract import AuthError, ConfigError, DeliveryError, RejectedRecords, TransientError, Writer
@@ -19,6 +19,8 @@ from delivery import metrics
 from delivery.breaker import Breaker, BreakerState
 from delivery.dead_letters import DeadLetterStore
 from delivery.disk import StoreError, StoreFullError
+from delivery.health import TargetStatus
+from delivery.pace import RateLimit
 from delivery.retry import RetryPolicy, error_class
 from delivery.spool import Spool
 from delivery.unit import Unit
@@ -28,29 +30,6 @@ log = structlog.get_logger()
 _STOP_PATIENCE: Final = 3.0
 _CANCEL_PATIENCE: Final = 0.5
 _CANCELLED: Final = "the client library cancelled the write"
-
-
-@dataclass(slots=True)
-class TargetStatus:
-    """How a target stands.
-
-    Attributes:
-        connected: Whether its writer is open.
-        breaker: State of its circuit breaker.
-        last_success: When it last took a unit, seconds since the epoch.
-        last_error: What it said last, empty when all is well.
-        error_class: Class of that error.
-        delivered: Readings delivered since the process began.
-        errors: Errors by class since the process began.
-    """
-
-    connected: bool = False
-    breaker: BreakerState = BreakerState.CLOSED
-    last_success: float | None = None
-    last_error: str = ""
-    error_class: str = ""
-    delivered: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
 
 
 class Forwarder:
@@ -63,6 +42,7 @@ class Forwarder:
         dead_letters: Where rejected readings go.
         policy: Delays between attempts.
         threshold: Failures in a row that open the breaker.
+        rate: Bounds of what the target gets per second.
         zerobus: Whether the target counts under the ZeroBus metrics too.
     """
 
@@ -75,6 +55,7 @@ class Forwarder:
         *,
         policy: RetryPolicy | None = None,
         threshold: int = 5,
+        rate: RateLimit | None = None,
         zerobus: bool = False,
     ) -> None:
         self.name = name
@@ -84,6 +65,8 @@ class Forwarder:
         self._dead_letters = dead_letters
         self._policy = policy or RetryPolicy()
         self._breaker = Breaker(threshold)
+        self._rate = rate or RateLimit()
+        self._not_before = 0.0  # by the monotonic clock: what was sent has used up the time until then
         self._zerobus = zerobus
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
@@ -177,8 +160,7 @@ class Forwarder:
             log.error("unexpected error from a writer", target=self.name, exc_info=error)
         if self.status.last_error != str(error):
             log.warning("target failed", target=self.name, error_class=kind, error=str(error))
-        self.status.last_error, self.status.error_class = str(error), kind
-        self.status.errors[kind] = self.status.errors.get(kind, 0) + 1
+        self.status.note_error(kind, str(error))
         self._show_breaker()
 
     def _tell_spool(self, error: Exception) -> None:
@@ -212,13 +194,14 @@ class Forwarder:
             self._woken = False  # before looking, so that what is appended while looking wakes again
             while not self._stopping and len(writing) < self._in_flight() and (unit := self._next()) is not None:
                 writing[asyncio.create_task(self._write(unit))] = unit
+            self.status.in_flight = len(writing)
             if not writing:
                 if self._stopping:
                     return None
-                await self._sleep(self._linger_left())
+                await self._sleep(self._patience())
                 continue
             free = len(writing) < self._in_flight()
-            failure = await self._settle_some(writing, self._linger_left() if free else None)
+            failure = await self._settle_some(writing, self._patience() if free else None)
             if failure is not None or self._stopping:
                 failure = await self._settle_all(writing) or failure
                 self._retry.sort(key=lambda unit: unit.number)
@@ -228,8 +211,15 @@ class Forwarder:
         return 1 if self._breaker.state is BreakerState.HALF_OPEN else self._writer.limits.writes_in_flight
 
     def _next(self) -> Unit | None:
-        if self._retry:
-            return self._retry.pop(0)
+        if time.monotonic() < self._not_before:
+            return None
+        unit = self._retry.pop(0) if self._retry else self._take()
+        if unit is not None:
+            pause = self._rate.pause(unit.rows, sum(entry.size for entry in unit.entries))
+            self._not_before = max(self._not_before, time.monotonic()) + pause if pause else 0.0
+        return unit
+
+    def _take(self) -> Unit | None:
         limits = self._writer.limits
         if limits.linger and not self.spool.waiting(limits.rows):
             if self.spool.oldest() is None:
@@ -240,7 +230,7 @@ class Forwarder:
             if now - self._waiting_since < limits.linger:
                 return None
         self._waiting_since = None
-        unit = self.spool.take(limits.rows, limits.bytes)
+        unit = self.spool.take(*self._rate.most(limits.rows, limits.bytes))
         if unit is not None and limits.remembers_units:
             try:
                 self.spool.record(unit)
@@ -249,10 +239,14 @@ class Forwarder:
                 raise
         return unit
 
-    def _linger_left(self) -> float | None:
-        if self._waiting_since is None:
-            return None
-        return max(0.0, self._waiting_since + self._writer.limits.linger - time.monotonic())
+    def _patience(self) -> float | None:
+        """Seconds until a unit may be taken that may not be yet; None when nothing but a change matters."""
+        now, moments = time.monotonic(), []
+        if self._waiting_since is not None:
+            moments.append(self._waiting_since + self._writer.limits.linger)
+        if self._not_before > now:
+            moments.append(self._not_before)
+        return max(0.0, max(moments) - now) if moments else None
 
     async def _settle_some(
         self, writing: "dict[asyncio.Task[Exception | None], Unit]", patience: float | None
@@ -302,14 +296,7 @@ class Forwarder:
         step = max(1, len(batch)) if limits.remembers_units else limits.rows
         try:
             for start in range(0, len(batch), step):
-                try:
-                    await self._writer.write(batch.slice(start, step), unit.number)
-                except RejectedRecords as some:
-                    rejected.indices += [start + row for row in some.indices]
-                    rejected.reasons += some.reasons
-                    rejected.rest_written = rejected.rest_written and some.rest_written
-                    if not some.indices and not some.rest_written:
-                        raise
+                await self._send(batch.slice(start, step), unit.number, start, rejected)
         except Exception as error:  # noqa: BLE001 - the edge of the forwarder's loop
             metrics.OPERATIONS.labels(self.name, error_class(error)).inc()
             if self._zerobus:
@@ -323,11 +310,33 @@ class Forwarder:
             self._succeeded(unit, len(batch), time.monotonic() - began)
         return None
 
+    async def _send(self, batch: pa.RecordBatch, number: int, start: int, rejected: RejectedRecords) -> None:
+        """Write a part of a unit, and note what is rejected of it.
+
+        A part that is rejected without a word about which readings are at fault is halved until they are found. A target
+        that remembers units takes each number once, so that its writer must say which.
+        """
+        try:
+            await self._writer.write(batch, number)
+        except RejectedRecords as some:
+            if some.indices or some.rest_written:
+                rejected.indices += [start + row for row in some.indices]
+                rejected.reasons += some.reasons
+                rejected.rest_written = rejected.rest_written and some.rest_written
+            elif self._writer.limits.remembers_units or not some.reasons:
+                raise
+            elif len(batch) == 1:
+                rejected.indices.append(start)
+                rejected.reasons.append(some.reasons[0])
+            else:
+                half = len(batch) // 2
+                await self._send(batch.slice(0, half), number, start, rejected)
+                await self._send(batch.slice(half), number, start + half, rejected)
+
     def _succeeded(self, unit: Unit, rows: int, took: float) -> None:
         self._attempts.pop(unit.number, None)
         self._answered()
-        self.status.last_success, self.status.last_error, self.status.error_class = time.time(), "", ""
-        self.status.delivered += rows
+        self.status.note_success(rows, took)
         metrics.SENT.labels(self.name).inc(rows)
         metrics.BATCHES_SENT.labels(self.name).inc()
         metrics.OPERATIONS.labels(self.name, "ok").inc()

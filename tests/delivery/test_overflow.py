@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from delivery.lane import EXPIRED, Drain
 from delivery.overflow import BufferPolicy, Overflow, Thinner
-from delivery.spool import DOWNSAMPLED, OVERFLOW, Spool
+from delivery.spool import DOWNSAMPLED, Spool
 from normalization.reading import Flags, Quality, TagTable
 from tests.delivery.stores import deliver_all, new_spool, sequences_of, stream, tag_table, unaccounted, until
 from tests.delivery.test_spool import crash
