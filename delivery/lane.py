@@ -24,6 +24,7 @@ from delivery.entry import COLUMNS, TagReader, TagScribe, decode, encode, pack, 
 from delivery.identities import Identities
 from delivery.intervals import Intervals
 from delivery.log import HEAD, Cursor, Log, Record
+from delivery.memory import MemoryLog
 from delivery.unit import Entry, Unit
 from normalization.reading import FACTS, TagTable
 
@@ -115,6 +116,7 @@ class Lane:
         tags: The process's tag table.
         own_shard: Whether a shard is one of this gateway's journal, so that its trims will be announced.
         priority: Priority of its readings, or of the least urgent of them.
+        persistent: Whether it lies on disk; else in memory, and what it holds is gone with the process.
         lock: The spool's lock.
         numbers: The spool's numbers of units.
         entry_rows: Readings in one entry, at most.
@@ -134,6 +136,7 @@ class Lane:
         own_shard: Callable[[str], bool],
         *,
         priority: int = 0,
+        persistent: bool = True,
         lock: "threading.RLock | None" = None,
         numbers: Numbers | None = None,
         entry_rows: int = 10_000,
@@ -171,7 +174,7 @@ class Lane:
         self._again, self._backlog, self._live = _Queue(), _Queue(), _Queue()
         self._balance = 0.0  # readings that the backlog is owed
         self._unwritten: deque[tuple[Sequence[Any], set[int]]] = deque()
-        self._log = Log(directory, self._head, segment_bytes)
+        self._log = (Log if persistent else MemoryLog)(directory, self._head, segment_bytes)
         self._recover()
         self._scribe, self._reader = TagScribe(tags), TagReader(tags)
         self._log.begin()

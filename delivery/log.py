@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from delivery import metrics
 from delivery.disk import StoreError, StoreFullError, make_directory, sync_directory
 
 _HEADER: Final = struct.Struct("<4sIB3xIQQ")
@@ -79,12 +80,22 @@ class Cursor:
 
 
 @dataclass(slots=True)
-class _Segment:
+class Segment:
+    """One file of a log.
+
+    Attributes:
+        first: Number of its first record.
+        marker: What each of its records begins with.
+        path: Where it can be opened.
+        size: Bytes.
+        proof: Its first record that says that all before the segment is durable.
+    """
+
     first: int
     marker: bytes
     path: Path
     size: int = 0
-    proof: int = 0  # its first record that says that all before the segment is durable
+    proof: int = 0
 
 
 def _pread(fd: int, count: int, position: int) -> bytes:
@@ -102,9 +113,9 @@ def _pread(fd: int, count: int, position: int) -> bytes:
         return b"".join(blocks)
 
 
-def _segments(directory: Path) -> list[_Segment]:
+def _segments(directory: Path) -> list[Segment]:
     names = [(match, path) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name))]
-    found = [_Segment(int(match[1]), bytes.fromhex(match[2]), path, path.stat().st_size) for match, path in names]
+    found = [Segment(int(match[1]), bytes.fromhex(match[2]), path, path.stat().st_size) for match, path in names]
     return sorted(found, key=lambda s: (s.first, s.path))
 
 
@@ -118,7 +129,6 @@ class Log:
     """
 
     def __init__(self, directory: Path, head: Callable[[], bytes], segment_bytes: int = 16 * 1024 * 1024) -> None:
-        make_directory(directory)
         self.directory = directory
         self.damaged = 0  # places where records are missing that were durable
         self.torn = False  # the end was cut off, as a power cut leaves it: nothing there was promised to anybody
@@ -126,7 +136,7 @@ class Log:
         self._segment_bytes = segment_bytes
         self._lock = threading.RLock()
         self._syncing = threading.Lock()  # two syncs at once would each be done before the other's segments are
-        self._segments = _segments(directory)
+        self._segments = self._find()
         self._next = 1
         self._synced = 0
         self._cut: tuple[int, int] | None = None  # segment and bytes of it that were recovered; what follows goes
@@ -136,6 +146,25 @@ class Log:
         self._failed: StoreError | None = None
         self._holds = 0
         self._reserve = directory / "reserve"
+
+    # ------------------------------------------------------------------ files
+
+    def _find(self) -> list[Segment]:
+        make_directory(self.directory)
+        return _segments(self.directory)
+
+    def _create(self, path: Path) -> tuple[int, Path]:
+        """A new segment's descriptor, and the path to open it by."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def _sync_names(self) -> None:
+        sync_directory(self.directory)
+
+    def _sync_file(self, fd: int) -> None:
+        os.fdatasync(fd)
 
     # ------------------------------------------------------------------ opening
 
@@ -189,10 +218,10 @@ class Log:
                 for segment in self._segments:  # a killed process leaves records that no disk has seen
                     fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
                     try:
-                        os.fdatasync(fd)
+                        self._sync_file(fd)
                     finally:
                         os.close(fd)
-                sync_directory(self.directory)
+                self._sync_names()
             except OSError as error:
                 raise StoreError(f"{self.directory}: {error.strerror}") from error
             self._synced = self._next - 1
@@ -254,7 +283,7 @@ class Log:
         """Begin a new segment whose records have numbers from `number` on, unless they have already."""
         with self._syncing, self._lock:
             if self._next < number:
-                self._sync_files(self._unsynced, self._fd)
+                self._sync_files([*self._unsynced, self._fd])
                 self._next, self._synced = number, number - 1
                 self._roll()
 
@@ -297,18 +326,18 @@ class Log:
         path = self.directory / f"{self._next:020d}-{marker.hex()}.log"
         previous, kept, number = self._fd, self._segments, self._next
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._fd, path = self._create(path)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise (StoreFullError if full else StoreError)(f"{path}: {error.strerror}") from error
-        self._segments = [*kept, _Segment(self._next, marker, path)]
+        self._segments = [*kept, Segment(self._next, marker, path)]
         try:
             head = self._head()
             for _ in range(2):
                 self._write(HEAD, [head], urgent=True)
         except StoreError:
             os.close(self._fd)
-            path.unlink(missing_ok=True)
+            self._remove(path)
             self._segments, self._fd, self._next = kept, previous, number
             raise
         if previous >= 0:
@@ -345,9 +374,7 @@ class Log:
                 current = self._fd
                 names, self._new_names = self._new_names, False
             try:
-                self._sync_files(full, current)
-                if names:
-                    self._sync_names()
+                self._sync_files([*full, current], names=names)
             finally:
                 for fd in full:
                     os.close(fd)
@@ -359,19 +386,15 @@ class Log:
                         self._write(_SYNCED, [], urgent=True)
             return last
 
-    def _sync_files(self, full: Sequence[int], current: int) -> None:
+    def _sync_files(self, files: Sequence[int], *, names: bool = False) -> None:
         try:
-            for fd in full:
-                os.fdatasync(fd)
-            os.fdatasync(current)
+            for fd in files:
+                self._sync_file(fd)
+            if names:
+                self._sync_names()
         except OSError as error:
             raise self._fail(error) from error
-
-    def _sync_names(self) -> None:
-        try:
-            sync_directory(self.directory)
-        except OSError as error:
-            raise self._fail(error) from error
+        metrics.SYNCS.inc(len(files))
 
     def _fail(self, error: OSError) -> StoreError:
         """Refuse every later sync: asked again, the system would say that all is well."""
@@ -408,7 +431,7 @@ class Log:
                 return
             cursor.segment, cursor.position = segment.first + 1, 0
 
-    def _scan(self, segment: _Segment, position: int = 0) -> Iterator[tuple[Record, int]]:
+    def _scan(self, segment: Segment, position: int = 0) -> Iterator[tuple[Record, int]]:
         try:
             fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -418,7 +441,7 @@ class Log:
         finally:
             os.close(fd)
 
-    def _scan_file(self, fd: int, segment: _Segment, position: int) -> Iterator[tuple[Record, int]]:
+    def _scan_file(self, fd: int, segment: Segment, position: int) -> Iterator[tuple[Record, int]]:
         marker = segment.marker
         while position + _HEADER.size <= segment.size:
             data = _pread(fd, min(_CHUNK, segment.size - position), position)
@@ -469,7 +492,7 @@ class Log:
             index = next((i for i, segment in enumerate(self._segments[:-1]) if segment.first == first), -1)
             if self._holds or index < 0 or not 0 < proof <= self._synced:
                 return False
-            self._segments.pop(index).path.unlink(missing_ok=True)
+            self._remove(self._segments.pop(index).path)
             self._keep_reserve()
             return True
 

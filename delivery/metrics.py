@@ -57,5 +57,17 @@ ZEROBUS_FAILED: Final = _counter("bifrost_zerobus_batches_failed_total", "Units 
 ZEROBUS_BREAKER: Final = _gauge("bifrost_zerobus_circuit_breaker_state", "0 closed, 1 half open, 2 open", "connector")
 BREAKER: Final = _gauge("bifrost_cloud_circuit_breaker_state", "0 closed, 1 half open, 2 open", "connector")
 
+SYNCS: Final = _counter("bifrost_disk_syncs_total", "Files that journal, spools and dead letters made durable")
+WRITTEN: Final = _gauge("bifrost_disk_written_bytes", "Bytes that the process made the disk write since it began")
+ALARM: Final = _gauge(
+    "bifrost_spool_alarm", "1 while a target's spool discards readings or stops the flow", "connector"
+)
+DISCARDED: Final = _gauge(
+    "bifrost_spool_discarded_records", "Readings that a target's spool let go since it was begun", "connector", "reason"
+)
+OLDEST: Final = _gauge("bifrost_spool_oldest_seconds", "Age of the oldest reading that waits for a target", "connector")
+TIME_TO_FULL: Final = _gauge(
+    "bifrost_spool_full_seconds", "Time until a target's spool is full at its present growth; -1 for never", "connector"
+)
 COLLISIONS: Final = _gauge("bifrost_path_collisions", "Paths that more than one tag has")
 UNACCOUNTED: Final = _gauge("bifrost_unaccounted", "Readings that the account cannot explain; 0 when all is well")

@@ -6,6 +6,7 @@ bounded; `BufferPolicy` says what goes when it is full, and every reading that g
 """
 
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -44,6 +45,7 @@ class Spool:
         directory: Where it lies.
         tags: The process's tag table.
         own_shard: Whether a shard is one of this gateway's journal, so that its trims will be announced.
+        persistent: Whether it lies on disk; else in memory, and what it holds is gone with the process.
         policy: Its bounds, and what happens at them.
         priorities: Priorities that the rules give; readings of others go with the next lower one.
         entry_rows: Readings in one entry, at most.
@@ -60,6 +62,7 @@ class Spool:
         tags: TagTable,
         own_shard: Callable[[str], bool],
         *,
+        persistent: bool = True,
         policy: BufferPolicy | None = None,
         priorities: Iterable[int] = (),
         entry_rows: int = 10_000,
@@ -73,6 +76,7 @@ class Spool:
         self.policy = policy or BufferPolicy()
         self.wake: Callable[[], None] = lambda: None
         self.discarded_rows = 0  # since the process began
+        self._persistent = persistent
         self._tags = tags
         self._now = now
         self._lock = threading.RLock()
@@ -84,14 +88,16 @@ class Spool:
         self._told_full = False
         self._next_look = 0.0
         self._last_discard: float | None = None
-        make_directory(directory)
-        stored = [int(path.name[1:]) for path in directory.iterdir() if path.name[1:].lstrip("-").isdigit()]
+        if persistent:
+            make_directory(directory)
+        stored = _stored(directory) if persistent else []
         self._lanes = [
             Lane(
                 directory / f"p{priority}",
                 tags,
                 own_shard,
                 priority=priority,
+                persistent=persistent,
                 lock=self._lock,
                 numbers=self._numbers,
                 entry_rows=entry_rows,
@@ -220,7 +226,7 @@ class Spool:
 
     def _is_scarce(self) -> bool:
         """Whether the disk has less room than must stay free."""
-        if not self.policy.free_disk:
+        if not self.policy.free_disk or not self._persistent:
             return False
         disk = os.statvfs(self.directory)
         return disk.f_bavail * disk.f_frsize < self.policy.free_disk
@@ -412,6 +418,11 @@ class Spool:
         self._flusher.close()
         for lane in self._lanes:
             lane.close()
+
+
+def _stored(directory: Path) -> list[int]:
+    """Priorities of the lanes that lie in `directory`."""
+    return [int(path.name[1:]) for path in directory.iterdir() if re.fullmatch(r"p-?\d+", path.name)]
 
 
 __all__ = ["DOWNSAMPLED", "OVERFLOW", "Spool"]
