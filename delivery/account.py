@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from delivery.lane import LaneAccount
-from delivery.outcome import JournalAccount
+from delivery.outcome import JournalAccount, LaneAccount
 
 _SCAN_SHARE: Final = 0.02  # of a core's time, at most, for counting what is stored for the metrics
 _SCAN_PAUSE: Final = 1.0  # seconds between two scans, at least

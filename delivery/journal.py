@@ -547,6 +547,11 @@ class Journal:
                             account.waiting.update(sources)
         return account
 
+    def settled(self, target: str) -> Counter[str]:
+        """Readings by source that went to `target`, as far as they are done."""
+        with self._lock:
+            return Counter(self._outcome.targets.get(target, {}))
+
     @property
     def waiting_rows(self) -> int:
         """Readings in memory that the flow has not taken yet."""

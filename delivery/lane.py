@@ -2,16 +2,13 @@
 
 The flow appends and never waits for a disk; the spool's flusher keeps the log durable. The forwarder takes *units*, which
 may go out before they are synced (the journal still holds them), and settles each by itself. What lies in memory is a
-part of what lies on disk: `_backlog` is what was read back, or appended while nothing was left behind on disk; `_live`
-is what was appended while something was, for the drain orders that send it beside the backlog or before it.
+part of what lies on disk; the rest is read back when its turn comes.
 """
 
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,16 +16,17 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from delivery.disk import StoreError, StoreFullError
+from delivery.disk import StoreFullError
 from delivery.entry import COLUMNS, TagReader, TagScribe, decode, encode, pack, unpack
-from delivery.identities import Identities
 from delivery.intervals import Intervals
+from delivery.ledger import Close, LaneLedger, Numbers
 from delivery.log import HEAD, Cursor, Log, Record
 from delivery.memory import MemoryLog
+from delivery.outcome import LaneAccount
 from delivery.unit import Entry, Unit
+from delivery.waiting import Drain, Queue, Waiting
 from normalization.reading import FACTS, TagTable
 
-_FORMAT: Final = 2
 _TAGS, _ENTRY, _CLOSE, _UNIT, _LEFT_OUT = 1, 2, 3, 4, 5
 _REFILL_ROWS: Final = 10_000  # read back at once, at least: opening a segment costs more than some rows
 _NOT_YET: Final = 2**62
@@ -36,76 +34,6 @@ _SEQUENCE: Final = FACTS.get_field_index("sequence")
 EXPIRED: Final = "expired"
 
 log = structlog.get_logger()
-
-
-class Drain(StrEnum):
-    """In what order the readings of one priority go out when some have waited."""
-
-    OLDEST_FIRST = "oldest_first"
-    NEWEST_FIRST = "newest_first"
-    LIVE_FIRST = "live_first"
-
-
-@dataclass(slots=True)
-class LaneAccount:
-    """What a lane knows of its readings, all counts by source since it was begun.
-
-    Attributes:
-        routed: Readings that came in.
-        delivered: Readings that the target has.
-        dead: Readings that became dead letters.
-        discarded: Readings that the overflow policy or their age let go, by reason.
-        stored: Readings that wait; counted by scanning.
-    """
-
-    routed: Counter[str] = field(default_factory=Counter)
-    delivered: Counter[str] = field(default_factory=Counter)
-    dead: Counter[str] = field(default_factory=Counter)
-    discarded: dict[str, Counter[str]] = field(default_factory=dict)
-    stored: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: "LaneAccount") -> None:
-        """Add the counts of `other`."""
-        for mine, theirs in (
-            (self.routed, other.routed),
-            (self.delivered, other.delivered),
-            (self.dead, other.dead),
-            (self.stored, other.stored),
-        ):
-            mine.update(theirs)
-        for reason, counts in other.discarded.items():
-            self.discarded.setdefault(reason, Counter()).update(counts)
-
-
-class _Queue:
-    """Entries in memory that wait, oldest first."""
-
-    def __init__(self) -> None:
-        self.entries: deque[Entry] = deque()
-        self.rows = 0
-
-    def push(self, entry: Entry) -> None:
-        self.entries.append(entry)
-        self.rows += entry.rows
-
-    def pop(self, *, newest: bool = False) -> Entry:
-        entry = self.entries.pop() if newest else self.entries.popleft()
-        self.rows -= entry.rows
-        return entry
-
-    def remove(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
-        removed = [entry for entry in self.entries if wanted(entry)]
-        if removed:
-            self.entries = deque(entry for entry in self.entries if not wanted(entry))
-            self.rows -= sum(entry.rows for entry in removed)
-        return removed
-
-
-@dataclass(slots=True)
-class Numbers:
-    """Numbers of units; the lanes of a spool share them."""
-
-    next: int = 1
 
 
 class Lane:
@@ -149,37 +77,27 @@ class Lane:
         now: Callable[[], float] = time.time,
     ) -> None:
         self.directory, self.priority = directory, priority
+        self.raw_bytes = self.compressed_bytes = 0  # of what was appended since the process began
         self._tags = tags
-        self._own_shard = own_shard
         self._entry_rows, self._entry_bytes, self._limit = entry_rows, entry_bytes, memory_rows
-        self._drain, self._live_share, self._now = drain, live_share, now
+        self._now = now
         self._lock = lock or threading.RLock()
-        self._numbers = numbers or Numbers()
-        self._known = Identities()
-        self._derived: deque[Identities] = deque([Identities()], maxlen=3)
-        self._account = LaneAccount()
-        self._open: tuple[int, list[int]] | None = None  # recorded and not closed
+        self._ledger = LaneLedger(numbers or Numbers(), own_shard)
         self._resume = False  # the open unit is from before the start
-        self._done = 0  # every entry up to here is settled and gone
-        self._settled = Intervals()  # settled entries above it, each with what lies between it and the one before
         self._settled_at: dict[int, int] = {}  # segment: record that settled the last of its entries so far
         self._outstanding: dict[int, int] = {}  # segment: entries read or appended in this run and not settled
         self._newest: dict[int, float] = {}  # segment: when its newest entry was appended, by `now`
-        self._dead: dict[int, np.ndarray] = {}
-        self._dead_sources: dict[int, Counter[str]] = {}
-        self._previous = 0  # number of the newest entry
         self._marks, self._resent = marks_resent, 0  # entries up to here may have been sent before
         self._inside: set[int] = set()  # entries in memory or under way
         self._released: deque[Unit] = deque()
-        self._again, self._backlog, self._live = _Queue(), _Queue(), _Queue()
-        self._balance = 0.0  # readings that the backlog is owed
-        self._unwritten: deque[tuple[Sequence[Any], set[int]]] = deque()
+        self._waiting = Waiting(drain, live_share)
+        self._unwritten: deque[tuple[Close, set[int]]] = deque()
         self._log = (Log if persistent else MemoryLog)(directory, self._head, segment_bytes)
         self._recover()
         self._scribe, self._reader = TagScribe(tags), TagReader(tags)
         self._log.begin()
         self._segment = self._log.segments()[-1]
-        self._behind: Cursor | None = self._log.cursor(self._done + 1)  # where reading back goes on, forwards
+        self._behind: Cursor | None = self._log.cursor(self._ledger.done + 1)  # where reading back goes on, forwards
         self._unread: list[int] = []  # segments to be read back, newest last, with `Drain.NEWEST_FIRST`
         if drain is Drain.NEWEST_FIRST:
             self._behind, self._unread = None, self._log.segments()
@@ -187,54 +105,23 @@ class Lane:
     # ------------------------------------------------------------------ state
 
     def _head(self) -> bytes:
-        account = self._account
-        return pack(
-            [
-                _FORMAT,
-                self._numbers.next,
-                self._open,
-                self._done,
-                self._settled.to_list(),
-                self._previous,
-                [[number, rows.tolist(), self._dead_sources[number]] for number, rows in self._dead.items()],
-                [account.routed, account.delivered, account.dead, account.discarded],
-                self._known.to_list(),
-                [run for generation in self._derived for run in generation.to_list()],
-            ]
-        )
-
-    def _load_head(self, payload: memoryview) -> None:
-        version, *rest = unpack(payload)
-        if version != _FORMAT:
-            age = "a newer" if version > _FORMAT else "an older"
-            raise StoreError(f"{self.directory} was written by {age} version of Bifrost; start that version")
-        next_unit, opened, self._done, settled, self._previous, dead, counts, known, derived = rest
-        self._numbers.next = max(self._numbers.next, next_unit)
-        self._open = (opened[0], opened[1]) if opened else None
-        self._settled = Intervals(settled)
-        self._dead = {number: np.array(rows, np.int64) for number, rows, _ in dead}
-        self._dead_sources = {number: Counter(sources) for number, _, sources in dead}
-        routed, delivered, dead_letters = (Counter(count) for count in counts[:3])
-        discarded = {reason: Counter(sources) for reason, sources in counts[3].items()}
-        self._account = LaneAccount(routed, delivered, dead_letters, discarded)
-        self._known = Identities.from_list(known)
-        self._derived = deque([Identities.from_list(derived)], maxlen=3)
+        return self._ledger.to_bytes()
 
     def _recover(self) -> None:
+        ledger = self._ledger
         for record in self._log.recover():
             if record.kind == HEAD:
-                self._load_head(record.payload)
+                ledger.load(record.payload, self.directory)
             elif record.kind == _ENTRY:
                 self._recover_entry(record)
             elif record.kind == _CLOSE:
-                self._close_unit(*unpack(record.payload))
+                ledger.close(*unpack(record.payload))
             elif record.kind == _UNIT:
-                number, entries = unpack(record.payload)
-                self._open, self._numbers.next = (number, entries), max(self._numbers.next, number + 1)
+                ledger.record(*unpack(record.payload))
             elif record.kind == _LEFT_OUT:
                 gateway, shard, sequences, sources, reason = unpack(record.payload)
-                self._note_left_out(gateway, shard, _read(sequences), sources, reason)
-        self._resume = self._open is not None
+                ledger.leave_out(gateway, shard, _read(sequences), sources, reason)
+        self._resume = ledger.open is not None
         self.failed()
         if self._log.damaged:
             log.error("spool damaged, readings may be lost", spool=str(self.directory), places=self._log.damaged)
@@ -245,9 +132,7 @@ class Lane:
             sequences = np.arange(first, last + 1)
         else:
             sequences = decode(mask, raw_size, memoryview(body))[_SEQUENCE].to_numpy()
-        self._previous = record.number
-        self.remember(gateway, shard, sequences)
-        self._account.routed.update(sources)
+        self._ledger.enter(record.number, gateway, shard, sequences, sources)
 
     # ------------------------------------------------------------------ appending (flow thread)
 
@@ -281,27 +166,28 @@ class Lane:
         sequences = columns[_SEQUENCE].to_numpy()
         first, last = int(sequences.min()), int(sequences.max())
         sources = self._tags.count_sources(process_tags.to_numpy())
-        now, previous = self._now(), self._previous
+        now, previous = self._now(), self._ledger.newest
         described = [previous, gateway, shard, first, last, len(batch), sources, now, mask, raw_size, memoryview(body)]
         number = self._log.append(_ENTRY, [pack(described)])
-        self._previous = number
-        self.remember(gateway, shard, sequences)
-        self._account.routed.update(sources)
+        self.raw_bytes += raw_size
+        self.compressed_bytes += len(memoryview(body))
+        self._ledger.enter(number, gateway, shard, sequences, sources)
         columns[0] = process_tags
         self._newest[segment] = now
         self._keep(Entry(number, previous, segment, gateway, shard, len(batch), raw_size, sources, now, columns))
 
     def _keep(self, entry: Entry) -> None:
         """Keep a new entry in memory, or leave it to be read back."""
-        if self._drain is not Drain.OLDEST_FIRST and (self._left_behind or self._live.entries or self._backlog.entries):
-            self._push(self._live, entry)
-            while self._live.rows > self._limit and len(self._live.entries) > 1:
-                self._forget(self._live.pop())
+        backlog, live = self._waiting.backlog, self._waiting.live
+        if self._waiting.drain is not Drain.OLDEST_FIRST and (self._left_behind or live.entries or backlog.entries):
+            self._push(live, entry)
+            while live.rows > self._limit and len(live.entries) > 1:
+                self._forget(live.pop())
             return
-        if not self._left_behind and self._backlog.entries and self._backlog.rows + entry.rows > self._limit:
+        if not self._left_behind and backlog.entries and backlog.rows + entry.rows > self._limit:
             self._leave_behind(entry.number, entry.segment)
         if not self._left_behind:
-            self._push(self._backlog, entry)
+            self._push(backlog, entry)
 
     @property
     def _left_behind(self) -> bool:
@@ -309,7 +195,7 @@ class Lane:
 
     def _leave_behind(self, number: int, segment: int) -> None:
         """Entry `number`, which is in `segment`, is to be read back."""
-        if self._drain is Drain.NEWEST_FIRST:
+        if self._waiting.drain is Drain.NEWEST_FIRST:
             if segment not in self._unread:
                 self._unread = sorted([*self._unread, segment])
         elif self._behind is None or segment <= self._behind.segment:
@@ -340,48 +226,27 @@ class Lane:
             self._begin_segment()
             described = [gateway, shard, _spelled(sequences), sources, reason]
             self._log.append(_LEFT_OUT, [pack(described)], urgent=True)
-            self._note_left_out(gateway, shard, sequences, sources, reason)
-
-    def _note_left_out(
-        self, gateway: str, shard: str, sequences: np.ndarray, sources: dict[str, int], reason: str
-    ) -> None:
-        self.remember(gateway, shard, sequences)
-        self._account.routed.update(sources)
-        self._account.discarded.setdefault(reason, Counter()).update(sources)
+            self._ledger.leave_out(gateway, shard, sequences, sources, reason)
 
     def had(self, gateway: str, shard: str, sequences: np.ndarray) -> np.ndarray | None:
         """Which readings the lane has had; None when none."""
         with self._lock:
-            if self._own_shard(shard):
-                return self._known.had(shard, sequences)
-            known: np.ndarray | None = None
-            for generation in self._derived:
-                found = generation.had(f"{gateway}/{shard}", sequences)
-                if found is not None:
-                    known = found if known is None else known | found
-            return known
-
-    def remember(self, gateway: str, shard: str, sequences: np.ndarray) -> None:
-        """The lane has had these readings."""
-        if self._own_shard(shard):
-            self._known.add(shard, sequences)
-        else:
-            self._derived[-1].add(f"{gateway}/{shard}", sequences)
+            return self._ledger.had(gateway, shard, sequences)
 
     def forget(self, shard: str, upto: int) -> None:
         """The journal has durably trimmed `shard` up to sequence `upto`: those readings will not come again."""
         with self._lock:
-            self._known.forget(shard, upto)
+            self._ledger.forget(shard, upto)
 
     def close_epoch(self) -> int:
         """An epoch of the flow ends; readings of steps are remembered for two more. Number of the lane's last record."""
         with self._lock:
-            self._derived.append(Identities())
+            self._ledger.close_epoch()
             return self._log.next_number - 1
 
     # ------------------------------------------------------------------ taking (forwarder thread)
 
-    def _push(self, queue: _Queue, entry: Entry) -> None:
+    def _push(self, queue: Queue, entry: Entry) -> None:
         self._take_in(entry)
         queue.push(entry)
 
@@ -391,20 +256,20 @@ class Lane:
 
     def _refill(self, rows: int) -> None:
         """Read back until about `rows` readings are in memory, or all."""
-        while self._left_behind and self._backlog.rows < rows:
+        while self._left_behind and self._waiting.backlog.rows < rows:
             if self._behind is not None:
                 self._read_forwards(self._behind, rows)
             else:
                 segment = self._unread.pop()
                 for entry in self._entries(segment):
-                    self._push(self._backlog, entry)
+                    self._push(self._waiting.backlog, entry)
 
     def _read_forwards(self, behind: Cursor, rows: int) -> None:
         for record in self._log.read(behind):
             entry = self._decode(record, self._reader)
             if entry is not None:
-                self._push(self._backlog, entry)
-            if self._backlog.rows >= rows:
+                self._push(self._waiting.backlog, entry)
+            if self._waiting.backlog.rows >= rows:
                 return
         self._behind = None
 
@@ -422,7 +287,7 @@ class Lane:
         if record.kind == _TAGS:
             reader.learn(record.segment, unpack(record.payload))
         number = record.number
-        if record.kind != _ENTRY or number <= self._done or number in self._inside or number in self._settled:
+        if record.kind != _ENTRY or number in self._inside or self._ledger.is_settled(number):
             return None
         previous, gateway, shard, _, _, rows, sources, appended, mask, raw_size, body = unpack(record.payload)
         columns = decode(mask, raw_size, memoryview(body))
@@ -440,19 +305,16 @@ class Lane:
     def oldest(self) -> float | None:
         """When the oldest reading that waits was appended, by the lane's clock; None when nothing waits."""
         with self._lock:
-            queues = (self._again, self._backlog, self._live)
-            if not self._released and not any(queue.entries for queue in queues):
+            if not self._released and not self._waiting.rows:
                 self._refill(1)
-            waiting = [unit.entries[0] for unit in self._released]
-            waiting += [queue.entries[0] for queue in queues if queue.entries]
-            return min((entry.appended for entry in waiting), default=None)
+            moments = [self._waiting.oldest, *(unit.entries[0].appended for unit in self._released)]
+            return min((moment for moment in moments if moment is not None), default=None)
 
     def waiting(self, rows: int) -> bool:
         """Whether `rows` readings wait to be taken."""
         with self._lock:
-            if self._released or self._again.entries or self._left_behind:
-                return True
-            return self._backlog.rows + self._live.rows >= rows
+            go_first = self._released or self._waiting.again.entries
+            return bool(go_first) or self._left_behind or self._waiting.rows >= rows
 
     @property
     def interrupted(self) -> bool:
@@ -474,39 +336,15 @@ class Lane:
             if self._released:
                 return self._released.popleft()
             while True:
-                if self._backlog.rows < rows and not (self._drain is Drain.NEWEST_FIRST and self._live.entries):
+                if self._waiting.wants(rows):
                     self._refill(min(max(rows, _REFILL_ROWS), self._limit))
-                queue = self._choose()
-                if not queue.entries:
+                taken = self._waiting.take(rows, size, more=self._left_behind)
+                if not taken:
                     return None
-                entries = self._expire(self._pop(queue, rows, size), not_before)
+                entries = self._expire(taken, not_before)
                 if entries:
                     break
-            self._weigh(queue, sum(entry.rows for entry in entries))
-            self._numbers.next += 1
-            return self._unit(self._numbers.next - 1, entries, self._resent)
-
-    def _choose(self) -> _Queue:
-        """The queue to take from."""
-        if self._again.entries:
-            return self._again
-        if not self._live.entries:
-            return self._backlog
-        if self._drain is Drain.LIVE_FIRST and self._backlog.entries and self._balance > 0:
-            return self._backlog
-        return self._live
-
-    def _pop(self, queue: _Queue, rows: int, size: int) -> list[Entry]:
-        newest = self._drain is Drain.NEWEST_FIRST and queue is not self._again
-        taken = [queue.pop(newest=newest)]
-        rows, size = rows - taken[0].rows, size - taken[0].size
-        while queue.entries:
-            entry = queue.entries[-1 if newest else 0]
-            rows, size = rows - entry.rows, size - entry.size
-            if rows < 0 or size < 0:
-                break
-            taken.append(queue.pop(newest=newest))
-        return taken[::-1] if newest else taken
+            return self._unit(self._ledger.number_unit(), entries, self._resent)
 
     def _expire(self, entries: list[Entry], not_before: float) -> list[Entry]:
         """Discard what is too old; returns the rest."""
@@ -516,32 +354,22 @@ class Lane:
         self._close(0, expired, [], EXPIRED)
         return [entry for entry in entries if entry.appended >= not_before]
 
-    def _weigh(self, queue: _Queue, rows: int) -> None:
-        """Note what was taken, so that live readings and backlog each get their share."""
-        if not self._live.entries or not (self._backlog.entries or self._left_behind):
-            self._balance = 0.0
-        elif queue is self._live:
-            self._balance += rows * (1 - self._live_share)
-        else:
-            self._balance -= rows * self._live_share
-
     def _unit(self, number: int, entries: list[Entry], resent: int) -> Unit:
-        dead = {e.number: self._dead[e.number] for e in entries if e.number in self._dead}
+        dead = {e.number: self._ledger.dead[e.number] for e in entries if e.number in self._ledger.dead}
         return Unit(number, entries, dead, self._tags, resent, self.priority)
 
     def _release_open(self) -> None:
         """Find the entries of the unit that was recorded before the start, and let it go first."""
-        if self._open is None:
+        if self._ledger.open is None:
             return
-        number, wanted = self._open
+        number, wanted = self._ledger.open
         found: dict[int, Entry] = {}
         for segment in sorted({self._log.segment_of(entry) for entry in wanted}):
             for entry in self._entries(segment):
                 if entry.number in wanted:
                     self._take_in(entry)
                     found[entry.number] = entry
-        for queue in (self._backlog, self._live):
-            found |= {entry.number: entry for entry in queue.remove(lambda entry: entry.number in wanted)}
+        found |= {entry.number: entry for entry in self._waiting.remove(lambda entry: entry.number in wanted)}
         if found:
             self._released.append(self._unit(number, [found[n] for n in wanted if n in found], 0))
 
@@ -549,7 +377,7 @@ class Lane:
         """A write failed: what the lane holds now counts as sent again when it goes out."""
         with self._lock:
             if self._marks:
-                self._resent = self._previous
+                self._resent = self._ledger.newest
 
     def record(self, unit: Unit) -> int:
         """Note the unit itself, so that it can be sent again unchanged after a crash; number of the record.
@@ -559,10 +387,10 @@ class Lane:
         """
         entries = [e.number for e in unit.entries]
         with self._lock:
-            if self._open == (unit.number, entries):
+            if self._ledger.open == (unit.number, entries):
                 return 0
             number = self._log.append(_UNIT, [pack([unit.number, entries])], urgent=True)
-            self._open = unit.number, entries
+            self._ledger.record(unit.number, entries)
         return number
 
     def settle(self, unit: Unit) -> None:
@@ -585,7 +413,7 @@ class Lane:
             self._close(unit.number, [e for e in unit.entries if e.number not in left], described)
             for entry in unit.entries:
                 if entry.number in left:
-                    self._again.push(entry)
+                    self._waiting.again.push(entry)
 
     def _close(
         self, unit: int, entries: Sequence[Entry], dead: Sequence[Sequence[Any]], reason: str = ""
@@ -594,47 +422,24 @@ class Lane:
         dead_sources = {number: Counter(sources) for number, _, sources in dead}
         gone: Counter[str] = Counter()
         with self._lock:
-            entries = [e for e in entries if e.number > self._done and e.number not in self._settled]
+            entries = [e for e in entries if not self._ledger.is_settled(e.number)]
             intervals = Intervals()
             for entry in entries:
                 gone.update(entry.sources)
-                gone.subtract(self._dead_sources.get(entry.number, {}))
+                gone.subtract(self._ledger.dead_sources.get(entry.number, {}))
                 gone.subtract(dead_sources.get(entry.number, {}))
                 if entry.number in self._inside:
                     self._inside.discard(entry.number)
                     self._outstanding[entry.segment] -= 1
                 intervals.add(entry.previous + 1, entry.number)
             counts = {source: count for source, count in gone.items() if count}
-            described: list[Any] = [unit, intervals.to_list(), counts, dead, reason]
-            self._close_unit(*described)
+            described = (unit, intervals.to_list(), counts, dead, reason)
+            self._ledger.close(*described)
             segments = {entry.segment for entry in entries}
             self._settled_at |= dict.fromkeys(segments, _NOT_YET)
             self._unwritten.append((described, segments))
             self._write()
         return Counter(counts)
-
-    def _close_unit(
-        self,
-        unit: int,
-        intervals: Sequence[tuple[int, int]],
-        gone: dict[str, int],
-        dead: Sequence[Sequence[Any]],
-        reason: str,
-    ) -> None:
-        account = self._account
-        for number, rows, sources in dead:
-            known = self._dead.get(number, np.empty(0, np.int64))
-            self._dead[number] = np.union1d(known, np.asarray(rows, np.int64))
-            self._dead_sources.setdefault(number, Counter()).update(sources)
-            account.dead.update(sources)
-        for first, last in intervals:
-            self._settled.add(first, last)
-        for number in [number for number in self._dead if number in self._settled]:
-            del self._dead[number], self._dead_sources[number]
-        (account.discarded.setdefault(reason, Counter()) if reason else account.delivered).update(gone)
-        self._numbers.next = max(self._numbers.next, unit + 1)
-        if self._open is not None and self._open[0] == unit:
-            self._open = None
 
     def _write(self) -> None:
         try:
@@ -669,10 +474,7 @@ class Lane:
                     break
                 for per_segment in (self._outstanding, self._settled_at, self._newest):
                     per_segment.pop(segment, None)
-            done = self._log.segments()[0] - 1
-            if done > self._done:
-                self._done = done
-                self._settled.forget(done)
+            self._ledger.drop(self._log.segments()[0] - 1)
 
     def _is_settled(self, segment: int) -> bool:
         unread = segment in self._unread or (self._behind is not None and self._behind.segment <= segment)
@@ -697,8 +499,7 @@ class Lane:
                 entries = list(self._entries(segment))
                 if self._newest.get(segment, 0.0) >= before:
                     break
-                for queue in (self._backlog, self._live):
-                    entries += queue.remove(lambda entry: entry.segment == segment)  # noqa: B023 - called at once
+                entries += self._waiting.remove(lambda entry: entry.segment == segment)  # noqa: B023 - called at once
                 self._have_read(segment)
                 if entries:
                     if segment == self._log.segments()[-1]:
@@ -731,9 +532,14 @@ class Lane:
     @property
     def stored_rows(self) -> int:
         """Readings that wait or are under way."""
-        account = self._account
+        account = self._ledger.account
         gone = [account.delivered, account.dead, *account.discarded.values()]
         return account.routed.total() - sum(counts.total() for counts in gone)
+
+    @property
+    def discarded(self) -> dict[str, int]:
+        """Readings that were let go, by reason."""
+        return {reason: counts.total() for reason, counts in self._ledger.account.discarded.items()}
 
     @property
     def size(self) -> int:
@@ -750,22 +556,29 @@ class Lane:
     def untrimmed(self, shards: Iterable[str]) -> int:
         """Readings of the journal's `shards` that the flow may bring again."""
         with self._lock:
-            return sum(self._known.count(shard) for shard in shards)
+            return self._ledger.untrimmed(shards)
 
     def account(self) -> LaneAccount:
         """The account of the lane; what is stored is counted by scanning."""
         with self._log.held():
             with self._lock:
                 account = LaneAccount()
-                account.add(self._account)
-                done, settled = self._done, Intervals(self._settled.to_list())
-                dead = {number: dict(sources) for number, sources in self._dead_sources.items()}
+                ledger = self._ledger
+                account.add(ledger.account)
+                done, settled = ledger.done, Intervals(ledger.settled.to_list())
+                dead = {number: dict(sources) for number, sources in ledger.dead_sources.items()}
                 last = self._log.next_number - 1
             for record in self._log.read(self._log.cursor(done + 1), last):
                 if record.kind == _ENTRY and record.number > done and record.number not in settled:
                     account.stored.update(unpack(record.payload)[6])
                     account.stored.subtract(dead.get(record.number, {}))
         return account
+
+    def follow(self, routed: Counter[str], reason: str) -> None:
+        """Count readings that came before the lane was begun as discarded."""
+        with self._lock:
+            self._ledger.account.routed.update(routed)
+            self._ledger.account.discarded.setdefault(reason, Counter()).update(routed)
 
     def close(self) -> None:
         """Sync and close."""

@@ -73,3 +73,34 @@ class JournalAccount:
     journalled: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
     outcome: Outcome = field(default_factory=Outcome)
+
+
+@dataclass(slots=True)
+class LaneAccount:
+    """What a lane knows of its readings, all counts by source since it was begun.
+
+    Attributes:
+        routed: Readings that came in.
+        delivered: Readings that the target has.
+        dead: Readings that became dead letters.
+        discarded: Readings that the overflow policy or their age let go, by reason.
+        stored: Readings that wait; counted by scanning.
+    """
+
+    routed: Counter[str] = field(default_factory=Counter)
+    delivered: Counter[str] = field(default_factory=Counter)
+    dead: Counter[str] = field(default_factory=Counter)
+    discarded: dict[str, Counter[str]] = field(default_factory=dict)
+    stored: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "LaneAccount") -> None:
+        """Add the counts of `other`."""
+        for mine, theirs in (
+            (self.routed, other.routed),
+            (self.delivered, other.delivered),
+            (self.dead, other.dead),
+            (self.stored, other.stored),
+        ):
+            mine.update(theirs)
+        for reason, counts in other.discarded.items():
+            self.discarded.setdefault(reason, Counter()).update(counts)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from delivery.lane import Drain
+from delivery.waiting import Drain
 
 
 class Overflow(StrEnum):

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,10 +18,13 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from delivery.disk import StoreFullError, make_directory
+from delivery.disk import StoreError, StoreFullError, make_directory
 from delivery.flusher import Flusher
+from delivery.health import Growth
 from delivery.identities import by_shard, fresh
-from delivery.lane import EXPIRED, Lane, LaneAccount, Numbers
+from delivery.lane import EXPIRED, Lane
+from delivery.ledger import Numbers
+from delivery.outcome import LaneAccount
 from delivery.overflow import BufferPolicy, Overflow, Thinner
 from delivery.unit import Unit
 from normalization.reading import TagTable
@@ -34,6 +37,7 @@ _THIN_FROM: Final = 0.8  # of the quota
 _ALARM: Final = 60.0  # seconds that an alarm lasts after a reading was discarded
 OVERFLOW: Final = "overflow"
 DOWNSAMPLED: Final = "downsampled"
+EARLIER: Final = "held in the memory of an earlier process"
 
 log = structlog.get_logger()
 
@@ -86,6 +90,7 @@ class Spool:
         self._owed = 0  # bytes to be freed before more are written, while the disk has too little room
         self._keeps = False  # readings do not expire: the target refuses the gateway, not the readings
         self._told_full = False
+        self._growth = Growth()
         self._next_look = 0.0
         self._last_discard: float | None = None
         if persistent:
@@ -368,6 +373,7 @@ class Spool:
         if now < self._next_look:
             return
         self._next_look = now + _HOUSEKEEPING
+        self._growth.note(now, self.size)
         if self.policy.expiry and not self._keeps:
             self._expire()
 
@@ -393,6 +399,32 @@ class Spool:
         return sum(lane.size for lane in self._lanes)
 
     @property
+    def full_in(self) -> float | None:
+        """Seconds until the quota is reached at the present growth; None when it does not grow."""
+        return self._growth.reaches(self.policy.quota)
+
+    @property
+    def oldest_age(self) -> float | None:
+        """Seconds that the oldest reading has waited; None when nothing waits."""
+        oldest = self.oldest()
+        return None if oldest is None else max(0.0, self._now() - oldest)
+
+    @property
+    def compression(self) -> float | None:
+        """How many times smaller readings are on disk, since the process began; None before the first."""
+        compressed = sum(lane.compressed_bytes for lane in self._lanes)
+        return sum(lane.raw_bytes for lane in self._lanes) / compressed if compressed else None
+
+    @property
+    def discarded(self) -> dict[str, int]:
+        """Readings that were let go since the spool was begun, by reason."""
+        with self._lock:
+            found: Counter[str] = Counter()
+            for lane in self._lanes:
+                found.update(lane.discarded)
+            return dict(found)
+
+    @property
     def lanes(self) -> list[Lane]:
         """The lanes, least urgent first."""
         return self._lanes
@@ -409,6 +441,14 @@ class Spool:
             account.add(lane.account())
         return account
 
+    def follow(self, routed: Counter[str]) -> None:
+        """Begin after the spools in memory of earlier processes.
+
+        Args:
+            routed: Readings by source that went to those; what became of them is not known here.
+        """
+        self._lanes[0].follow(routed, EARLIER)
+
     def close(self) -> None:
         """Sync and close.
 
@@ -421,7 +461,15 @@ class Spool:
 
 
 def _stored(directory: Path) -> list[int]:
-    """Priorities of the lanes that lie in `directory`."""
+    """Priorities of the lanes that lie in `directory`.
+
+    Raises:
+        StoreError: An older version wrote it.
+    """
+    if any(directory.glob("*.log")):
+        raise StoreError(
+            f"{directory} was written by an older version of Bifrost; start that version until it is empty"
+        )
     return [int(path.name[1:]) for path in directory.iterdir() if re.fullmatch(r"p-?\d+", path.name)]
 
 

@@ -3,8 +3,7 @@ from collections import Counter
 import pytest
 
 from delivery.account import next_scan, settle_accounts
-from delivery.lane import LaneAccount
-from delivery.outcome import JournalAccount, Outcome
+from delivery.outcome import JournalAccount, LaneAccount, Outcome
 
 
 def journal(**changes: int) -> JournalAccount:

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.lane import EXPIRED, Drain
+from delivery.lane import EXPIRED
 from delivery.overflow import BufferPolicy, Overflow, Thinner
 from delivery.spool import DOWNSAMPLED, Spool
+from delivery.waiting import Drain
 from normalization.reading import Flags, Quality, TagTable
 from tests.delivery.stores import deliver_all, new_spool, sequences_of, stream, tag_table, unaccounted, until
 from tests.delivery.test_spool import crash

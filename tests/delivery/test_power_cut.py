@@ -21,11 +21,11 @@ from delivery.account import settle_accounts
 from delivery.dead_letters import FLOW, DeadLetterStore
 from delivery.disk import StoreError
 from delivery.journal import Journal
-from delivery.lane import Drain
 from delivery.outcome import Outcome
 from delivery.overflow import BufferPolicy
 from delivery.spool import Spool
 from delivery.unit import Unit
+from delivery.waiting import Drain
 from normalization.reading import TagTable
 from tests.delivery.power import Disk, Remains
 from tests.delivery.stores import GATEWAY, as_stream, columns, sequences_of, tag_table

@@ -111,7 +111,7 @@ def test_a_derived_reading_is_remembered_for_two_snapshots(tmp_path: Path, table
     assert deliver_all(spool) == [5, 99]
     for _ in range(3):
         spool.snapshot()
-    assert sum(len(g.shards()) for g in spool.lanes[0]._derived) == 0, "and not for ever"
+    assert sum(len(g.shards()) for g in spool.lanes[0]._ledger._derived) == 0, "and not for ever"
     spool.close()
 
 
@@ -340,8 +340,8 @@ def test_entries_are_split_by_readings_and_bytes(tmp_path: Path, table: TagTable
     spool.append(stream(table, range(1000, 1040), text="x" * 1000))
     spool.append(stream(table, [2000], text="y" * 100_000))
     spool.append(stream(table, [2001]))
-    assert len(spool.lanes[0]._backlog.entries) > 10
-    for entry in spool.lanes[0]._backlog.entries:
+    assert len(spool.lanes[0]._waiting.backlog.entries) > 10
+    for entry in spool.lanes[0]._waiting.backlog.entries:
         assert entry.rows <= 100
         assert entry.size <= 20_000 or entry.rows == 1
     sizes = [unit.rows for unit in iter(lambda: spool.take(250, 45_000), None)]
@@ -387,7 +387,7 @@ def test_a_spool_that_is_behind_holds_little_in_memory_and_loses_nothing(
         count = rng.randrange(1, 25)
         spool.append(stream(table, range(n, n + count)))
         n += count
-        assert spool.lanes[0]._backlog.rows <= memory_rows + 10
+        assert spool.lanes[0]._waiting.backlog.rows <= memory_rows + 10
         if rng.random() < 0.4 and (unit := spool.take(20, BIG)):
             found += sequences_of(unit.batch())
             spool.settle(unit)
@@ -458,7 +458,7 @@ def test_a_damaged_entry_loses_itself_and_shows_in_the_account(tmp_path: Path, t
     for n in range(20):
         spool.append(stream(table, range(n * 10, n * 10 + 10)))
         spool.snapshot()
-    lost = spool.lanes[0]._backlog.entries[7].number
+    lost = spool.lanes[0]._waiting.backlog.entries[7].number
     spool.lanes[0].log.roll()
     spool.close()
     path = min((tmp_path / "p0").glob("*.log"))
