@@ -22,6 +22,8 @@ from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 from typing_extensions import override
 
+from simulator.listen import check
+
 
 class LetIn(BaseAuthPlugin):  # type: ignore[misc]  # amqtt has no types
     """Accepts every client, and as somebody: amqtt keeps nothing for those whom it calls anonymous."""
@@ -129,6 +131,7 @@ class Broker:
         self._broker: _Broker | None = None
 
     async def __aenter__(self) -> "Broker":
+        check(self._host, self._port)
         broker = _Broker(
             {
                 "listeners": {"default": {"type": "tcp", "bind": f"{self._host}:{self._port}"}},

@@ -19,14 +19,16 @@ app = typer.Typer(
 )
 
 _PORTS: Final = {"opcua": 4840, "mqtt": 1883, "modbus": 5020}
+_LAST_PORT: Final = 65_535
 
 Tags = Annotated[int, typer.Option(help="Tags in sum.", min=2)]
 Rate = Annotated[float, typer.Option(help="Readings per second in sum; for Modbus, how fast it should be polled.")]
 Sources = Annotated[
     str,
     typer.Option(
-        help="How many sources of each protocol, for example `opcua=4,mqtt=2,sparkplug=2,modbus=2`. "
-        "One of each if not given."
+        help="How many sources of each protocol (opcua, mqtt, sparkplug, modbus), for example `opcua=4,modbus=2`. "
+        "One of each if not given.",
+        metavar="PROTOCOL=N,…",
     ),
 ]
 LedgerFolder = Annotated[
@@ -41,8 +43,9 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Ports = Annotated[
     str,
     typer.Option(
-        help="First port per protocol, for example `opcua=4840,mqtt=1883,modbus=5020`; further sources take the next "
-        "ones. 0 takes free ones everywhere."
+        help="First port per protocol (opcua, mqtt, modbus), for example `opcua=4841,modbus=502`; further sources take "
+        "the next ones. 0 takes free ones everywhere. If not given: opcua=4840, mqtt=1883, modbus=5020.",
+        metavar="PROTOCOL=N,…",
     ),
 ]
 Broker = Annotated[
@@ -156,6 +159,8 @@ def _run(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     first_ports = {} if ports.strip() == "0" else _PORTS | _numbers(ports, "--ports")
+    if wrong := [port for port in first_ports.values() if port > _LAST_PORT]:
+        raise typer.BadParameter(f"{wrong[0]} is no port: at most {_LAST_PORT}", param_hint="--ports")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -165,7 +170,7 @@ def _run(
             if describe is not None:
                 _write(describe, workers.description)
             _wait(workers, stop, seconds)
-    except WorkerError as error:
+    except (WorkerError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
 

@@ -22,6 +22,7 @@ from pymodbus.simulator.simcore import SimCore
 from typing_extensions import override
 
 from simulator.ledger import SERVED, Ledger
+from simulator.listen import check
 from simulator.plant import ILLEGAL_REGISTERS, ModbusRegister, Source, Tag, value
 
 _FORMATS: Final = {
@@ -176,6 +177,7 @@ class ModbusServer:
         self._server: ModbusTcpServer | None = None
 
     async def __aenter__(self) -> "ModbusServer":
+        check(self._host, self._port)
         nobody = SimDevice(0, simdata=[SimData(0, datatype=DataType.REGISTERS)])
         server = ModbusTcpServer(nobody, address=(self._host, self._port), ignore_missing_devices=True)
         server.context = self._store

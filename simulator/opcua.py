@@ -23,6 +23,7 @@ from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.status_codes import StatusCodes
 
 from simulator.ledger import SENT, SERVED, Ledger
+from simulator.listen import check
 from simulator.pace import Pace
 from simulator.plant import STATES, Group, OpcUaNode, Plant, Source, Tag, namespace_uri, value
 
@@ -70,6 +71,7 @@ class OpcUaServer:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "OpcUaServer":
+        check(self._host, self._port)
         with _collector_off():
             await self._start()
         self._task = asyncio.create_task(self._pace.run(self._emit))

@@ -21,6 +21,7 @@ EDGE_NODE: Final = "edge1"
 STATES: Final = ("stopped", "starting", "running", "stopping", "fault")
 
 _GROUP_SIZE: Final = 24
+_MOST_UNITS: Final = 247  # the highest unit id of Modbus
 _SINGLES: Final = 8
 _SINGLES_WEIGHT: Final = 4.0
 _SHORTEST_PERIOD: Final = 0.02
@@ -270,6 +271,11 @@ def build_plant(
     if not 0 < rate <= tags / _SHORTEST_PERIOD:
         raise ValueError(f"{rate:g} readings/s of {tags} tags: a tag gives at most {1 / _SHORTEST_PERIOD:g} readings/s")
     share, more = divmod(tags, len(wanted))
+    most = _MOST_UNITS * _GROUP_SIZE
+    if counts.get("modbus", 0) and share + (more > 0) > most:
+        raise ValueError(
+            f"{share} tags are too many for one Modbus source: {_MOST_UNITS} units hold {most}; use more sources"
+        )
     return Plant(
         name,
         tuple(

@@ -217,6 +217,7 @@ class Workers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            process_group=0,  # Ctrl-C is for the parent, which ends its workers in order
         )
         worker = _Worker(name, process)
         self._workers.append(worker)
@@ -263,7 +264,6 @@ async def _work(plant: Plant | None, options: Options) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_wait_for_parent, args=(loop, stop), daemon=True).start()
     async with contextlib.AsyncExitStack() as stack:
         try:

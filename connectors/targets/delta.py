@@ -18,39 +18,28 @@ import contextlib
 import json
 import logging
 import math
-import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field, SecretStr
 from typing_extensions import override
 
-from connectors.contract import (
-    AuthError,
-    CapacityError,
-    ConfigError,
-    Context,
-    DeliveryError,
-    Finding,
-    Limits,
-    RejectedRecords,
-    TransientError,
-    Writer,
-)
+from connectors.contract import ConfigError, Context, DeliveryError, Finding, Limits, Writer
 from connectors.settings import Duration, Size, TargetConfig
+from connectors.targets.delta_errors import contract_errors
 from connectors.targets.delta_log import mend, sync, write_durably
+from connectors.targets.delta_table import Standing, misfits, split, standing, unwritable
+from connectors.targets.delta_tidy import claim, merge, no_hooks
 from connectors.wire.rows import fingerprint
 from normalization.reading import TABLE, table
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable, PostCommitHookProperties
+    from deltalake import DeltaTable
 
 _HOUR = 3600.0
 _HANDLE_LIFE = 50  # commits by one handle: each makes its next one slower, after 1,000 of them 160 ms instead of 30
@@ -58,28 +47,6 @@ _TIDY_EVERY = 100  # commits after which the log gets a checkpoint, where files 
 _UNSURE = 20  # commits at the end of a log that may not be synced, where nothing says so: a write's and a merge's
 
 log: Final = logging.getLogger(__name__)
-
-_FIRST = int(np.datetime64("0001-01-01", "us").astype(np.int64))
-_LAST = int(np.datetime64("9999-12-31T23:59:59.999999", "us").astype(np.int64))
-
-# the first pattern that is found in an error's text decides; whatever none knows is worth another try
-_ERRORS: Final[Sequence[tuple[str, type[DeliveryError], str]]] = (
-    (r"No space left|os error 28\b|Disk quota|os error 122\b", CapacityError, "free some space"),
-    (r"\b(429|507) |SlowDown|Too Many Requests|TooManyRequests", CapacityError, "the store is throttling"),
-    (
-        r"\b40[13] |Unauthorized|Forbidden|AccessDenied|Permission ?[Dd]enied|os error (1|13|30)\b|[Cc]redential",
-        AuthError,
-        "check credentials and permissions",
-    ),
-    (r"Unknown scheme|Invalid table location|[Uu]nable to (parse|recognise) URL", ConfigError, "check `endpoint`"),
-    (r"NoSuchBucket|404 Not Found|[Nn]ot a ?[Dd]irectory|os error 20\b", ConfigError, "check `endpoint`"),
-    (r"Could not create local|Missing .*(bucket|region|account)", ConfigError, "check `endpoint` and storage_options"),
-    (
-        r"Cannot cast|fields does not match|not found in schema|[Ss]chema.*mismatch",
-        ConfigError,
-        "check the table's schema",
-    ),
-)
 
 
 class DeltaConfig(TargetConfig):
@@ -118,81 +85,16 @@ class DeltaConfig(TargetConfig):
         return endpoint.rstrip("/") if "://" in endpoint else Path(endpoint).expanduser().absolute()
 
 
-class Standing(Enum):
-    """What a table says of a unit."""
-
-    NEW = "the unit is not there"
-    TAKEN = "the unit is there"
-    FOREIGN = "its number was used for other readings"
+def _misfits(found: "DeltaTable") -> list[str]:
+    return misfits((field.name, field.type.type, field.nullable) for field in found.schema().fields)
 
 
-def standing(number: int | None, mark: int | None, unit: int, readings: int) -> Standing:
-    """Compare a unit with what its table has taken last.
-
-    Args:
-        number: Number of the last unit in the table, None when there was none.
-        mark: Fingerprint of the last unit in the table.
-        unit: Number of the unit in hand.
-        readings: Fingerprint of the unit in hand.
-    """
-    if number is None or number < unit:
-        return Standing.NEW
-    return Standing.TAKEN if (number, mark) == (unit, readings) else Standing.FOREIGN
-
-
-def table_name(config: DeltaConfig, source: str) -> str:
-    """Name of the table for a source's readings: another source never has the same, and it is a name, not a path.
-
-    Bytes other than letters, digits, `_`, `.` and `-` become ``~`` and two hexadecimal digits; not ``%``, because the
-    library takes a local path for an URL and decodes that.
-    """
-    if config.per == "target":
-        return config.table
-    safe = re.sub(rb"[^A-Za-z0-9_.-]", lambda found: b"~%02x" % found[0][0], source.encode())
-    return f"{config.table}_{safe.decode()}"
-
-
-def split(batch: pa.RecordBatch, config: DeltaConfig) -> dict[str, pa.RecordBatch]:
-    """The readings by table name, in their order."""
-    if config.per == "target":
-        return {config.table: batch}
-    source = batch.column("source")
-    tags = batch.column("tag").to_numpy()
-    names = source.dictionary.dictionary_encode()
-    per_row = names.indices.to_numpy()[tags]
-    present = np.unique(per_row).tolist()
-    if len(present) == 1:
-        return {table_name(config, names.dictionary[present[0]].as_py()): batch}
-    return {
-        table_name(config, names.dictionary[code].as_py()): batch.take(pa.array(np.flatnonzero(per_row == code)))
-        for code in present
-    }
-
-
-def _no_hooks() -> "PostCommitHookProperties":
-    """No checkpoint and no cleaning of the log within a commit: both are done beside, in an order that is safe."""
-    from deltalake import PostCommitHookProperties
-
-    return PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-
-
-def unwritable(batch: pa.RecordBatch) -> RejectedRecords | None:
-    """The readings whose date no Delta table can hold: years are 1 to 9999."""
-    wrong = np.zeros(len(batch), np.bool_)
-    for name in ("source_time", "received_time"):
-        times = batch.column(name).view(pa.int64()).fill_null(0).to_numpy()
-        wrong |= (times < _FIRST) | (times > _LAST)
-    rows = np.flatnonzero(wrong).tolist()
-    return RejectedRecords(rows, ["its time is outside the years 1 to 9999"] * len(rows)) if rows else None
-
-
-def delivery_error(error: Exception, where: str) -> DeliveryError:
-    """The place of an error of the deltalake library, or of the operating system, in the tree."""
-    text = " ".join(re.sub(r"\x1b\[\d*m|↳", " ", str(error)).split())
-    for pattern, kind, advice in _ERRORS:
-        if re.search(pattern, text):
-            return kind(f"{where}: {text[:600]} ({advice})")
-    return TransientError(f"{where}: {text[:600]}")
+def _read_numbers(file: Path) -> dict[str, int]:
+    try:
+        known = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 class DeltaWriter(Writer):
@@ -231,7 +133,9 @@ class DeltaWriter(Writer):
         if rejected := unwritable(batch):
             raise rejected
         if len(batch):
-            await self._in_thread(self._write, split(batch, self._config), unit)
+            own = self._config
+            parts = {own.table: batch} if own.per == "target" else split(batch, own.table)
+            await self._in_thread(self._write, parts, unit)
             self._tidy_when_due()
 
     @override
@@ -244,17 +148,18 @@ class DeltaWriter(Writer):
         """Whether the place of the table can be reached; see `contract.Checks`."""
         uri = self._uri(self._config.table)
         from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError, TableNotFoundError
+        from deltalake.exceptions import TableNotFoundError
 
         try:
-            await asyncio.to_thread(DeltaTable, uri, storage_options=self._options())
-        except TableNotFoundError as error:
-            if isinstance(problem := delivery_error(error, uri), ConfigError):
-                return [Finding(False, uri, str(problem))]
-            return [Finding(True, uri, "reachable; the table will be made")]
-        except (DeltaError, OSError, ValueError) as error:
-            return [Finding(False, uri, str(delivery_error(error, uri)))]
-        return [Finding(True, uri, "the table is there")]
+            with contract_errors(uri):
+                found = await asyncio.to_thread(DeltaTable, uri, storage_options=self._options())
+        except DeliveryError as problem:
+            if isinstance(problem.__cause__, TableNotFoundError) and not isinstance(problem, ConfigError):
+                return [Finding(True, uri, "reachable; the table will be made")]
+            return [Finding(False, uri, str(problem))]
+        return [Finding(False, uri, problem) for problem in _misfits(found)] or [
+            Finding(True, uri, "the table is there")
+        ]
 
     async def _in_thread(self, act: Callable[..., None], *args: Any) -> None:
         await asyncio.to_thread(self._locked, act, *args)
@@ -262,14 +167,13 @@ class DeltaWriter(Writer):
     # everything below runs in a thread, but for what begins with `_tidy`
 
     def _locked(self, act: Callable[..., None], *args: Any) -> None:
-        from deltalake.exceptions import DeltaError
-
         with self._lock:
             try:
-                act(*args)
-            except (DeltaError, OSError, ValueError) as error:
+                with contract_errors(str(self._location)):
+                    act(*args)
+            except DeliveryError:
                 self._forget()
-                raise delivery_error(error, str(self._location)) from error
+                raise
 
     def _forget(self) -> None:
         self._tables.clear()
@@ -306,13 +210,22 @@ class DeltaWriter(Writer):
         return app_id
 
     def _table(self, name: str) -> "DeltaTable":
-        """The table as it is now; made when it is missing."""
+        """The table as it is now; made when it is missing, and fit for readings."""
+        found = self._latest(name)
+        if problems := _misfits(found):
+            raise ConfigError(f"{self._uri(name)}: {'; '.join(problems)}")
+        return found
+
+    def _latest(self, name: str) -> "DeltaTable":
+        from deltalake import DeltaTable, Schema
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
         known = self._tables.get(name)
         if known is not None and self._age.get(name, 0) < _HANDLE_LIFE:
-            known.update_incremental()
-            return known
-        from deltalake import DeltaTable, Schema
-        from deltalake.exceptions import TableNotFoundError
+            # where it cannot follow, the log was shortened past it, or another table stands there now
+            with contextlib.suppress(DeltaError):
+                known.update_incremental()
+                return known
 
         uri, options = self._uri(name), self._options()
         if self._local and known is None:
@@ -363,13 +276,12 @@ class DeltaWriter(Writer):
     def _durable_file(self) -> Path:
         return self._context.directory / "durable.json"
 
+    def _claims_file(self) -> Path:
+        return self._context.directory / "claims.json"
+
     def _read_durable(self) -> dict[str, int]:
         """By table, a version up to which the log is known to be durable; after a power cut it may be an older one."""
-        try:
-            known = json.loads(self._durable_file().read_bytes())
-        except (FileNotFoundError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
+        return _read_numbers(self._durable_file())
 
     def _write(self, parts: dict[str, pa.RecordBatch], unit: int) -> None:
         marks = {name: fingerprint(rows) for name, rows in parts.items()}
@@ -406,7 +318,7 @@ class DeltaWriter(Writer):
                     Transaction(self._app_id + "/readings", mark),
                 ],
             ),
-            post_commithook_properties=_no_hooks(),
+            post_commithook_properties=no_hooks(),
         )
         self._sync(name, found)
         self._age[name] += 1
@@ -422,40 +334,44 @@ class DeltaWriter(Writer):
                 self._tidying = asyncio.create_task(self._tidy(due), name="delta-tidy")
 
     async def _tidy(self, names: Iterable[str]) -> None:
-        from deltalake.exceptions import DeltaError
-
         for name in names:
             dates: set[str] = set()
             try:
-                dates = await asyncio.to_thread(self._take_dates, name)
-                await asyncio.to_thread(self._tidy_table, name, sorted(dates))
-            except (DeltaError, OSError, ValueError) as error:
+                with contract_errors(name):
+                    dates = await asyncio.to_thread(self._take_dates, name)
+                    if not await asyncio.to_thread(self._tidy_table, name, sorted(dates)):
+                        self._left_over[name] = dates  # another writer merges here, perhaps not these
+            except DeliveryError as error:
                 self._left_over[name] = dates
-                log.warning("small files of %s were not merged: %s", self._uri(name), delivery_error(error, name))
+                log.warning("small files of %s were not merged: %s", self._uri(name), error)
 
     def _take_dates(self, name: str) -> set[str]:
         with self._lock:
             self._commits[name] = 0
             return self._dates.pop(name, set()) | self._left_over.pop(name, set())
 
-    def _tidy_table(self, name: str, dates: list[str]) -> None:
-        """Merge the small files of some dates, delete what was merged long ago, shorten the log; appends may go on."""
-        from deltalake import DeltaTable, WriterProperties
+    def _tidy_table(self, name: str, dates: list[str]) -> bool:
+        """Merge small files, delete what was merged long ago, shorten the log; appends may go on.
+
+        Returns:
+            Whether files were merged, or need not be.
+        """
+        from deltalake import DeltaTable
 
         found = DeltaTable(self._uri(name), storage_options=self._options())
+        claims = _read_numbers(self._claims_file())
+        claimed = None
         if self._config.compact_every:
-            found.optimize.compact(
-                partition_filters=[("date", "in", dates)] if len(dates) <= 100 else None,
-                target_size=self._config.file_size,
-                max_concurrent_tasks=1,
-                writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
-                post_commithook_properties=_no_hooks(),
-            )
+            claimed = claim(found, claims.get(name), time.time_ns() // 1000)
+        if claimed is not None:
+            self._claims_file().write_text(json.dumps(claims | {name: claimed}), "utf-8")
+            merge(found, dates, self._config.file_size)
             now = time.monotonic()
             if now - self._vacuumed.get(name, -math.inf) >= max(_HOUR, self._config.file_retention):
                 self._vacuumed[name] = now
-                found.vacuum(dry_run=False, full=True, post_commithook_properties=_no_hooks())
+                found.vacuum(dry_run=False, full=True, post_commithook_properties=no_hooks())
         found.create_checkpoint()
         if self._local:
             sync(Path(self._uri(name)), [found.version()])
         found.cleanup_metadata()  # not before the checkpoint is durable, which stands for what this deletes
+        return claimed is not None or not self._config.compact_every

@@ -131,6 +131,20 @@ def whole_lines(size: int, read: Callable[[int, int], bytes], block: int = 65_53
     return 0
 
 
+def _opened_whole(path: Path) -> int:
+    """Open a file of lines for appending, without the part of a line that a crash may have left at its end."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            os.ftruncate(descriptor, whole_lines(size, lambda start, count: os.pread(descriptor, count, start)))
+            os.fsync(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 class TextWriter(Writer):
     """Appends lines to the newest file of a folder."""
 
@@ -198,15 +212,11 @@ class TextWriter(Writer):
         )
         if not files:
             return
+        for file in files:  # not the newest alone: a clock that was set back gives newer files older names
+            self._close()
+            self._file = _opened_whole(file)
         stamp = files[-1].name.removeprefix("readings-").removesuffix(self._suffix)
         self._born = datetime.strptime(stamp, "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC).timestamp()
-        self._file = os.open(files[-1], os.O_RDWR)
-        size = os.fstat(self._file).st_size
-        descriptor = self._file
-        whole = whole_lines(size, lambda start, count: os.pread(descriptor, count, start))
-        if whole < size:
-            os.ftruncate(descriptor, whole)
-            os.fsync(descriptor)
 
     def _append(self, payload: bytes) -> None:
         if not payload:

@@ -9,7 +9,7 @@ the background, each record exactly once, also after a SIGKILL.
     the protobuf messages of both RPCs
 ``schema``
     Delta column types and how a table is declared
-``proto_rows``, ``json_rows``, ``arrow_rows``
+``proto_rows`` (``proto_descriptor``), ``json_rows``, ``arrow_rows``
     one record format each: check a request against the table, and turn logged requests into columns
 ``log``
     the durable log

@@ -62,7 +62,7 @@ def zerobus(
 
     Prints one line "ready {json}" with the endpoints when it can be used. Faults (rejected streams, lost
     acknowledgements, rotation, quotas, expired tokens …) are switched by PATCH /admin/faults on the HTTP port; GET
-    /docs there lists everything.
+    there shows all of them as they stand, GET /admin/counters what came in, GET /tables/NAME/rows what was stored.
     """
     from simulator.zerobus import schema
     from simulator.zerobus.server import Settings, StartError, serve

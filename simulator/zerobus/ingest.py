@@ -25,6 +25,7 @@ from simulator.zerobus.log import CommitLog, Declaration
 from simulator.zerobus.schema import is_table_name
 from simulator.zerobus.tables import Catalog, Table
 
+MAX_RECORDS: Final = 100_000  # of one request; Arrow comes in batches of the SDK's own size
 TABLE_HEADER: Final = "x-databricks-zerobus-table-name"
 
 
@@ -209,6 +210,8 @@ class _Session:
         if self._authority.grants.revoked:
             self._authority.check_write(self._claims, self.table.name)
         checked = self._format.check(request)
+        if self._format.kind != "arrow" and checked.rows > MAX_RECORDS:
+            raise invalid(f"{checked.rows} records in one request, at most {MAX_RECORDS} are allowed")
         if checked.offset != self._requests:
             raise invalid(f"offset_id is {checked.offset}, expected {self._requests}")
         if knobs.quota_rows_per_s is not None or knobs.quota_bytes_per_s is not None:
@@ -334,6 +337,8 @@ class Ingest:
             await context.abort(aborted.status, "aborted by a fault knob")
 
     async def _open(self, protocol: _Protocol, context: Any) -> _Session:
+        # who is refused before it has sent anything may never hear the status: the SDK then only says that it could not send
+        first = await context.read()
         status = self.faults.next_create_failure()
         if status is not None:
             raise Refused(status, "refused by a fault knob")
@@ -342,7 +347,6 @@ class Ingest:
         name = headers.get(TABLE_HEADER, "")
         if not is_table_name(name):
             raise invalid(f"header {TABLE_HEADER} is {name!r}, not catalog.schema.table")
-        first = await context.read()
         if first is grpc.aio.EOF:
             raise invalid("the stream ended before its first message")
         kind, spec = protocol.opening(first, name)

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 import uvicorn
 from typing_extensions import override
 
+from simulator.listen import bound_socket, check
 from simulator.zerobus.admin import build_app
 from simulator.zerobus.auth import Authority
 from simulator.zerobus.faults import Faults
@@ -28,6 +29,7 @@ from simulator.zerobus.tables import Catalog, TableWriter
 
 _MAX_REQUEST: Final = (10 << 20) + (64 << 10)  # the service takes 10 MiB; slack for what is around the records
 _LOCK_SECONDS: Final = 3.0
+_Bound = TypeVar("_Bound")
 
 
 class StartError(Exception):
@@ -102,7 +104,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], report: Cal
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
 
-        http_socket = _bound_socket(settings.host, settings.http_port)
+        http_socket = _checked(bound_socket, settings.host, settings.http_port)
         grpc_server, grpc_port = _grpc_server(settings, ingest)
         http_server = _HttpServer(
             uvicorn.Config(
@@ -150,16 +152,11 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _bound_socket(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _checked(bind: Callable[[str, int], _Bound], host: str, port: int) -> _Bound:
     try:
-        bound.bind((host, port))
+        return bind(host, port)
     except OSError as error:
-        bound.close()
-        raise StartError(f"{host}:{port} cannot be used: {error.strerror}") from error
-    return bound
+        raise StartError(str(error)) from error
 
 
 def _grpc_server(settings: Settings, ingest: Ingest) -> tuple[grpc.aio.Server, int]:
@@ -173,6 +170,7 @@ def _grpc_server(settings: Settings, ingest: Ingest) -> tuple[grpc.aio.Server, i
     server.add_generic_rpc_handlers(ingest.handlers())
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.port}"
+    _checked(check, settings.host, settings.port)  # gRPC itself would not say why
     try:
         if settings.tls_cert and settings.tls_key:
             credentials = grpc.ssl_server_credentials([(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())])

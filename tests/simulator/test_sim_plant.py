@@ -1,9 +1,11 @@
+import asyncio
 import math
 from itertools import pairwise
 
 import pytest
 
-from simulator.plant import ModbusRegister, Plant, Source, Tag, build_plant, describe, value
+from simulator.pace import Pace
+from simulator.plant import Group, ModbusRegister, Plant, Source, Tag, build_plant, describe, value
 
 
 def _addresses(source: Source) -> list[object]:
@@ -141,6 +143,7 @@ def test_modbus_registers_do_not_overlap_and_use_every_type_and_order():
         ({"sources": {"bacnet": 1}}, "bacnet"),
         ({"sources": {"opcua": 0}}, "at least one source"),
         ({"rate": 0.0}, "readings/s"),
+        ({"tags": 247 * 24 + 1, "sources": {"modbus": 1}}, "too many for one Modbus source"),
         ({"tags": 10, "rate": 501.0}, "at most 50"),
         ({"rate": math.nan}, "readings/s"),
     ],
@@ -148,3 +151,23 @@ def test_modbus_registers_do_not_overlap_and_use_every_type_and_order():
 def test_a_plant_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_plant(**arguments)
+
+
+async def test_a_source_gives_as_many_readings_a_second_as_it_promises():
+    (source,) = build_plant(tags=200, rate=2000.0, sources={"mqtt": 1}).sources
+    given: list[tuple[int, int]] = []
+    enough = asyncio.Event()
+
+    async def emit(group: Group, _first: int, _n: int, time: int) -> bool:
+        given.append((time, len(group.tags)))
+        if given[-1][0] - given[0][0] > 2_000_000:
+            enough.set()
+        return True
+
+    running = asyncio.create_task(Pace(source).run(emit))
+    async with asyncio.timeout(20):
+        await enough.wait()
+    running.cancel()
+    seconds = (given[-1][0] - given[0][0]) / 1e6
+    assert source.rate == pytest.approx(2000.0)
+    assert sum(count for _, count in given) / seconds == pytest.approx(2000.0, rel=0.1)

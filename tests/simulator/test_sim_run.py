@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -99,6 +100,7 @@ def test_the_command_says_when_a_worker_dies(tmp_path):
         (["all", "--tags", "3"], "too few"),
         (["mqtt", "--sources", "opcua=1"], "only mqtt and sparkplug"),
         (["modbus", "--ports", "modbus=x"], "protocol=number"),
+        (["opcua", "--ports", "opcua=99999"], "99999 is no port"),
     ],
 )
 def test_wrong_options_are_refused(arguments, message):
@@ -111,16 +113,57 @@ def test_wrong_options_are_refused(arguments, message):
     assert message in result.output
 
 
-def test_a_port_in_use_is_said_so():
-    plant = build_plant(tags=4, rate=4, sources={"modbus": 1})
-    with Workers(plant) as first:
-        port = int(first.description["sources"][0]["endpoint"].rpartition(":")[2])
-        with (
-            pytest.raises(WorkerError, match="modbus process could not start"),
-            Workers(plant, Options(ports={"modbus": port})),
-        ):
+@pytest.mark.parametrize(("protocol", "source"), [("opcua", "opcua"), ("mqtt", "sparkplug"), ("modbus", "modbus")])
+def test_a_port_in_use_is_said_in_one_line(protocol, source, capfd):
+    plant = build_plant(tags=4, rate=4, sources={source: 1})
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        words = f"process could not start: 127.0.0.1:{port} cannot be used: Address already in use$"
+        with pytest.raises(WorkerError, match=words), Workers(plant, Options(ports={protocol: port})):
             pytest.fail("two servers listen on one port")
-        first.check()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("moment", ["while it starts", "when it runs"])
+def test_control_c_ends_it_in_order(moment, tmp_path):
+    """The terminal sends SIGINT to the whole foreground group."""
+    ready = tmp_path / "plant.json"
+    arguments = [sys.executable, "-m", "simulator.cli", "mqtt", "--tags", "4", "--rate", "4", "--ports", "0"]
+    with subprocess.Popen(
+        [*arguments, "--describe", str(ready)], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        parent = psutil.Process(process.pid)
+        wait_for(lambda: ready.exists() if moment == "when it runs" else parent.children())
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        said = process.stderr.read().splitlines()
+    assert [line.split()[0] for line in said] == ["mqtt1", "sparkplug1", "in"]
+
+
+def test_a_description_that_cannot_be_written_is_an_error_in_words(tmp_path):
+    nowhere = tmp_path / "nowhere" / "plant.json"
+    with command("modbus", "--tags", "4", "--rate", "4", "--ports", "0", "--describe", str(nowhere)) as process:
+        assert process.wait(40) == 1
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert said.splitlines()[-1].startswith("error: ")
+    assert str(nowhere) in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["all", "opcua", "mqtt", "modbus"])
+def test_the_help_tells_every_option_whole_on_a_small_screen(name):
+    from typer.testing import CliRunner
+
+    from simulator.cli import app
+
+    result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    assert result.exit_code == 0
+    words = result.output.replace("N,…", "")
+    assert "…" not in words
+    for option in ("--tags", "--rate", "--sources", "--ports", "--host", "--ledger", "--describe", "--seconds"):
+        assert option in words
 
 
 async def test_a_simulation_runs_in_the_tests_own_loop_and_takes_faults(tmp_path):

@@ -183,12 +183,13 @@ def test_a_data_directory_belongs_to_one_emulator(tmp_path):
     assert "in use by another emulator" in second.stderr
 
 
-def test_a_port_that_is_taken_is_said(tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+@pytest.mark.parametrize("which", ["port", "http_port"])
+def test_a_port_that_is_taken_is_said_in_one_line(tmp_path, which, capfd):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
         with pytest.raises(EmulatorError, match="exit code 1"):
-            EmulatorProcess(tmp_path / "data", http_port=taken.getsockname()[1])
+            EmulatorProcess(tmp_path / "data", **{which: port})
+    assert capfd.readouterr().err == f"zerobus: 127.0.0.1:{port} cannot be used: Address already in use\n"
 
 
 def test_the_sdk_works_over_tls_with_a_private_authority(tmp_path, declaration):

@@ -600,6 +600,21 @@ def test_garbage_after_the_creation_is_refused(emulator, table):
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("open_stream", [open_proto, open_json])
+def test_more_records_in_one_request_than_the_service_takes_are_refused(emulator, table, open_stream):
+    record = (
+        Row(gateway="g", sequence=1).SerializeToString()
+        if open_stream is open_proto
+        else '{"gateway":"g","sequence":1}'
+    )
+    stream = open_stream(emulator, table)
+    stream.ingest_records_offset([record] * 100_000)
+    stream.ingest_records_offset([record] * 100_001)
+    with pytest.raises(zerobus.NonRetriableException, match="100001 records in one request"):
+        stream.flush()
+    assert emulator.count(table) == 100_000
+
+
 def test_unknown_knobs_are_refused(emulator):
     with pytest.raises(EmulatorError, match=r"422.*colour"):
         emulator.set_faults(colour="red")

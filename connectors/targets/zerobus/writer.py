@@ -20,7 +20,7 @@ from connectors.contract import Checks, ConfigError, Context, Finding, Limits, R
 from connectors.targets.zerobus import encode
 from connectors.targets.zerobus.catalog import Catalog
 from connectors.targets.zerobus.config import ZeroBusConfig
-from connectors.targets.zerobus.errors import HttpError, failure, rotated, was_dead
+from connectors.targets.zerobus.errors import HttpError, failure, grpc_status, rotated, was_dead
 from connectors.targets.zerobus.schema import Plan, columns, descriptor, plan
 
 _CLOSING: Final = 5.0  # seconds for a stream to end in good order
@@ -210,6 +210,16 @@ class ZeroBusWriter(Writer, Checks):
         library = _library()
         if self._sdk is None:
             self._sdk = library.ZerobusSdk(where.endpoint, where.workspace_url, _application())
+        try:
+            return await self._create(where, fitting)
+        except library.ZerobusException as error:
+            if grpc_status(str(error)) != "UNAUTHENTICATED":
+                raise
+            # the token was the SDK's cached one and has been revoked; the SDK has let go of it and asks for another
+            return await self._create(where, fitting)
+
+    async def _create(self, where: Access, fitting: Plan) -> _Stream:
+        library = _library()
         timeout, ack = int(self._config.timeout * 1000), int(self._own.ack_timeout * 1000)
         bounds = {
             "recovery": False,

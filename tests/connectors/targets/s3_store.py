@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 DATE = "2026-11-22T00:00:00.000Z"
 
@@ -17,6 +17,7 @@ class S3Store(ThreadingHTTPServer):
     """Listens on a free port of the loopback; `objects` by bucket and key, `refuse` answers all requests with a status."""
 
     daemon_threads = False
+    request_queue_size = 128  # a client opens a dozen connections at once; one that finds no room tries again after 1 s
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -79,9 +80,11 @@ class Handler(BaseHTTPRequestHandler):
                 tag = etag(objects[key]).encode()
                 return 200, b"<CompleteMultipartUploadResult><ETag>%b</ETag></CompleteMultipartUploadResult>" % tag, {}
             case "POST" if "delete" in query:
-                for name in re.findall(r"<Key>(.*?)</Key>", body.decode()):
-                    objects.pop(f"{key}/{name}", None)
-                return 200, b"<DeleteResult/>", {}
+                names = re.findall(r"<Key>(.*?)</Key>", body.decode())
+                for name in names:
+                    objects.pop(f"{key.rstrip('/')}/{unescape(name)}", None)
+                deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
+                return 200, f"<DeleteResult>{deleted}</DeleteResult>".encode(), {}
             case "PUT":
                 if self.headers.get("if-none-match") == "*" and key in objects:
                     return 412, b"<Error><Code>PreconditionFailed</Code></Error>", {}

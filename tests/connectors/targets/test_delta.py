@@ -2,34 +2,25 @@
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from connectors.contract import (
-    AuthError,
-    CapacityError,
-    ConfigError,
-    Context,
-    DeliveryError,
-    RejectedRecords,
-    TransientError,
-)
-from connectors.targets.delta import DeltaConfig, DeltaWriter, Standing, delivery_error, split, standing, table_name
+from connectors.contract import ConfigError, Context, RejectedRecords, TransientError
+from connectors.targets.delta import DeltaConfig
 from connectors.targets.delta_log import mend
+from connectors.targets.delta_table import Standing, misfits, split, standing, table_name
 from connectors.wire.rows import fingerprint
 from normalization.reading import TABLE
-from tests.connectors.targets.s3_store import S3Store, s3_store
+from tests.connectors.targets.delta_writers import MakeWriter, deliver, read, writers
 from tests.contract.readings import Source, rows, table_rows
 
 
@@ -39,26 +30,8 @@ def source() -> Source:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., DeltaWriter]:
-    """Makes writers in one folder, as one target after the other."""
-
-    def writer(**settings: Any) -> DeltaWriter:
-        config = DeltaConfig.model_validate({"endpoint": str(tmp_path / "delta")} | settings)
-        made = config.writer(Context("gateway 1", tmp_path / "context"))
-        assert isinstance(made, DeltaWriter)
-        return made
-
-    return writer
-
-
-def read(table: Path) -> Counter[float]:
-    return Counter(row.value for row in table_rows(DeltaTable(table).to_pyarrow_table().to_pylist()))
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
+def make(tmp_path: Path) -> MakeWriter:
+    return writers(tmp_path)
 
 
 # exactly once
@@ -93,15 +66,15 @@ def test_no_row_is_twice_or_missing_after_twenty_kills(tmp_path: Path) -> None:
     assert result["kills"] >= 20
     assert result["sent_again_though_there"] >= 3  # else the kills fell between commits and proved nothing
     found: Counter[tuple[int, float]] = Counter()
-    for table in (folder / "delta").glob("readings_*"):
-        rows_ = DeltaTable(table).to_pyarrow_table(columns=["sequence", "value"]).to_pylist()
+    for place in (folder / "delta").glob("readings_*"):
+        rows_ = DeltaTable(place).to_pyarrow_table(columns=["sequence", "value"]).to_pylist()
         found.update((row["sequence"], row["value"]) for row in rows_)
     expected = Counter((unit * 40 + row, float(unit)) for unit in range(1, result["units"] + 1) for row in range(40))
     assert found == expected
 
 
 async def test_two_commits_of_one_unit_at_the_same_time_leave_it_once(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
     first, second = make(), make()
     await first.open()
@@ -130,7 +103,7 @@ def test_delta_refuses_a_commit_that_did_not_see_the_last_one_of_its_application
 
 
 async def test_the_application_id_is_kept_between_runs_and_renewed_when_the_table_is_ahead(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
     file = tmp_path / "context" / "app_id"
     writer = make()
@@ -149,7 +122,7 @@ async def test_the_application_id_is_kept_between_runs_and_renewed_when_the_tabl
 
 
 async def test_a_target_with_an_older_copy_of_its_folder_loses_nothing(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
     """A restored backup: the application id is the old one, and the numbers lag behind the table's."""
     writer = make(per="source")
@@ -171,13 +144,13 @@ async def test_a_target_with_an_older_copy_of_its_folder_loses_nothing(
 
 
 async def test_a_unit_of_several_tables_of_which_one_has_it_is_completed(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
     writer = make(per="source")
     await writer.open()
     await writer.write(source.batch([1.0] * 4), 1)
     batch = source.batch([2.0] * 4)
-    parts = split(batch, DeltaConfig.model_validate({"per": "source"}))
+    parts = split(batch, "readings")
     await writer.write(parts["readings_plc0"], 2)  # as far as a crash between the two commits came
     await writer.close()
     again = make(per="source")
@@ -214,7 +187,7 @@ def test_other_readings_have_another_fingerprint(source: Source) -> None:
 
 
 async def test_the_table_has_the_schema_of_readings_with_comments_and_is_partitioned_by_date(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
     writer = make()
     await writer.open()
@@ -229,7 +202,7 @@ async def test_the_table_has_the_schema_of_readings_with_comments_and_is_partiti
 
 
 async def test_a_table_per_source_holds_the_readings_of_its_source_alone(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
     tags = [source.tag(0, source="line 1/oven"), source.tag(1, source="../escape"), source.tag(2, source="plain")]
     writer = make(per="source")
@@ -244,14 +217,31 @@ async def test_a_table_per_source_holds_the_readings_of_its_source_alone(
     }
 
 
+async def test_targets_with_a_table_each_and_targets_with_one_table_do_not_disturb_each_other(
+    source: Source, tmp_path: Path
+) -> None:
+    """A table per rule: each rule names its target; all number their units from 1."""
+    for target, name, value in (("hot", "hot", 1.0), ("all", "all", 2.0), ("more", "all", 3.0)):
+        config = DeltaConfig.model_validate({"endpoint": str(tmp_path / "delta"), "table": name})
+        writer = config.writer(Context("gateway 1", tmp_path / target))
+        await writer.open()
+        await writer.write(source.batch([value]), 1)
+        await writer.close()
+    assert read(tmp_path / "delta" / "hot") == {1.0: 1}
+    assert read(tmp_path / "delta" / "all") == {2.0: 1, 3.0: 1}
+
+
+def test_a_commit_waits_some_seconds_for_readings_unless_told_otherwise(make: MakeWriter) -> None:
+    assert make().limits.linger == 2.0
+    assert make(flush_interval="5s").limits.linger == 5.0
+
+
 def test_names_of_tables_never_clash() -> None:
-    config = DeltaConfig.model_validate({"per": "source", "table": "t"})
-    assert len({table_name(config, source) for source in ("a/b", "a~2fb", "a b", "a_b", "a.b", "A/b")}) == 6
-    assert table_name(DeltaConfig.model_validate({"table": "t"}), "any") == "t"
+    assert len({table_name("t", source) for source in ("a/b", "a~2fb", "a b", "a_b", "a.b", "A/b")}) == 6
 
 
 async def test_a_table_that_lacks_a_column_gets_it_and_one_that_has_more_keeps_it(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
     older = pa.schema([f for f in TABLE if f.name != "properties"]).append(pa.field("site_code", pa.string()))
     DeltaTable.create(tmp_path / "delta" / "readings", Schema.from_arrow(older), partition_by=["date"])
@@ -266,20 +256,103 @@ async def test_a_table_that_lacks_a_column_gets_it_and_one_that_has_more_keeps_i
     assert found.same(rows(batch)[0])
 
 
-async def test_a_table_of_another_shape_is_a_config_error(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
-) -> None:
+async def test_a_table_of_another_shape_is_a_config_error(make: MakeWriter, source: Source, tmp_path: Path) -> None:
     other = pa.schema([pa.field("gateway", pa.int64()), pa.field("date", pa.date32())])
     DeltaTable.create(tmp_path / "delta" / "readings", Schema.from_arrow(other), partition_by=["date"])
     writer = make()
-    await writer.open()
-    with pytest.raises(ConfigError, match="schema"):
-        await writer.write(source.batch([1.0]), 1)
+    with pytest.raises(ConfigError, match="column `gateway` is long, readings need string"):
+        await writer.open()
+    assert [(finding.ok, "`gateway`" in finding.detail) for finding in await writer.check()] == [(False, True)]
     await writer.close()
 
 
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pa.field("value", pa.float32()), "`value` is float, readings need double"),
+        (pa.field("value_int", pa.int32()), "`value_int` is integer, readings need long"),
+        (pa.field("sequence", pa.string()), "`sequence` is string, readings need long"),
+        (pa.field("metadata", pa.list_(pa.string())), "`metadata` is array, readings need string"),
+        (pa.field("Value", pa.float64()), "`Value` must be spelt `value`"),
+        (pa.field("value", pa.float64(), nullable=False), "`value` is NOT NULL and some readings"),
+        (pa.field("tenant", pa.string(), nullable=False), "`tenant` is NOT NULL and readings do not have it"),
+    ],
+)
+async def test_a_table_that_would_lose_or_refuse_values_is_a_config_error_as_soon_as_it_is_altered(
+    make: MakeWriter, source: Source, tmp_path: Path, column: pa.Field, words: str
+) -> None:
+    """The library would store 1.1 in a FLOAT as 1.100000023841858 and say nothing."""
+    writer = make()
+    await writer.open()
+    await writer.write(source.batch([1.0]), 1)
+    folder = tmp_path / "delta" / "readings"
+    altered = Schema.from_arrow(pa.schema([f for f in TABLE if f.name != column.name.lower()]).append(column))
+    empty_ = pa.Table.from_batches([], pa.schema(altered))
+    write_deltalake(folder, empty_, mode="overwrite", schema_mode="overwrite", partition_by=["date"])
+    with pytest.raises(ConfigError, match=words):
+        await writer.write(source.batch([1.1]), 2)
+    assert DeltaTable(folder).count() == 0
+    await writer.close()
+
+
+def test_a_table_may_hold_more_than_readings_need() -> None:
+    assert misfits([("flags", "long", False), ("source_time", "timestamp_ntz", True), ("note", "map", True)]) == []
+
+
+async def test_the_date_is_that_of_the_source_time_in_utc_also_across_midnight(
+    make: MakeWriter, source: Source, tmp_path: Path
+) -> None:
+    day = 86_400_000_000
+    midnight = 20_000 * day
+    writer = make()
+    await writer.open()
+    await writer.write(source.batch([1.0, 2.0, 3.0, 4.0], source_times=[midnight - 1, midnight, -1, 0]), 1)
+    await writer.close()
+    found = DeltaTable(tmp_path / "delta" / "readings").to_pyarrow_table(columns=["value", "date"]).to_pylist()
+    dates = {row["value"]: row["date"].isoformat() for row in found}
+    assert dates == {1.0: "2024-10-03", 2.0: "2024-10-04", 3.0: "1969-12-31", 4.0: "1970-01-01"}
+    folders = {path.name for path in (tmp_path / "delta" / "readings").glob("date=*")}
+    assert folders == {f"date={date}" for date in dates.values()}
+
+
+async def test_readings_of_many_megabytes_and_of_nothing_but_null_are_kept(
+    make: MakeWriter, source: Source, tmp_path: Path
+) -> None:
+    large, nulls = source.batch(["x" * 5_000_000, b"y" * 5_000_000]), source.batch([None] * 3)
+    writer = make()
+    await writer.open()
+    await writer.write(large, 1)
+    await writer.write(nulls, 2)
+    await writer.close()
+    found = {
+        row.sequence: row
+        for row in table_rows(DeltaTable(tmp_path / "delta" / "readings").to_pyarrow_table().to_pylist())
+    }
+    assert len(found) == 5
+    assert all(found[row.sequence].same(row) for row in [*rows(large), *rows(nulls)])
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_table_that_was_deleted_under_the_writer_is_made_anew_and_goes_on_with_the_unit_in_hand(
+    make: MakeWriter, source: Source, tmp_path: Path, *, replaced: bool
+) -> None:
+    folder = tmp_path / "delta" / "readings"
+    writer = make()
+    await writer.open()
+    for unit in range(1, 5):
+        await writer.write(source.batch([float(unit)]), unit)
+    shutil.rmtree(folder)
+    if replaced:
+        DeltaTable.create(folder, Schema.from_arrow(TABLE), partition_by=["date"])
+    batch = source.batch([5.0])
+    await deliver(writer, batch, 5)
+    await writer.write(batch, 5)
+    await writer.close()
+    assert read(folder) == {5.0: 1}
+
+
 async def test_readings_outside_the_years_that_delta_knows_are_rejected_one_by_one(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
     times = [-(2**63) + 1, -62_135_596_800_000_001, -62_135_596_800_000_000, 253_402_300_799_999_999, 2**63 - 1]
     batch = source.batch([0.0, 1.0, 2.0, 3.0, 4.0], source_times=times)
@@ -295,78 +368,7 @@ async def test_readings_outside_the_years_that_delta_knows_are_rejected_one_by_o
     assert sorted(table.to_pyarrow_table(columns=["value"])["value"].to_pylist()) == [2.0, 3.0]
 
 
-# merging
-
-
-async def test_small_files_are_merged_while_units_arrive_and_no_row_changes(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
-) -> None:
-    writer = make(compact_every=5)
-    await writer.open()
-    for unit in range(1, 41):
-        await writer.write(source.batch([float(unit)] * 10), unit)
-    await writer.close()
-    table = DeltaTable(tmp_path / "delta" / "readings")
-    assert len(table.file_uris()) < 20
-    assert read(tmp_path / "delta" / "readings") == {float(unit): 10 for unit in range(1, 41)}
-    assert "OPTIMIZE" in {commit["operation"] for commit in table.history()}
-    again = make()
-    await again.open()
-    await again.write(source.batch([41.0]), 41)
-    await again.close()
-    assert len(read(tmp_path / "delta" / "readings")) == 41
-
-
-async def test_a_merge_that_fails_is_tried_again_and_disturbs_no_write(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    writer = make(compact_every=3)
-    await writer.open()
-    for unit in (1, 2):
-        await writer.write(source.batch([float(unit)]), unit)
-    data = min((tmp_path / "delta" / "readings").glob("date=*/*.parquet"))
-    aside = tmp_path / "aside"
-    data.rename(aside)
-    await writer.write(source.batch([3.0]), 3)
-    await until(lambda: "were not merged" in caplog.text)
-    aside.rename(data)
-    for unit in range(4, 8):
-        await writer.write(source.batch([float(unit)]), unit)
-    table = tmp_path / "delta" / "readings"
-    await until(lambda: len(DeltaTable(table).file_uris()) < 5)
-    await writer.close()
-    assert read(table) == {float(unit): 1 for unit in range(1, 8)}
-
-
-@pytest.mark.parametrize("compact_every", [0, 4])
-async def test_the_log_gets_checkpoints_and_is_shortened(
-    make: Callable[..., DeltaWriter],
-    source: Source,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    compact_every: int,
-) -> None:
-    monkeypatch.setattr("connectors.targets.delta._TIDY_EVERY", 4)
-    writer = make(compact_every=compact_every, log_retention="60s")
-    await writer.open()
-    log = tmp_path / "delta" / "readings" / "_delta_log"
-    for unit in range(1, 10):
-        await writer.write(source.batch([float(unit)]), unit)
-        for entry in log.glob("*.json"):
-            os.utime(entry, (1_000_000_000, 1_000_000_000))
-    await until(lambda: len(list(log.glob("*.json"))) < 9)
-    await writer.close()
-    again = make()
-    await again.open()
-    await again.write(source.batch([10.0]), 10)
-    await again.close()
-    assert len(list(log.glob("*.checkpoint.parquet"))) >= 1
-    assert read(tmp_path / "delta" / "readings") == {float(unit): 1 for unit in range(1, 11)}
-
-
-async def test_settings_of_an_existing_table_follow_the_configuration(
-    make: Callable[..., DeltaWriter], tmp_path: Path
-) -> None:
+async def test_settings_of_an_existing_table_follow_the_configuration(make: MakeWriter, tmp_path: Path) -> None:
     for hours in (2, 3):
         writer = make(file_retention=f"{hours}h")
         await writer.open()
@@ -393,7 +395,7 @@ def zero(path: Path) -> None:
 @pytest.mark.parametrize("tear", [empty, halve, zero, Path.unlink])
 @pytest.mark.parametrize("what", ["log", "data"])
 async def test_a_commit_that_a_power_cut_tore_is_undone_and_written_again(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path, what: str, tear: Callable[[Path], None]
+    make: MakeWriter, source: Source, tmp_path: Path, what: str, tear: Callable[[Path], None]
 ) -> None:
     writer = make()
     await writer.open()
@@ -449,7 +451,7 @@ def test_files_that_were_merged_and_deleted_since_are_not_missed(tmp_path: Path)
 
 
 async def test_a_torn_checkpoint_is_removed_and_the_table_opens(
-    make: Callable[..., DeltaWriter], source: Source, tmp_path: Path
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
     writer = make()
     await writer.open()
@@ -485,72 +487,23 @@ def test_a_commit_of_files_elsewhere_is_left_alone(tmp_path: Path) -> None:
     assert mend(tmp_path, None) == []
 
 
-# errors
+# what stands in the way
 
 
-@pytest.fixture
-def store() -> Iterator[S3Store]:
-    with s3_store() as running:
-        yield running
-
-
-def in_store(store: S3Store) -> DeltaConfig:
-    settings = {"endpoint": "s3://bucket/plant", "storage_options": store.options, "timeout": "1s"}
-    return DeltaConfig.model_validate(settings)
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [
-        (401, AuthError),
-        (403, AuthError),
-        (404, ConfigError),
-        (429, CapacityError),
-        (500, TransientError),
-        (503, TransientError),
-        (507, CapacityError),
-    ],
-)
-async def test_answers_of_an_object_store_become_the_errors_of_the_contract(
-    store: S3Store, tmp_path: Path, status: int, expected: type[DeliveryError]
+async def test_a_constraint_that_refuses_readings_is_a_config_error(
+    make: MakeWriter, source: Source, tmp_path: Path
 ) -> None:
-    store.refuse = status
-    writer = in_store(store).writer(Context("g", tmp_path))
-    with pytest.raises(DeliveryError) as error:
-        await writer.open()
-    await writer.close()
-    assert type(error.value) is expected
-    assert "s3://bucket/plant" in str(error.value)
-    assert "secret-canary" not in str(error.value)
-
-
-async def test_an_object_store_that_cannot_be_reached_is_a_transient_error(store: S3Store, tmp_path: Path) -> None:
-    store.socket.close()
-    writer = in_store(store).writer(Context("g", tmp_path))
-    with pytest.raises(TransientError):
-        await writer.open()
-    assert isinstance(writer, DeltaWriter)
-    [finding] = await writer.check()
-    assert not finding.ok
+    writer = make()
+    await writer.open()
+    await writer.write(source.batch([1.0]), 1)
+    folder = tmp_path / "delta" / "readings"
+    DeltaTable(folder).alter.add_constraint({"small": "value < 5"})
+    with pytest.raises(ConfigError, match="a constraint of the table"):
+        await writer.write(source.batch([4711.0]), 2)
     await writer.close()
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Unable to copy data to file: No space left on device (os error 28)", CapacityError),
-        ("Unable to open file: Permission denied (os error 13)", AuthError),
-        ("Unknown scheme: foo. Known schemes: s3", ConfigError),
-        ("Could not create local directory: /a/t Error: Os { code: 20, kind: NotADirectory }", ConfigError),
-        ("Failed to commit transaction: Concurrent transaction failed.", TransientError),
-        ("something that nobody has seen before", TransientError),
-    ],
-)
-def test_words_of_the_library_become_the_errors_of_the_contract(text: str, expected: type[DeliveryError]) -> None:
-    assert type(delivery_error(OSError(text), "here")) is expected
-
-
-async def test_a_check_says_what_it_found(make: Callable[..., DeltaWriter], tmp_path: Path) -> None:
+async def test_a_check_says_what_it_found(make: MakeWriter, tmp_path: Path) -> None:
     writer = make()
     assert [finding.ok for finding in await writer.check()] == [True]
     assert not (tmp_path / "delta").exists()

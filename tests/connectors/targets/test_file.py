@@ -88,6 +88,24 @@ async def test_a_torn_last_line_is_cut_and_writing_goes_on_after_it(
     assert list((tmp_path / "out").iterdir()) == [file]
 
 
+async def test_a_torn_line_is_cut_also_where_a_clock_that_was_set_back_gave_the_file_an_older_name(
+    make: Callable[..., Writer], source: Source, tmp_path: Path
+) -> None:
+    writer = make()
+    await writer.open()
+    await writer.write(source.batch([1.0]), 1)
+    await writer.close()
+    older = tmp_path / "out" / "readings-20010101T000000000000Z.jsonl"
+    [newer] = (tmp_path / "out").iterdir()
+    older.write_bytes(newer.read_bytes() + newer.read_bytes()[:-20])
+    again = make()
+    await again.open()
+    await again.write(source.batch([2.0]), 2)
+    await again.close()
+    assert [older.read_bytes().count(b"\n"), older.read_bytes()[-1:]] == [1, b"\n"]
+    assert newer.read_bytes().count(b"\n") == 2
+
+
 @pytest.mark.parametrize("form", ["jsonl", "line_protocol"])
 async def test_a_write_that_does_not_fit_leaves_no_torn_line(
     make: Callable[..., Writer], source: Source, tmp_path: Path, form: str

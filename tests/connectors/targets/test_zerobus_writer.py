@@ -6,142 +6,36 @@ import itertools
 import json
 import math
 import os
-import select
-import signal
-import socket
 import struct
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
 
 from connectors.contract import (
     AuthError,
     CapacityError,
-    Checks,
     ConfigError,
-    Context,
-    Finding,
     RejectedRecords,
     TransientError,
 )
-from connectors.targets.zerobus import ZeroBusConfig, ddl
-from connectors.targets.zerobus.encode import MAX_BYTES
-from connectors.targets.zerobus.writer import ZeroBusWriter
+from connectors.targets.zerobus.encode import MAX_BYTES, MAX_RECORDS
 from normalization.reading import Columns, Tag, TagTable, numbers, repeat, table, view
-
-ROOT = Path(__file__).parents[3]
-FORMATS = ("protobuf", "arrow")
-CLIENT, SECRET = "gateway-app", "gateway-secret"
-# What the SDK says at times when it is refused before its first message has gone out; it lost the status then.
-UNHEARD = "Failed to send stream-open request"
-_names = (f"main.plant.t{number}" for number in itertools.count())
-
-
-class Emulator:
-    """The emulator process and its admin API."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._ports = (0, 0)
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "simulator.zerobus"),
-                *("--port", str(self._ports[0]), "--http-port", str(self._ports[1])),
-                *("--data-dir", str(self._directory)),
-                *("--client-id", CLIENT, "--client-secret", SECRET, "--commit-seconds", "0.1"),
-            ],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], 60)
-        line = self._process.stdout.readline() if ready else ""
-        assert line.startswith("ready "), line
-        facts = json.loads(line.removeprefix("ready "))
-        self.endpoint, self.url = facts["endpoint"], facts["unity_catalog_url"]
-        self._ports = (int(self.endpoint.rsplit(":", 1)[1]), int(self.url.rsplit(":", 1)[1]))
-
-    def kill(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait(20)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, method=method), timeout=30) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
-
-    def faults(self, **knobs: Any) -> None:
-        self.call("PATCH", "/admin/faults", knobs)
-
-    def create(self, drop: tuple[str, ...] = (), add: tuple[dict[str, Any], ...] = ()) -> str:
-        name = next(_names)
-        self.call("POST", "/tables", {"name": name, "ddl": ddl(name).split(";\n")[0] + ";"})
-        if drop or add:
-            self.call("PATCH", f"/tables/{name}", {"drop": drop, "add": add})
-        return name
-
-    def grant(self, verb: str, name: str, privilege: str = "MODIFY") -> None:
-        self.call("POST", f"/admin/grants/{verb}", {"client_id": CLIENT, "securable": name, "privilege": privilege})
-
-    def rows(self, name: str) -> pa.Table:
-        self.call("GET", f"/tables/{name}/count")  # returns when all that was acknowledged is in the table
-        return DeltaTable(self.call("GET", f"/tables/{name}")["path"]).to_pyarrow_table()
-
-
-@contextlib.contextmanager
-def no_proxy() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
-        patch.setenv("no_proxy", "127.0.0.1,localhost")
-        yield
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    with no_proxy():
-        emulator = Emulator(tmp_path_factory.mktemp("zerobus"))
-        yield emulator
-        emulator.kill()
-
-
-@pytest.fixture
-def emulator(shared: Emulator) -> Iterator[Emulator]:
-    yield shared
-    shared.call("DELETE", "/admin/faults")
-
-
-def writer(emulator: Emulator, name: str, record_format: str = "protobuf", **changes: Any) -> ZeroBusWriter:
-    own = {
-        "table": name,
-        "workspace_url": emulator.url,
-        "client_id": CLIENT,
-        "client_secret": SECRET,
-        "record_format": record_format,
-        "ack_timeout": "10s",
-    }
-    config = ZeroBusConfig.model_validate(
-        {"endpoint": emulator.endpoint, "timeout": "10s", "provider_config": own | changes}
-    )
-    made = config.writer(Context("gateway", Path("unused")))
-    assert isinstance(made, ZeroBusWriter)
-    return made
-
+from tests.connectors.targets.zerobus_emulator import (
+    CLIENT,
+    FORMATS,
+    ROOT,
+    SECRET,
+    UNHEARD,
+    Emulator,
+    names,
+    no_proxy,
+    until,
+    writer,
+)
 
 TAGS = TagTable()
 VALUES = [
@@ -387,12 +281,83 @@ async def test_missing_settings_are_all_named_before_anything_is_sent(emulator):
 async def test_the_sdk_tells_each_status_and_tries_once_only(emulator, record_format, status, expected):
     target = writer(emulator, emulator.create(), record_format)
     error: BaseException | None = None
+    # who is not known is asked for a new token, once
+    statuses = [status] * 2 if status == "UNAUTHENTICATED" else [status]
     while error is None or UNHEARD in str(error):
-        emulator.faults(fail_create=[status])
+        emulator.faults(fail_create=statuses)
         (error,) = await asyncio.gather(target.open(), return_exceptions=True)
     assert type(error) is expected
     await target.open()  # had the SDK tried again by itself, this would not be the second attempt
     await target.close()
+
+
+@pytest.mark.parametrize("record_format", FORMATS)
+@pytest.mark.parametrize("end", ["expired", "revoked"])
+async def test_a_token_that_is_no_longer_good_is_replaced_within_the_write(emulator, record_format, end):
+    emulator.faults(token_ttl_s=1 if end == "expired" else 3600)
+    name = emulator.create()
+    target = writer(emulator, name, record_format)
+    await target.open()
+    minted = time.monotonic()
+    await target.write(batch([1.5]), 1)
+    if end == "revoked":
+        emulator.call("POST", "/admin/tokens/revoke")
+    await until(lambda: end == "revoked" or time.monotonic() - minted > 1.1)
+    await target.write(batch([2.5], 1), 2)  # an open stream outlives its token
+    emulator.call("POST", "/admin/streams/rotate", {"table": name, "grace_ms": 0})
+    await until(lambda: emulator.call("GET", "/admin/counters")["streams_open"] == 0)
+    with contextlib.suppress(TransientError):  # the SDK did not hear why it was refused
+        await target.write(batch([3.5], 2), 3)
+    await target.write(batch([4.5], 3), 4)
+    await target.close()
+    assert {0, 1, 3} <= set(sequences(emulator.rows(name)))
+
+
+@pytest.mark.parametrize("record_format", FORMATS)
+async def test_closing_does_not_wait_for_a_service_that_does_not_acknowledge_and_loses_nothing(
+    emulator, record_format, monkeypatch
+):
+    monkeypatch.setattr("connectors.targets.zerobus.writer._CLOSING", 0.3)
+    name = emulator.create()
+    target = writer(emulator, name, record_format)
+    await target.open()
+    emulator.faults(drop_acks=True)
+    under_way = asyncio.create_task(target.write(batch([1.5] * 10), 1))
+    await until(lambda: emulator.call("GET", "/admin/counters").get(f"rows:{name}") == 10)
+    begun = time.monotonic()
+    await target.close()
+    assert time.monotonic() - begun < 3
+    under_way.cancel()
+    await asyncio.gather(under_way, return_exceptions=True)
+    emulator.faults(drop_acks=False)
+    await target.open()
+    await target.write(batch([1.5] * 10), 1)
+    await target.close()
+    assert set(sequences(emulator.rows(name))) == set(range(10))
+
+
+@pytest.mark.parametrize("record_format", FORMATS)
+async def test_closing_waits_for_acknowledgements_that_are_on_their_way(emulator, record_format):
+    name = emulator.create()
+    target = writer(emulator, name, record_format)
+    await target.open()
+    emulator.faults(ack_delay_ms=300)
+    under_way = asyncio.create_task(target.write(batch([1.5] * 10), 1))
+    await until(lambda: emulator.call("GET", "/admin/counters").get(f"rows:{name}") == 10)
+    await target.close()
+    await under_way
+    assert sequences(emulator.rows(name)) == list(range(10))
+
+
+async def test_a_write_of_more_records_than_a_request_may_have_is_cut(emulator):
+    name = emulator.create()
+    target = writer(emulator, name)
+    await target.open()
+    requests = emulator.call("GET", "/admin/counters").get("requests", 0)
+    await target.write(batch([1.5]).take(pa.array([0] * (MAX_RECORDS + 1))), 1)
+    await target.close()
+    assert emulator.call("GET", "/admin/counters")["requests"] - requests > 1
+    assert emulator.call("GET", f"/tables/{name}/count")["count"] == MAX_RECORDS + 1
 
 
 @pytest.mark.parametrize(
@@ -426,7 +391,7 @@ async def test_a_record_that_is_too_large_is_rejected_and_the_others_are_written
 async def test_a_reading_without_what_the_table_insists_on_is_rejected_and_the_others_are_written(
     emulator, record_format
 ):
-    name = next(_names)
+    name = next(names)
     columns = [
         {"name": "sequence", "type_text": "bigint"},
         {"name": "value", "type_text": "double", "nullable": False},
@@ -502,90 +467,3 @@ async def test_a_killed_service_is_transient_and_the_same_unit_is_written_when_i
             assert all(row == by_sequence[row["sequence"]] for row in rows if row["sequence"] >= 50)
         finally:
             emulator.kill()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not await asyncio.to_thread(condition):  # another process does what is waited for
-            await asyncio.sleep(0.02)
-
-
-# --- preflight
-
-
-async def problems(target: Checks) -> dict[str, str]:
-    return {finding.subject: finding.detail for finding in await target.check() if not finding.ok}
-
-
-@pytest.mark.parametrize("record_format", FORMATS)
-async def test_preflight_of_a_sound_table_finds_nothing_wrong(emulator, record_format):
-    found = await writer(emulator, emulator.create(), record_format).check()
-    assert all(finding.ok for finding in found), found
-    assert [f.subject for f in found] == [
-        "endpoint",
-        "workspace_url",
-        "token",
-        "table",
-        "columns",
-        "grants",
-        "stream",
-    ]
-
-
-async def test_preflight_names_settings_that_are_missing(emulator):
-    found = await writer(emulator, "a.b.c", client_id=None, client_secret=None).check()
-    assert [f.subject for f in found] == ["settings"]
-    assert "client_id, client_secret" in found[0].detail
-
-
-async def test_preflight_names_an_endpoint_that_cannot_be_reached(emulator):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        dead = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        found = await problems(writer(emulator, emulator.create(), workspace_url=dead))
-    assert list(found) == ["workspace_url"]
-    assert "firewall" in found["workspace_url"]
-
-
-async def test_preflight_names_credentials_that_are_refused(emulator):
-    found = await problems(writer(emulator, emulator.create(), client_secret="wrong"))
-    assert list(found) == ["token"]
-    assert "client_secret" in found["token"]
-
-
-async def test_preflight_names_a_table_that_is_not_there_and_how_to_make_it(emulator):
-    found = await problems(writer(emulator, "main.plant.nowhere"))
-    assert list(found) == ["table"]
-    assert "bifrost zerobus ddl main.plant.nowhere" in found["table"]
-
-
-@pytest.mark.parametrize("privilege", ["SELECT", "MODIFY"])
-async def test_preflight_names_the_grant_that_is_missing_and_the_statement_that_gives_it(emulator, privilege):
-    name = emulator.create()
-    emulator.grant("revoke", name, privilege)
-    found = await problems(writer(emulator, name))
-    assert list(found) == ["grants"]
-    catalog, schema, plain = name.split(".")
-    assert found["grants"].endswith(f"GRANT {privilege} ON TABLE `{catalog}`.`{schema}`.`{plain}` TO `{CLIENT}`;")
-
-
-async def test_preflight_names_columns_that_are_missing_or_of_another_type(emulator):
-    name = emulator.create(drop=("shard", "sequence", "unit", "value"))
-    emulator.call("PATCH", f"/tables/{name}", {"add": [{"name": "value", "type_text": "string"}]})
-    found: list[Finding] = await writer(emulator, name).check()
-    columns = {finding.detail: finding.ok for finding in found if finding.subject == "columns"}
-    wrong, identity, left_out = columns
-    assert "`value` is STRING, readings need DOUBLE" in wrong
-    assert "lacks shard, sequence" in identity
-    assert "lacks unit" in left_out
-    assert list(columns.values()) == [False, False, True]
-
-
-async def test_preflight_says_what_the_service_says_when_it_opens_no_stream(emulator):
-    target = writer(emulator, emulator.create())
-    found = {"stream": UNHEARD}
-    while UNHEARD in found["stream"]:
-        emulator.faults(fail_create=["UNIMPLEMENTED"])
-        found = await problems(target)
-    assert list(found) == ["stream"]
-    assert "zerobus ddl" in found["stream"]
