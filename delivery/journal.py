@@ -29,12 +29,14 @@ from delivery.disk import StoreError, StoreFullError
 from delivery.entry import TagReader, TagScribe, decode, encode, pack, unpack
 from delivery.log import HEAD, Cursor, Log, Record
 from delivery.outcome import JournalAccount, Outcome
+from delivery.patch import Patch, patch, patched
 from delivery.pending import Pending
 from normalization.reading import FACTS, IDENTITY_COLUMNS, Columns, TagTable, repeat
 
 PROTOCOLS: Final = ("opcua", "mqtt", "modbus", "gateway")
 SHARDS_PER_PROTOCOL: Final = 4
 SHARDS: Final = tuple(f"{protocol}-{n}" for protocol in PROTOCOLS for n in range(SHARDS_PER_PROTOCOL))
+_FORMAT: Final = 2
 _TAGS, _COMMIT, _TRIM = 1, 2, 3
 _SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _REFILL_ROWS: Final = 20_000  # read back at once, at most: readers wait meanwhile
@@ -156,7 +158,7 @@ class Journal:
     def _head(self) -> bytes:
         return pack(
             [
-                1,
+                _FORMAT,
                 self._incarnation,
                 [[s.name, s.next_sequence, s.trimmed, s.trimmed_sequence] for s in self._shards],
                 self._states,
@@ -168,8 +170,9 @@ class Journal:
 
     def _load_head(self, payload: memoryview) -> None:
         version, *rest = unpack(payload)
-        if version != 1:
-            raise StoreError(f"{self._log.directory} was written by a newer version of Bifrost; start that version")
+        if version != _FORMAT:
+            age = "a newer" if version > _FORMAT else "an older"
+            raise StoreError(f"{self._log.directory} was written by {age} version of Bifrost; start that version")
         self._incarnation, shards, self._states, journalled, outcome, in_segment = rest
         for shard, (name, next_sequence, trimmed, trimmed_sequence) in zip(self._shards, shards, strict=True):
             shard.name, shard.next_sequence, shard.trimmed, shard.trimmed_sequence = (
@@ -191,7 +194,7 @@ class Journal:
                     self._shards[index].next_sequence = first + rows
                     self._journalled.update(sources)
                     self._note_commit(record.segment, index, record.number)
-                self._states |= states
+                self._patch_states(states)
             elif record.kind == _TRIM:
                 trims, outcome = unpack(record.payload)
                 for index, number, sequence in trims:
@@ -204,6 +207,14 @@ class Journal:
         if self._log.damaged or self._log.torn:
             for shard in self._shards:  # a lost commit may have been handed out: its sequences must not name others
                 shard.next_sequence += _JUMP
+
+    def _patch_states(self, changes: dict[str, Patch]) -> None:
+        for source, change in changes.items():
+            state = patched(self._states.get(source, b""), change)
+            if state is not None:
+                self._states[source] = state
+            elif self._states.pop(source, None) is not None:
+                log.error("state of a source is lost with a damaged record", source=source)
 
     def _note_commit(self, segment: int, index: int, number: int) -> None:
         self._in_segment.setdefault(segment, [0] * len(SHARDS))[index] = number
@@ -349,7 +360,8 @@ class Journal:
                 mask, raw_size, body = encode(columns)
                 described.append([index, entry.first, entry.rows, entry.sources, mask, raw_size, len(body)])
                 bodies.append(body)
-            return segment, self._log.append(_COMMIT, [pack([described, states, b"".join(bodies)])])
+            changes = {source: patch(self._states.get(source, b""), state) for source, state in states.items()}
+            return segment, self._log.append(_COMMIT, [pack([described, changes, b"".join(bodies)])])
         except StoreFullError:
             self._scribe.announce_again()
             return None

@@ -511,6 +511,20 @@ async def test_a_failed_disk_is_told_to_the_flow_and_acknowledges_nothing(
     assert not future.done()
 
 
+async def test_a_large_state_costs_its_changes_only_and_survives_segments(
+    tmp_path: Path, closing: list[Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_SEGMENT_BYTES", 200_000)
+    journal = opened(tmp_path, closing)
+    known = random.Random(1).randbytes(30_000)
+    for n in range(200):
+        await journal.append("source0", INDEX, columns([n]), b"%d" % n + known)
+    assert journal.size < 200 * 1000 + 2 * len(known)
+    await asyncio.to_thread(journal.close)
+    again = opened(tmp_path, closing)
+    assert again.state("source0") == b"199" + known
+
+
 async def test_an_unexpected_failure_of_the_journal_is_told_to_the_flow(tmp_path: Path, closing: list[Journal]) -> None:
     journal = opened(tmp_path, closing)
     attach(journal)
