@@ -7,203 +7,31 @@ because paho's would break a connection whose reading is paused.
 """
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
 from connectors.settings import TlsSettings
+from connectors.wire.mqtt_packets import (
+    KEPT_OF_OVERSIZE,
+    MalformedPacketError,
+    Publish,
+    beginning,
+    packet_bounds,
+    publishes,
+)
+from connectors.wire.mqtt_settings import SessionSettings, endpoint_address, tls_context
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
-PLAIN_SCHEMES: Final = {"mqtt": 1883, "tcp": 1883}
-TLS_SCHEMES: Final = {"mqtts": 8883, "tls": 8883, "ssl": 8883}
-
-RETAIN, QOS, DUP, TRUNCATED = 0x01, 0x06, 0x08, 0x10
-_KEPT_OF_OVERSIZE = 128 * 1024
 _PINGREQ = b"\xc0\x00"
-
-
-class Publish(NamedTuple):
-    """A PUBLISH packet as it came.
-
-    Attributes:
-        topic: Topic name, UTF-8 as the broker sent it.
-        payload: Application message.
-        head: Bits of the fixed header (`RETAIN`, QoS << 1, `DUP`), or `TRUNCATED` when only the beginning was kept.
-        packet_id: Packet identifier, 0 at QoS 0.
-        properties: Encoded MQTT 5 properties without their length.
-    """
-
-    topic: bytes
-    payload: bytes
-    head: int
-    packet_id: int
-    properties: bytes
-
-
-class MalformedPacketError(ConnectionError):
-    """The broker sent bytes that are not MQTT; the connection is of no further use."""
 
 
 class RefusedError(ConnectionError):
     """The broker refused the connection or every subscription."""
-
-
-def endpoint_address(endpoint: str) -> tuple[str, int, bool]:
-    """Host, port and whether TLS is used, of an endpoint such as ``mqtts://broker:8883``.
-
-    Raises:
-        ValueError: The endpoint is not one that can be connected to.
-    """
-    parts = urlsplit(endpoint)
-    port = (PLAIN_SCHEMES | TLS_SCHEMES).get(parts.scheme)
-    if port is None or not parts.hostname:
-        known = ", ".join(f"{scheme}://" for scheme in (*PLAIN_SCHEMES, *TLS_SCHEMES))
-        msg = f"`{endpoint}` is not an MQTT endpoint; write one of {known} with a host and, if needed, a port"
-        raise ValueError(msg)
-    if parts.path not in {"", "/"} or parts.query or parts.username:
-        raise ValueError(f"`{endpoint}` holds more than host and port; user and password have settings of their own")
-    return parts.hostname, parts.port or port, parts.scheme in TLS_SCHEMES
-
-
-def tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    """The context of a client connection; reads the files, so that renewed certificates count at the next connect."""
-    context = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
-    if tls.cert_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def publishes(data: bytes, at: int, v5: bool, found: list[Publish]) -> int:
-    """Take the PUBLISH packets that begin at `at`, up to the first other or incomplete packet.
-
-    Args:
-        data: What the broker sent, at a packet's first byte.
-        at: Where to begin.
-        v5: Whether packets carry properties (MQTT 5).
-        found: The packets are appended here.
-
-    Returns:
-        Where the first packet begins that was not taken.
-
-    Raises:
-        MalformedPacketError: Lengths within a packet contradict each other (MQTT 5.0 §3.3).
-    """
-    end = len(data)
-    add = found.append
-    while end - at >= 2:
-        head = data[at]
-        if head & 0xF0 != 0x30:
-            break
-        length = data[at + 1]
-        start = at + 2
-        if length > 127:
-            frame = packet_bounds(data, at)
-            if frame is None:
-                break
-            start, stop = frame
-        else:
-            stop = start + length
-        if stop > end:
-            break
-        if stop - start < 2:
-            raise MalformedPacketError("PUBLISH without a topic")
-        split = start + 2 + (data[start] << 8 | data[start + 1])
-        topic = data[start + 2 : split]
-        packet_id = 0
-        if head & 0x06:
-            split += 2
-            if split > stop:
-                raise MalformedPacketError("PUBLISH whose parts are longer than the packet")
-            if head & 0x04:
-                raise MalformedPacketError(
-                    "a QoS 2 message, though nothing is subscribed to at QoS 2: the session is one of another program, "
-                    "choose another client_id"
-                )
-            packet_id = data[split - 2] << 8 | data[split - 1]
-        properties = b""
-        if v5:
-            if split < stop and data[split] < 0x80:
-                size = data[split]
-                split += 1
-            else:
-                size, split = _varint(data, split, stop)
-            if size:
-                properties = data[split : split + size]
-                split += size
-        if split > stop:
-            raise MalformedPacketError("PUBLISH whose parts are longer than the packet")
-        add(Publish(topic, data[split:stop], head & 0x0F, packet_id, properties))
-        at = stop
-    return at
-
-
-def packet_bounds(data: bytes, at: int) -> tuple[int, int] | None:
-    """Where the packet at `at` has its content, as start and stop; None when its length is not complete yet."""
-    length = shift = 0
-    for index in range(at + 1, min(at + 5, len(data))):
-        byte = data[index]
-        length |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return index + 1, index + 1 + length
-        shift += 7
-    if len(data) >= at + 5:
-        raise MalformedPacketError("packet whose length has more than four bytes")
-    return None
-
-
-def _varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < stop and shift < 28:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise MalformedPacketError("PUBLISH whose property length is broken")
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """How to connect.
-
-    Attributes:
-        endpoint: For example ``mqtts://broker:8883``.
-        client_id: Name of the session at the broker.
-        v5: MQTT 5 instead of 3.1.1.
-        clean: Begin a new session instead of resuming one.
-        username: User name, None for anonymous.
-        password: Password, never logged.
-        tls: TLS settings; used when the endpoint's scheme says TLS.
-        keepalive: Seconds after which the broker may drop a silent connection; 0 for never.
-        session_expiry: Seconds for which the broker keeps the session (MQTT 5).
-        receive_maximum: QoS 1 messages that the broker may have under way (MQTT 5).
-        max_packet: Bytes of a packet; of a larger one only the beginning is kept.
-        connect_timeout: Seconds for the connection and the broker's answer.
-    """
-
-    endpoint: str
-    client_id: str
-    v5: bool = False
-    clean: bool = False
-    username: str | None = None
-    password: str | None = None
-    tls: TlsSettings | None = None
-    keepalive: int = 30
-    session_expiry: int = 0
-    receive_maximum: int = 1000
-    max_packet: int = 16 * 1024 * 1024
-    connect_timeout: float = 10.0
 
 
 class _Link:
@@ -273,7 +101,7 @@ class MqttSession(asyncio.Protocol):
         self._skip = 0
         self._paused = False
         self._closing = False
-        self.heard = self._loop.time()
+        self.heard = self._resumed = self._loop.time()
         self._beat: asyncio.TimerHandle | None = None
         self._acknowledged = 0
         self._pings: deque[int] = deque()
@@ -428,7 +256,7 @@ class MqttSession(asyncio.Protocol):
         """Read again."""
         if self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = False
-            self.heard = self._loop.time()
+            self._resumed = self._loop.time()
             self._transport.resume_reading()
 
     def fail(self, error: Exception) -> None:
@@ -499,11 +327,11 @@ class MqttSession(asyncio.Protocol):
                 size, limit = stop - at, self._settings.max_packet
                 if size > limit and data[at] & 0xF0 != 0x30:
                     raise MalformedPacketError(f"a control packet of {size} bytes")
-                if size > limit and len(data) - start >= _KEPT_OF_OVERSIZE:
+                if size > limit and len(data) - start >= KEPT_OF_OVERSIZE:
                     self._skip = stop - len(data)
-                    self._on_publishes([_beginning(data, at, start, v5)])
+                    self._on_publishes([beginning(data, at, start, v5)])
                     return b""
-                self._wanted = size if size <= limit else start - at + _KEPT_OF_OVERSIZE
+                self._wanted = size if size <= limit else start - at + KEPT_OF_OVERSIZE
                 break
             self._control(data[at:stop])
             at = stop
@@ -543,7 +371,7 @@ class MqttSession(asyncio.Protocol):
     def _tick(self) -> None:
         keepalive = self.client.keepalive
         self._beat = self._loop.call_later(keepalive / 2, self._tick)
-        if not self._paused and self._loop.time() - self.heard > 1.5 * keepalive:
+        if not self._paused and self._loop.time() - max(self.heard, self._resumed) > 1.5 * keepalive:
             self._fail(ConnectionError(f"the broker has been silent for {1.5 * keepalive:g} s"))
             return
         self._send_ping()
@@ -569,12 +397,3 @@ class MqttSession(asyncio.Protocol):
     def _disconnected(self, _client: "Client", _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
         if flags.is_disconnect_packet_from_server:
             self._fail(ConnectionError(f"the broker ended the connection: {reason}"))
-
-
-def _beginning(data: bytes, at: int, start: int, v5: bool) -> Publish:
-    """The beginning of a PUBLISH that is too large to be kept whole."""
-    kept = data[start : start + _KEPT_OF_OVERSIZE]
-    length = bytes([len(kept) & 0x7F | 0x80, len(kept) >> 7 & 0x7F | 0x80, len(kept) >> 14])
-    found: list[Publish] = []
-    publishes(data[at : at + 1] + length + kept, 0, v5, found)
-    return found[0]._replace(head=found[0].head | TRUNCATED)

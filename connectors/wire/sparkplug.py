@@ -1,20 +1,14 @@
-"""Sparkplug B payloads: the protobuf messages, values of all data types, quality and topics (specification 3.0, §6).
-
-The message classes are built at run time from a descriptor that is written down here as a table of field numbers, so there
-is no generated file and decoding runs in protobuf's C core. The descriptor lives in a pool of its own and cannot clash with
-another library's.
-"""
+"""Sparkplug B: topics, values of all data types, properties and quality (specification 3.0, §4 and §6)."""
 
 import struct
-import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from functools import cache
 from typing import Any, Final, NamedTuple
 
 from typing_extensions import override
 
+from connectors.wire.sparkplug_messages import message_class
 from normalization.quality import sparkplug_quality
 from normalization.reading import Quality
 
@@ -23,8 +17,6 @@ MESSAGE_TYPES: Final = frozenset({"NBIRTH", "NDEATH", "DBIRTH", "DDEATH", "NDATA
 REBIRTH: Final = "Node Control/Rebirth"
 
 _MAX_DEPTH = 16
-_COMPRESSED = "SPBV1.0_COMPRESSED"
-_MAX_UNPACKED = 16 * 1024 * 1024
 
 
 class DataType(IntEnum):
@@ -89,155 +81,6 @@ def parse_topic(topic: str) -> Topic | None:
     if (parts[2][0] == "D") != bool(device):
         return None
     return Topic(parts[1], parts[2], parts[3], device)
-
-
-# message: {field number: (name, type)}; a type in capitals is a message, `*` means repeated, `|` a member of the oneof.
-_MESSAGES: Final[dict[str, dict[int, tuple[str, str]]]] = {
-    "Payload": {
-        1: ("timestamp", "uint64"),
-        2: ("metrics", "*Metric"),
-        3: ("seq", "uint64"),
-        4: ("uuid", "string"),
-        5: ("body", "bytes"),
-    },
-    "Metric": {
-        1: ("name", "string"),
-        2: ("alias", "uint64"),
-        3: ("timestamp", "uint64"),
-        4: ("datatype", "uint32"),
-        5: ("is_historical", "bool"),
-        6: ("is_transient", "bool"),
-        7: ("is_null", "bool"),
-        8: ("metadata", "MetaData"),
-        9: ("properties", "PropertySet"),
-        10: ("int_value", "|uint32"),
-        11: ("long_value", "|uint64"),
-        12: ("float_value", "|float"),
-        13: ("double_value", "|double"),
-        14: ("boolean_value", "|bool"),
-        15: ("string_value", "|string"),
-        16: ("bytes_value", "|bytes"),
-        17: ("dataset_value", "|DataSet"),
-        18: ("template_value", "|Template"),
-    },
-    "MetaData": {
-        1: ("is_multi_part", "bool"),
-        2: ("content_type", "string"),
-        3: ("size", "uint64"),
-        4: ("seq", "uint64"),
-        5: ("file_name", "string"),
-        6: ("file_type", "string"),
-        7: ("md5", "string"),
-        8: ("description", "string"),
-    },
-    "PropertySet": {1: ("keys", "*string"), 2: ("values", "*PropertyValue")},
-    "PropertySetList": {1: ("propertyset", "*PropertySet")},
-    "PropertyValue": {
-        1: ("type", "uint32"),
-        2: ("is_null", "bool"),
-        3: ("int_value", "|uint32"),
-        4: ("long_value", "|uint64"),
-        5: ("float_value", "|float"),
-        6: ("double_value", "|double"),
-        7: ("boolean_value", "|bool"),
-        8: ("string_value", "|string"),
-        9: ("propertyset_value", "|PropertySet"),
-        10: ("propertysets_value", "|PropertySetList"),
-    },
-    "DataSet": {
-        1: ("num_of_columns", "uint64"),
-        2: ("columns", "*string"),
-        3: ("types", "*uint32"),
-        4: ("rows", "*Row"),
-    },
-    "Row": {1: ("elements", "*DataSetValue")},
-    "DataSetValue": {
-        1: ("int_value", "|uint32"),
-        2: ("long_value", "|uint64"),
-        3: ("float_value", "|float"),
-        4: ("double_value", "|double"),
-        5: ("boolean_value", "|bool"),
-        6: ("string_value", "|string"),
-    },
-    "Template": {
-        1: ("version", "string"),
-        2: ("metrics", "*Metric"),
-        3: ("parameters", "*Parameter"),
-        4: ("template_ref", "string"),
-        5: ("is_definition", "bool"),
-    },
-    "Parameter": {
-        1: ("name", "string"),
-        2: ("type", "uint32"),
-        3: ("int_value", "|uint32"),
-        4: ("long_value", "|uint64"),
-        5: ("float_value", "|float"),
-        6: ("double_value", "|double"),
-        7: ("boolean_value", "|bool"),
-        8: ("string_value", "|string"),
-    },
-}
-
-
-@cache
-def message_class(name: str = "Payload") -> Any:
-    """The protobuf class of a Sparkplug message, by default the payload itself."""
-    from google.protobuf import message_factory
-
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"bifrost.sparkplug.{name}"))
-
-
-@cache
-def _pool() -> Any:
-    from google.protobuf import descriptor_pb2, descriptor_pool
-
-    file = descriptor_pb2.FileDescriptorProto(name="bifrost_sparkplug.proto", package="bifrost.sparkplug")
-    kinds = descriptor_pb2.FieldDescriptorProto
-    for message_name, members in _MESSAGES.items():
-        message = file.message_type.add(name=message_name)
-        for number, (field_name, declared) in members.items():
-            field = message.field.add(name=field_name, number=number)
-            field.label = kinds.LABEL_REPEATED if declared[0] == "*" else kinds.LABEL_OPTIONAL
-            if declared[0] == "|":
-                if not message.oneof_decl:
-                    message.oneof_decl.add(name="value")
-                field.oneof_index = 0
-            kind = declared.lstrip("*|")
-            if kind in _MESSAGES:
-                field.type, field.type_name = kinds.TYPE_MESSAGE, f".bifrost.sparkplug.{kind}"
-            else:
-                field.type = kinds.Type.Value(f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call, unused-ignore]
-    return pool
-
-
-def decode_payload(data: bytes) -> Any:
-    """The payload message in `data`, unpacked if it is compressed (Deflate or GZIP, as edge nodes in the field do).
-
-    Raises:
-        ValueError: The bytes are not a Sparkplug B payload, or are too many when unpacked.
-    """
-    from google.protobuf.message import DecodeError
-
-    try:
-        payload = message_class().FromString(data)
-        if payload.HasField("body") and payload.uuid == _COMPRESSED:
-            payload = message_class().FromString(_unpacked(payload.body))
-    except DecodeError as error:
-        raise ValueError(f"not a Sparkplug B payload: {error}") from None
-    return payload
-
-
-def _unpacked(body: bytes) -> bytes:
-    unpacker = zlib.decompressobj(wbits=47)  # zlib or gzip, told by the header
-    try:
-        data = unpacker.decompress(body, _MAX_UNPACKED)
-    except zlib.error as error:
-        raise ValueError(f"not a compressed payload: {error}") from None
-    if not unpacker.eof:
-        raise ValueError(f"a compressed payload that is cut off or has more than {_MAX_UNPACKED} bytes")
-    return data
 
 
 _BITS: Final = {
@@ -423,7 +266,7 @@ def quality_of(properties: dict[str, Any]) -> tuple[int, int | None]:
     code = properties.get("Quality")
     if not isinstance(code, int) or isinstance(code, bool):
         return Quality.GOOD, None
-    return sparkplug_quality(code), code
+    return sparkplug_quality(code), code if abs(code) < 2**63 else None
 
 
 def set_value(metric: Any, datatype: int, value: Any) -> None:

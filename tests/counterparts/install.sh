@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs the real servers and clients that the tests talk to; what is there already is left as it is.
+# Installs the real servers and clients that the tests talk to, and the tools they look with; what is there already is left as it is.
 set -eu
 cd "$(dirname "$0")"
-for counterpart in mosquitto.sh modbus-c/install.sh opcua-node/install.sh sparkplug/install.sh; do
+for counterpart in tools.sh mosquitto.sh modbus-c/install.sh opcua-node/install.sh sparkplug/install.sh; do
     sh "$counterpart"
     echo "counterpart ready: ${counterpart%/install.sh}"
 done

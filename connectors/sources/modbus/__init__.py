@@ -5,6 +5,7 @@
 * `protocol`: requests, replies and frames as bytes (pure),
 * `decode`: the bytes of a block to columns (pure),
 * `line`: the connection,
+* `units`: what is known of each unit and block,
 * `reader`: the schedule, and what is done when an answer is not as it should be.
 """
 

@@ -6,9 +6,9 @@ once, as readings without value, and again every minute.
 """
 
 import asyncio
+import json
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
@@ -18,6 +18,7 @@ from connectors.sources.modbus.config import ModbusConfig
 from connectors.sources.modbus.decode import Decoder
 from connectors.sources.modbus.plan import Block, Point, halves, joined, plan
 from connectors.sources.modbus.protocol import BadReplyError, RefusedError, reply_bytes, reply_data, request
+from connectors.sources.modbus.units import Poll, Unit, last_answers
 from normalization.quality import modbus_quality
 from normalization.reading import Columns, Quality, ValueType
 
@@ -30,75 +31,16 @@ _IN_FLIGHT: Final = 4  # appends that may wait for the journal when a cycle begi
 _SPLITS: Final = 16  # refused blocks of a unit that are split in one cycle; the others wait for the next
 _RETRIES: Final = 4  # blocks of a healthy unit that failed and are tried again in one cycle
 _SILENT: Final = 3  # cycles in a row without any answer on the line, after which the connection is given up
-_DROPS: Final = 2  # connections in a row that end in a request to a unit, after which it counts as failing
 
 _DIVISIBLE: Final = {2, 3}  # illegal address; illegal value, which is how some devices refuse a count
 _BUSY: Final = {5, 6}
 _NO_WAY: Final = {10, 11}  # the gateway does not reach the unit
 
 
-@dataclass(slots=True, eq=False)
-class Poll:
-    """A block and how it fares.
-
-    Attributes:
-        block: What is asked for.
-        request: The request's PDU.
-        size: Bytes of data in the answer.
-        decoder: Of the answer.
-        due: When it is asked again after failures, on the loop's clock.
-        failures: Failures in a row.
-        said: Quality and status of the readings without value that were given last; None after a sound answer.
-        said_at: When, on the loop's clock.
-        trial: It comes from splitting a refused block and has not been answered yet.
-        piece: It comes from splitting a refused block, and may be joined with its neighbors.
-        parts: The sound pieces that it joins; they come back if it is refused.
-    """
-
-    block: Block
-    request: bytes
-    size: int
-    decoder: Decoder
-    due: float = 0.0
-    failures: int = 0
-    said: tuple[int, int | None] | None = None
-    said_at: float = 0.0
-    trial: bool = False
-    piece: bool = False
-    parts: "list[Poll]" = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class Unit:
-    """A device on the line.
-
-    Attributes:
-        id: Its unit id.
-        polls: Its blocks, in the order in which they are asked.
-        due: When it is probed again after failures, on the loop's clock.
-        failures: Failures in a row; 0 while it answers.
-        answered: Whether it has answered in this cycle.
-        split: Whether some of its blocks were split and not joined yet.
-        drops: Connections in a row that ended while it was asked.
-        last_good: µs since the epoch of its last sound answer.
-        outage: Why readings are missing since then; None while none are.
-    """
-
-    id: int
-    polls: list[Poll]
-    due: float = 0.0
-    failures: int = 0
-    answered: bool = False
-    split: bool = False
-    drops: int = 0
-    last_good: int | None = None
-    outage: str | None = None
-
-
 class ModbusReader(Reader, Checks):
     """Reads one line. What it learns about units and addresses is kept when `run` is called again.
 
-    The state that it commits is the time of the last sound answer, so that the gap of a restart has a beginning.
+    The state that it commits is the time of each unit's last sound answer, so that the gap of a restart has a beginning.
 
     Attributes:
         skipped_cycles: Cycles that were left out because one took longer than the interval.
@@ -113,11 +55,11 @@ class ModbusReader(Reader, Checks):
         self._tags: list[int] = []
         self._units: list[Unit] = []
         self._rows = Columns()
-        self._last_good: int | None = None
         self._in_flight: deque[asyncio.Future[None]] = deque()
         self._connected = False
         self._connections = 0
         self._silent = 0
+        self._unanswered = False
         self._skips_told = 0
         self._skips_told_at = float("-inf")
 
@@ -131,8 +73,7 @@ class ModbusReader(Reader, Checks):
             self._tags = [intake.tag(row) for row in self._config.tag_rows()]
             self._units = self._plan(state)
         for unit in self._units:
-            if unit.drops < _DROPS:
-                unit.due = 0.0
+            unit.due = 0.0
         self._rows, self._connected, self._silent = Columns(), False, 0
         self._in_flight.clear()
         intake.state(SourceState.CONNECTING, self._config.endpoint)
@@ -178,12 +119,11 @@ class ModbusReader(Reader, Checks):
 
     def _plan(self, state: bytes | None) -> list[Unit]:
         config = self._config
-        last = int(state) if state is not None and state.isdigit() and len(state) < 20 else None
-        if last is not None and last > time.time_ns() // 1000:
-            last = None  # the clock was set back, or nobody wrote this
-        outage = None if last is None else "the gateway was not running"
+        answered = last_answers(state, time.time_ns() // 1000)
         units: dict[int, Unit] = {}
         for block in plan(self._points, config.max_gap, config.max_registers, config.max_bits):
+            last = answered.get(block.unit_id)
+            outage = None if last is None else "not connected"
             unit = units.setdefault(block.unit_id, Unit(block.unit_id, [], last_good=last, outage=outage))
             unit.polls.append(self._new_poll(block))
         return list(units.values())
@@ -247,7 +187,7 @@ class ModbusReader(Reader, Checks):
 
     async def _read(self, unit: Unit) -> None:
         """Ask for the blocks of a unit; the first time-out ends its turn, so that the others wait for one at most."""
-        unit.answered = False
+        unit.answered = repeated = False
         splits = retries = 0
         queue = deque(unit.polls)
         while queue:
@@ -258,11 +198,10 @@ class ModbusReader(Reader, Checks):
                 retries += 1
             if poll.trial and splits >= _SPLITS:
                 continue
-            if self._line.lost is not None:
-                raise ConnectionError(self._line.lost)
-            if self._line.broken:
+            if self._line.broken:  # the device may close it while nothing is asked: no reading is lost by that
                 await self._line.open()
             self.requests += 1
+            after_silence, self._unanswered = self._unanswered, False
             try:
                 data = reply_data(await self._line.ask(unit.id, poll.request), poll.block.kind, poll.size)
             except RefusedError as error:
@@ -277,6 +216,11 @@ class ModbusReader(Reader, Checks):
                 if not pieces:
                     self._refused(poll, error.code)
             except TimeoutError as error:
+                self._unanswered = True
+                if after_silence and not (repeated or unit.failures or poll.failures):
+                    repeated = True  # a device on a serial line may have taken this for the answer of the silent one
+                    queue.appendleft(poll)
+                    continue
                 self._failed(unit, poll, modbus_quality(None), None, str(error))
                 break
             except BadReplyError as error:
@@ -284,8 +228,11 @@ class ModbusReader(Reader, Checks):
                 self._failed(unit, poll, Quality.BAD, None, str(error))
                 break
             except ConnectionError:
-                self._dropped(unit, poll)
-                raise
+                if len(self._units) == 1:
+                    raise
+                await self._line.open()  # a unit that ends each connection must not cost the others their readings
+                self._failed(unit, poll, modbus_quality(None), None, "the connection ends when it is asked")
+                break
             else:
                 self._sound(unit, poll, data)
         if unit.split:
@@ -301,8 +248,8 @@ class ModbusReader(Reader, Checks):
                 tags = [tag for each in unit.polls for tag in each.decoder.tags]
                 self._intake.gap(tags, unit.last_good, now, unit.outage)
             unit.outage = None
-        unit.last_good = self._last_good = now
-        unit.answered, unit.failures, unit.drops = True, 0, 0
+        unit.last_good = now
+        unit.answered, unit.failures = True, 0
         poll.failures, poll.said, poll.trial = 0, None, False
         poll.decoder.decode(data, self._buffer(), now if self._config.source_time == "received" else None)
 
@@ -326,13 +273,6 @@ class ModbusReader(Reader, Checks):
         unit.outage = unit.outage or f"unit {unit.id}: {reason}"
         for each in unit.polls:
             self._say(each, quality, status)
-
-    def _dropped(self, unit: Unit, poll: Poll) -> None:
-        """The connection ended in this request; a unit that ends each one must not cost the others their readings."""
-        unit.drops += 1
-        if unit.drops >= _DROPS and len(self._units) > 1:
-            unit.answered = False
-            self._failed(unit, poll, modbus_quality(None), None, "the connection ends when it is asked")
 
     def _back_off(self, what: Poll | Unit) -> None:
         pause = min(self._config.interval * 2.0 ** min(what.failures, 30), self._config.probe_interval)
@@ -387,7 +327,8 @@ class ModbusReader(Reader, Checks):
     def _flush(self) -> None:
         if self._rows.tag:
             rows, self._rows = self._rows, Columns()
-            state = None if self._last_good is None else b"%d" % self._last_good
+            answers = {unit.id: unit.last_good for unit in self._units if unit.last_good is not None}
+            state = json.dumps(answers).encode() if answers else None
             self._in_flight.append(self._intake.append(rows, state))
 
     def _tell_connected(self) -> None:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from connectors.contract import Context, Reader
 from connectors.settings import Duration, SecretStr, Settings, Size, SourceConfig, TlsSettings
-from connectors.wire.mqtt import endpoint_address
+from connectors.wire.mqtt_settings import endpoint_address
 
 _PLACES = ("site", "area", "line", "equipment", "signal_type")
 

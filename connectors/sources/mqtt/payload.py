@@ -25,7 +25,7 @@ from connectors.sources.mqtt.parse import (
     parse_time,
     topic_matches,
 )
-from connectors.wire.mqtt import DUP, QOS, RETAIN, TRUNCATED, Publish
+from connectors.wire.mqtt_packets import DUP, QOS, RETAIN, TRUNCATED, Publish
 from normalization.quality import text_quality
 from normalization.reading import Columns, Flags, Quality, Tag, to_json
 

@@ -15,9 +15,12 @@ from typing_extensions import override
 
 from connectors.contract import Context, Finding, Intake, Reader, SourceState
 from connectors.sources.mqtt.config import MqttConfig
+from connectors.sources.mqtt.known import KnownTags
 from connectors.sources.mqtt.payload import Decoder
-from connectors.sources.sparkplug import SparkplugHost
-from connectors.wire.mqtt import DUP, MqttSession, Publish, RefusedError, SessionSettings
+from connectors.sources.sparkplug import RebirthRequest, SparkplugHost
+from connectors.wire.mqtt import MqttSession, RefusedError
+from connectors.wire.mqtt_packets import DUP, Publish
+from connectors.wire.mqtt_settings import SessionSettings
 from connectors.wire.sparkplug import parse_topic, rebirth_command
 from normalization.reading import Columns
 
@@ -28,16 +31,24 @@ _ROWS = 5_000
 _BYTES = 4 * 1024 * 1024
 _MAX_BYTES_WAITING = 64 * 1024 * 1024
 _MAX_IN_FLIGHT = 65_535
+_SLICE = 100  # topics that are looked up before the loop has its turn
+_PACE = 1.0  # seconds after which the state goes along with readings, so that a gap has a beginning
+_PACE_PER_TOPIC = 50e-6  # seconds after which new tags do, for each topic; to write them takes a fiftieth of that
 
 
 class _Stored(msgspec.Struct, array_like=True):
-    """The reader's state as it is committed."""
+    """The reader's state as it is committed, what changes most at its beginning: the rest is not written again then.
 
-    subscriptions: list[tuple[str, int]] = []
+    `heard` is when the broker last spoke, µs since the epoch, 0 for never.
+    """
+
+    heard: int = 0
     packet_ids: bytes = b""
     checksums: bytes = b""
-    births: bytes = b""
+    subscriptions: list[tuple[str, int]] = []
     client_id: str = ""
+    births: bytes = b""
+    known: bytes = b""
 
 
 @dataclass(slots=True)
@@ -160,7 +171,8 @@ class _Connection:
         self._waiting: deque[tuple[asyncio.Future[None], list[int], int, int]] = deque()
         self._rows_waiting = self._bytes_waiting = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._dirty = False
+        self._dirty = self._told = False
+        self._stated, self._dumped = self._loop.time(), float("-inf")
         self._decoder = Decoder(config, intake.tag)
         self._decoder.on_sparkplug = self._sparkplug
         try:
@@ -175,13 +187,14 @@ class _Connection:
         config, decoder = self._config, self._decoder
         stored = msgspec.msgpack.decode(state, type=_Stored) if state else _Stored()
         if stored.client_id != client_id:  # another session: what is known of the old one says nothing
-            stored = _Stored(births=stored.births, client_id=client_id)
+            stored = _Stored(births=stored.births, client_id=client_id, known=stored.known, heard=stored.heard)
         self._stored = stored
         self._received = Received(config.receive_maximum, bound=config.version == "5")
         self._received.load(stored.packet_ids, stored.checksums)
         self._host = SparkplugHost(decoder.sparkplug_tag, decoder.reject_tag, config.sparkplug.rebirth_interval)
         if stored.births:
             self._host.restore(stored.births)
+        self._known = KnownTags(stored.known)
 
     async def run(self) -> None:
         """Read until the connection is lost or the task cancelled."""
@@ -190,16 +203,18 @@ class _Connection:
         try:
             present = await session.open()
             trouble = await self._subscribe(present)
+            await self._tell_gaps(present)
+            self._send(self._host.unborn(time.monotonic()))
             intake.state(SourceState.CONNECTED, trouble)
             await asyncio.shield(session.lost)
         except asyncio.CancelledError:
-            self._flush()
+            self._flush_all()
             await session.close()
             raise
         except Exception as error:
             session.fail(error)
             intake.state(SourceState.DOWN, str(error))
-            self._flush()
+            self._flush_all()
             # the next connection starts from what was committed, so this one's rows have to be
             if self._waiting:
                 await asyncio.wait([future for future, *_ in self._waiting])
@@ -215,6 +230,28 @@ class _Connection:
             self._received.load(b"", b"")
             self._stored.subscriptions = []
             self._dirty = True
+
+    async def _tell_gaps(self, present: bool) -> None:
+        """Record what the broker did not keep for us: all without our session, with it what is sent at QoS 0."""
+        start, end = self._stored.heard, time.time_ns() // 1000
+        if present:
+            reason = "not connected, and the broker keeps no messages of QoS 0"
+        elif self._config.clean_session:
+            reason = "not connected, with a clean session"
+        else:
+            reason = "not connected, and the broker had forgotten the session"
+        lost: list[int] = []
+        for at, (name, (kept, fields)) in enumerate(list(self._known.topics.items())):
+            if at % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)  # the loop has other sources
+            tags = self._decoder.tags_of(name, fields)  # all of them, so that they go stale with the broker
+            if not (present and kept):
+                lost += tags
+        if any(s.format == "sparkplug" for s in self._config.subscriptions):
+            lost += self._host.tags()  # births and data have to be QoS 0 (tck-id-payloads-ndata-qos)
+        if lost and 0 < start <= end:  # else it is the first connection, or the clock was set back
+            self._intake.gap(lost, start, end, reason)
+        self._told = True
 
     async def _subscribe(self, present: bool) -> str:
         """Subscribe to what is new, unsubscribe what is gone; returns what the broker refused, in words."""
@@ -265,15 +302,28 @@ class _Connection:
         parsed = parse_topic(topic)
         if parsed is None:
             return  # STATE of a host, or a topic that is not Sparkplug's
-        requests = self._host.receive(parsed, payload, head, time.monotonic(), rows)
+        now = time.monotonic()
+        self._send(self._host.receive(parsed, payload, head, now, rows))
+        for missed in self._host.missed:
+            end = time.time_ns() // 1000
+            self._intake.gap(missed.tags, end - round((now - missed.since) * 1e6), end, missed.reason)
+        self._dirty = self._dirty or self._host.changed
+
+    def _send(self, requests: list[RebirthRequest]) -> None:
         if self._config.sparkplug.rebirth:
             for request in requests:
                 self._session.publish(request.topic, rebirth_command(time.time_ns() // 1_000_000))
-        self._dirty = self._dirty or self._host.changed
 
     def _schedule(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(_LINGER, self._flush)
+
+    def _flush_all(self) -> None:
+        """The last rows of a connection, with a state that says until when it lasted."""
+        if self._told:
+            self._dirty = self._host.changed = True
+            self._dumped = float("-inf")
+        self._flush()
 
     def _flush(self) -> None:
         """Hand the rows over; their messages are acknowledged when the intake has them on disk."""
@@ -283,6 +333,7 @@ class _Connection:
         if not len(self._rows) and not self._packet_ids and not self._dirty:
             return
         rows, packet_ids, count, size = self._rows, self._packet_ids, len(self._rows), self._bytes
+        self._dirty = self._dirty or self._knows_more() or self._loop.time() - self._stated >= _PACE
         self._rows, self._packet_ids, self._bytes = Columns(), [], 0
         if count or self._dirty:
             future = self._intake.append(rows, self._state() if self._dirty else None)
@@ -298,13 +349,25 @@ class _Connection:
             self._session.pause()
         future.add_done_callback(self._settle)
 
+    def _knows_more(self) -> bool:
+        pace = _PACE_PER_TOPIC * len(self._known.topics)
+        return self._decoder.grown and self._loop.time() - self._dumped >= pace
+
     def _state(self) -> bytes:
         self._dirty = False
         self._received.trim(self._session.confirmed)
-        self._stored.packet_ids, self._stored.checksums = self._received.dump()
+        stored, now = self._stored, self._loop.time()
+        stored.packet_ids, stored.checksums = self._received.dump()
+        if self._told:  # until then a gap that is not recorded yet begins where it did
+            stored.heard = time.time_ns() // 1000 - round((now - self._session.heard) * 1e6)
         if self._host.changed:
-            self._stored.births = self._host.state()
-        return msgspec.msgpack.encode(self._stored)
+            stored.births = self._host.state()
+        if self._knows_more():
+            self._decoder.grown, self._dumped = False, now
+            self._known.update(self._decoder.seen())
+            stored.known = self._known.dump()
+        self._stated = now
+        return msgspec.msgpack.encode(stored)
 
     def _settle(self, _done: "asyncio.Future[None]") -> None:
         """Acknowledge what is on disk, in receipt order, and only on the connection that it came by."""

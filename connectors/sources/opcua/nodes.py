@@ -89,6 +89,7 @@ async def browse(session: Session, config: BrowseConfig) -> Found:
         else:
             level.append((node, ""))
             seen.add(node)
+    await _report_roots(session, [node for node, _ in level])
     for _ in range(config.max_depth):
         if not level or out.truncated:
             break
@@ -132,6 +133,16 @@ async def browse(session: Session, config: BrowseConfig) -> Found:
             "source %s: more than max_nodes = %d variables; the rest is left out", session.config.name, config.max_nodes
         )
     return out
+
+
+async def _report_roots(session: Session, roots: list[ua.NodeId]) -> None:
+    """Say which roots are not there: a browse of them finds nothing and says nothing."""
+    for root, name in zip(roots, await session.read_attributes_of(roots, AttributeIds.BrowseName), strict=True):
+        if name.StatusCode is not None and not name.StatusCode.is_good():
+            address = _address(root, session.namespaces)
+            _log.warning(
+                "source %s: root %s: nothing is browsed there: %s", session.config.name, address, name.StatusCode.name
+            )
 
 
 async def variables(session: Session, config: OpcUaConfig) -> list[Variable]:

@@ -72,7 +72,7 @@ class OpcUaReader(Reader, Checks):
     async def run(self, intake: Intake, state: bytes | None) -> None:
         intake.state(SourceState.CONNECTING, self._config.endpoint)
         session = Session(self._config, self._context)
-        connected = False
+        connected: _Run | None = None
         try:
             await session.open()
             types = DataTypes(session)
@@ -85,15 +85,17 @@ class OpcUaReader(Reader, Checks):
             last = _last_reading(state)
             await run.begin()
             intake.state(SourceState.CONNECTED, f"{len(described)} nodes")
-            connected = True
+            connected = run
             if last is not None:
                 intake.gap(run.tags, last, _now(), "not connected")
             await run.until_failure()
         except Exception as error:
-            if connected:
+            if connected is not None:
                 intake.state(SourceState.DOWN, str(error) or type(error).__name__)
             raise
         finally:
+            if connected is not None:
+                connected.remember()
             await session.close()
 
     @override
@@ -158,7 +160,7 @@ class _Run:
         self._newest: asyncio.Future[None] | None = None
         self._unacknowledged: deque[tuple[asyncio.Future[None] | None, ua.SubscriptionAcknowledgement]] = deque()
         self._sequences: dict[int, int] = {}
-        self._last_message = _now()
+        self._last_message = self._committed = _now()
         self._asked: float | None = None  # since when a PublishRequest waits for its answer
         self._silence = math.inf
         self._polling: list[tuple[float, list[tuple[list[ua.ReadValueId], list[Item]]]]] = []
@@ -208,10 +210,15 @@ class _Run:
         rows.add(self._items[handle].tag, None, quality=opcua_quality(status), status=status)
 
     def _append(self, rows: Columns) -> None:
-        self._last_message = _now()
+        self._last_message = self._committed = _now()
         state = b'{"last_reading":%d}' % self._last_message
         self._newest = self._intake.append(rows, state)
         self._pending.append(self._newest)
+
+    def remember(self) -> None:
+        """Commit when the server last said that there is nothing new, so that a gap does not begin with the last change."""
+        if self._last_message > self._committed:
+            self._intake.append(Columns(), b'{"last_reading":%d}' % self._last_message)
 
     async def _settle(self) -> None:
         """Wait while too much is on the way to the disk; the server's queues take the strain."""
@@ -275,6 +282,8 @@ class _Run:
                     ua.IntegerId(message.subscription), ua.Counter(message.sequence)
                 )
                 self._unacknowledged.append((self._newest, acknowledgement))
+            else:  # a keep-alive: nothing has changed until now
+                self._last_message = _now()
 
     def _on_disk(self) -> list[ua.SubscriptionAcknowledgement]:
         """The acknowledgements of the messages whose readings are on disk since the last request."""
@@ -288,11 +297,11 @@ class _Run:
         return out
 
     async def _take(self, data: bytes, message: Notification) -> None:
-        last = self._sequences.get(message.subscription, 0)
+        last, since = self._sequences.get(message.subscription, 0), self._last_message
         expected = last % 0xFFFFFFFF + 1  # numbers begin at 1 again (OPC 10000-4 clause 7.7.5)
         if last and message.sequence != expected:
             reason = f"notifications {expected} to {message.sequence - 1} of the subscription did not come"
-            self._intake.gap(self.tags, self._last_message, _now(), reason)
+            self._intake.gap(self.tags, since, _now(), reason)
         self._sequences[message.subscription] = message.sequence
         for kind, start, end in message.parts:
             body = data[start:end]
@@ -308,7 +317,7 @@ class _Run:
                 rows = Columns()
                 overflowed = self._decoder.data_change(body, rows)
             if overflowed:
-                self._intake.gap(overflowed, self._last_message, _now(), "the queue in the server overflowed")
+                self._intake.gap(overflowed, since, _now(), "the queue in the server overflowed")
             self._append(rows)
         await self._settle()
 

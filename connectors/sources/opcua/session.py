@@ -16,6 +16,7 @@ from asyncua.common.utils import Buffer, wait_for
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
+from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.ua_binary import struct_from_binary, uatcp_to_binary
 from asyncua.ua.uaerrors import UaError
 from typing_extensions import override
@@ -344,9 +345,13 @@ class Session(Client):
                 for node in part
             ]
             results = await self.uaclient.browse(ua.BrowseParameters(View=ua.ViewDescription(), NodesToBrowse=asked))
-            for result in results:
-                references = list(result.References or [])
-                more = result.ContinuationPoint
+            for description, result in zip(asked, results, strict=True):
+                answer = result
+                if _status(result) == StatusCodes.BadNoContinuationPoints:  # those before it have given theirs back
+                    again = ua.BrowseParameters(View=ua.ViewDescription(), NodesToBrowse=[description])
+                    (answer,) = await self.uaclient.browse(again)
+                references = list(answer.References or [])
+                more = answer.ContinuationPoint
                 while more:
                     (next_result,) = await self.uaclient.browse_next(ua.BrowseNextParameters(ContinuationPoints=[more]))
                     references += next_result.References or []
@@ -360,7 +365,7 @@ def node_id(identifier: Any, namespace: int = 0) -> ua.NodeId:
     return ua.NodeId(identifier, ua.Int16(namespace))
 
 
-def _status(value: ua.DataValue) -> int:
+def _status(value: ua.DataValue | ua.BrowseResult) -> int:
     return int(value.StatusCode.value) if value.StatusCode is not None else 0
 
 

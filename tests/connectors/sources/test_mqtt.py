@@ -4,7 +4,6 @@ import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from pydantic import ValidationError
 from connectors.contract import Checks, Context, SourceState
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.mqtt.reader import Received
-from connectors.wire.mqtt import DUP, Publish
+from connectors.wire.mqtt_packets import DUP, Publish
 from normalization.reading import Flags, Quality, ValueType
+from tests.connectors.sources.mqtt_harness import config, has_readings, last_state, reading
 from tests.mosquitto_broker import Broker, free_port
 from tests.recording_intake import RecordingIntake
 
@@ -26,35 +26,6 @@ from tests.recording_intake import RecordingIntake
 async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
     async with Broker(tmp_path) as running:
         yield running
-
-
-def config(broker: Broker, **settings: Any) -> MqttConfig:
-    return MqttConfig.model_validate({"name": "plant", "endpoint": f"mqtt://127.0.0.1:{broker.port}"} | settings)
-
-
-@asynccontextmanager
-async def reading(
-    settings: MqttConfig, intake: RecordingIntake, tmp_path: Path, state: bytes | None = None
-) -> AsyncIterator[asyncio.Task[None]]:
-    """The reader at work, connected."""
-    task = asyncio.create_task(settings.reader(Context("gw", tmp_path)).run(intake, state))
-    connected = len(intake.states)
-    try:
-        await intake.until(lambda: task.done() or (SourceState.CONNECTED in dict(intake.states[connected:])))
-        if task.done():
-            await task
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def has_readings(intake: RecordingIntake, count: int) -> bool:
-    return len(intake.readings()) == count
-
-
-def last_state(intake: RecordingIntake) -> bytes | None:
-    return next((state for _, state in reversed(intake.appended) if state is not None), None)
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
@@ -209,8 +180,8 @@ async def test_a_message_whose_acknowledgement_was_lost_in_a_crash_is_journalled
             await broker.publish("m", '{"value": 1}', options=["-q", "1"])  # the same content, five messages
             await intake.until(partial(has_readings, intake, i + 1))
     assert "Received PUBACK" not in broker.log()
-    # the journal has them all, or all but the last two
-    committed = intake.appended[: len(intake.appended) - uncommitted]
+    # the journal has them all, or all but the last two and the state at the end
+    committed = intake.appended[: len(intake.appended) - uncommitted - 1]
     state = next(state for _, state in reversed(committed) if state is not None)
     resumed = RecordingIntake()
     async with reading(config(broker), resumed, tmp_path, state):

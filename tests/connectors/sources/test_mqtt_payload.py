@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
 from connectors.sources.mqtt import MqttConfig
-from connectors.sources.mqtt.payload import (
-    Decoder,
-    extend,
+from connectors.sources.mqtt.parse import (
     fill,
     match_pattern,
     parse_path,
@@ -21,7 +19,8 @@ from connectors.sources.mqtt.payload import (
     parse_time,
     topic_matches,
 )
-from connectors.wire.mqtt import Publish
+from connectors.sources.mqtt.payload import Decoder, extend
+from connectors.wire.mqtt_packets import Publish
 from normalization.reading import Columns, Quality, TagTable
 
 T = 1_700_000_000
@@ -218,6 +217,16 @@ def test_hostile_documents_are_rejected(payload: bytes) -> None:
     subject.decode([message(payload)], rows)
     assert len(rows) == 1
     rows.to_batch([0], 0)
+
+
+@pytest.mark.parametrize("payload", [b'{"value": "\\ud800"}', b'{"value": 1, "\\udfff": 2}', b'["\\ud800x"]'])
+def test_half_a_surrogate_pair_is_a_reject_with_its_bytes(payload: bytes) -> None:
+    subject, _ = decoder()
+    rows = Columns()
+    subject.decode([message(payload), message({"value": "\U0001f600"})], rows)
+    assert rows.value_bytes == [payload, None]
+    assert rows.value_text == [None, "\U0001f600"]
+    rows.to_batch([0, 0], 0)
 
 
 def test_units_that_change_are_new_tags_and_what_is_missing_is_said() -> None:

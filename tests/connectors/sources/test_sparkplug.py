@@ -1,26 +1,18 @@
-"""The Sparkplug B host: the state machine by itself, and the reader with sparkplug-client (npm) as a foreign edge node."""
+"""The Sparkplug B host: the state machine by itself."""
 
-import asyncio
 import json
-import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.contract import Context, SourceState
-from connectors.sources.mqtt import MqttConfig
 from connectors.sources.sparkplug import RebirthRequest, SparkplugHost
-from connectors.wire.sparkplug import DataType, message_class, parse_topic, set_value
+from connectors.wire.sparkplug import DataType, parse_topic, set_value
+from connectors.wire.sparkplug_messages import message_class
 from normalization.reading import Columns, Flags, Quality, Tag, ValueType
-from tests.mosquitto_broker import Broker
 from tests.recording_intake import Recorded, RecordingIntake
 
-COUNTERPART = Path(__file__).parents[2] / "counterparts" / "sparkplug"
 T0 = 1_700_000_000_000
 
 
@@ -245,12 +237,50 @@ def test_after_a_restart_no_rebirth_is_needed_while_the_session_was_kept() -> No
     bench = Bench(before.host.state())
     assert not before.host.changed
     bench.host.reconnected(session_present=True)
-    readings, asked = bench.receive("G/DDATA/N/D", payload(77, metric(DataType.DOUBLE, 9.0, alias=7)))
+    readings, asked = bench.receive("G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 9.0, alias=7)))
     assert ([(r.value, r.tag.unit, r.tag.address) for r in readings], asked) == ([(9.0, "°C", "D/temp")], [])
-    _, asked = bench.receive("G/DDATA/N/D", payload(79, metric(DataType.DOUBLE, 9.0, alias=7)))
+    assert bench.host.unborn(0.0) == []
+    _, asked = bench.receive("G/DDATA/N/D", payload(4, metric(DataType.DOUBLE, 9.0, alias=7)))
     assert [a.reason for a in asked] == ["sequence gap"]
     readings, _ = bench.receive("G/NDEATH/N", payload(None, bdseq(0)))
     assert len(readings) == 3
+
+
+def test_an_edge_node_that_sent_while_we_were_away_is_asked_for_its_births() -> None:
+    before = Bench()
+    born(before)
+    bench = Bench(before.host.state())
+    bench.host.reconnected(session_present=True)
+    readings, asked = bench.receive("G/DDATA/N/D", payload(77, metric(DataType.DOUBLE, 9.0, alias=7)))
+    assert ([r.value for r in readings], [a.reason for a in asked]) == ([9.0], ["sequence gap"])
+    assert bench.host.missed == [], "the time without a connection is a gap already"
+    assert len(bench.host.tags()) == 3
+
+
+def test_messages_that_did_not_come_are_missed_by_all_tags_of_the_edge_node() -> None:
+    bench = Bench()
+    born(bench)
+    bench.receive("G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 1.0, alias=7)), 5.0)
+    assert bench.host.missed == []
+    bench.receive("G/DDATA/N/D", payload(6, metric(DataType.DOUBLE, 1.0, alias=7)), 9.0)
+    (missed,) = bench.host.missed
+    assert {bench.intake.tags[tag].address for tag in missed.tags} == {"up", "D/temp", "D/cnt"}
+    assert (missed.since, missed.reason) == (5.0, "edge node G/N: sequence number 6 after 2")
+    bench.receive("G/DDATA/N/D", payload(7, metric(DataType.DOUBLE, 1.0, alias=7)), 10.0)
+    assert bench.host.missed == []
+
+
+def test_edge_nodes_that_were_alive_are_asked_when_the_session_is_lost() -> None:
+    before = Bench()
+    born(before)
+    bench = Bench(before.host.state())
+    bench.host.reconnected(session_present=False)
+    assert bench.host.unborn(0.0) == [RebirthRequest("G", "N", "session lost")]
+    born(bench)
+    bench.receive("G/NDEATH/N", payload(None, bdseq(0)))
+    dead = Bench(bench.host.state())
+    dead.host.reconnected(session_present=False)
+    assert dead.host.unborn(0.0) == [], "who died with our knowledge says by itself that it is back"
 
 
 def test_without_the_session_old_aliases_are_not_believed() -> None:
@@ -286,6 +316,29 @@ def test_more_edge_nodes_than_allowed_become_rejects() -> None:
     assert ([r.reject for r in readings], asked) == (["more than 1 edge nodes"], [])
 
 
+def test_more_devices_than_allowed_become_rejects() -> None:
+    bench = Bench(max_devices=2)
+    born(bench)
+    for device in ("E", "E"):
+        readings, _ = bench.receive(f"G/DBIRTH/N/{device}", payload(2, metric(DataType.DOUBLE, 1.0, "temp", 9)))
+        assert [r.reject for r in readings] == ["more than 2 edge nodes and devices"]
+    assert bench.values("G/DBIRTH/N/D", payload(4, metric(DataType.DOUBLE, 1.0, "temp", 7)))[:1] == [1.0]
+    size = len(bench.host.state())
+    for i in range(100):
+        bench.receive(f"G/DDEATH/N/unknown{i}", payload(None))
+    assert len(bench.host.state()) == size, "deaths of who never lived are not remembered"
+
+
+def test_a_quality_beyond_64_bits_is_uncertain() -> None:
+    bench = Bench()
+    born(bench)
+    odd = metric(DataType.DOUBLE, 1.0, alias=7)
+    odd.properties.keys.append("Quality")
+    set_value(odd.properties.values.add(), DataType.UINT64, 2**64 - 1)
+    readings, _ = bench.receive("G/DDATA/N/D", payload(2, odd))
+    assert [(r.value, r.quality, r.status) for r in readings] == [(1.0, Quality.UNCERTAIN, None)]
+
+
 @given(st.lists(st.tuples(st.sampled_from(["NBIRTH", "DBIRTH", "NDATA", "DDATA", "NDEATH", "DDEATH"]),
                           st.integers(0, 255), st.binary(max_size=40)), max_size=12))  # fmt: skip
 def test_no_sequence_of_messages_breaks_the_host(script: list[tuple[str, int, bytes]]) -> None:
@@ -297,151 +350,3 @@ def test_no_sequence_of_messages_breaks_the_host(script: list[tuple[str, int, by
         for reading in readings:
             assert reading.reject is None or reading.value == message
         Bench(bench.host.state())
-
-
-# With mosquitto and a foreign edge node
-
-
-class Edge:
-    """sparkplug-client in a process of its own; see edge.js for what it can be told."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said: list[str] = []
-
-    async def until(self, line: str, count: int = 1) -> None:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(10):
-            while self.said.count(line) < count:
-                read = await self.process.stdout.readline()
-                assert read, f"the edge node ended; it said {self.said}"
-                self.said.append(read.decode().strip())
-
-    async def tell(self, word: str, argument: Any = None) -> None:
-        assert self.process.stdin is not None
-        done = self.said.count(f"done {word}")
-        self.process.stdin.write(
-            f"{word} {json.dumps(argument) if argument is not None else ''}".strip().encode() + b"\n"
-        )
-        await self.until(f"done {word}", done + 1)
-
-
-@pytest.fixture(scope="module")
-def installed() -> None:
-    subprocess.run(["sh", str(COUNTERPART / "install.sh")], check=True, timeout=300)
-
-
-@asynccontextmanager
-async def edge_node(broker: Broker) -> AsyncIterator[Edge]:
-    process = await asyncio.create_subprocess_exec(
-        "node", str(COUNTERPART / "edge.js"), str(broker.port),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield Edge(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-@asynccontextmanager
-async def host(
-    broker: Broker, intake: RecordingIntake, tmp_path: Path, state: bytes | None = None
-) -> AsyncIterator[None]:
-    settings = MqttConfig.model_validate(
-        {
-            "name": "plant",
-            "endpoint": f"mqtt://127.0.0.1:{broker.port}",
-            "subscriptions": [{"topic": "spBv1.0/#", "format": "sparkplug"}],
-        }
-    )
-    already = len(intake.states)
-    task = asyncio.create_task(settings.reader(Context("gw", tmp_path)).run(intake, state))
-    try:
-        await intake.until(lambda: SourceState.CONNECTED in dict(intake.states[already:]))
-        yield
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-EXPECTED = {
-    "up": 1,
-    "temp": 20.5,
-    "i8": -5,
-    "i32": -2147483648,
-    "i64": -9007199254740991,
-    "u32": 4294967295,
-    "u64": 5,
-    "float": 0.5,
-    "flag": True,
-    "when": "2023-11-14T22:13:20.000Z",
-    "text": "hé",
-    "id": "5e1f0a52-0000-4000-8000-000000000001",
-    "raw": b"\x01\x02\xff",
-    "table": '{"columns":["a","b"],"types":["DOUBLE","STRING"],"rows":[[1.5,"x"],[2.5,"y"]]}',
-    "nothing": None,
-}
-
-
-@pytest.mark.interop
-@pytest.mark.usefixtures("installed")
-async def test_a_foreign_edge_node_lives_and_dies(tmp_path: Path) -> None:
-    intake = RecordingIntake()
-    async with Broker(tmp_path) as broker, host(broker, intake, tmp_path), edge_node(broker) as edge:
-        await intake.until(lambda: intake.last("nothing"), 15)
-        assert {r.tag.tag_name: r.value for r in intake.readings()} == EXPECTED
-        temp = intake.last("temp")
-        assert temp is not None
-        assert (temp.tag.device_id, temp.tag.unit, temp.tag.protocol) == ("G/N/D", "°C", "sparkplug")
-        assert (temp.quality, temp.status, temp.source_time) == (Quality.GOOD, 192, (T0 + 2) * 1000)
-
-        await edge.tell("ddata", [{"name": "temp", "type": "Double", "value": 21.5, "alias": 7, "timestamp": T0 + 50}])
-        await edge.tell("compress", {"algorithm": "GZIP"})
-        await edge.tell("ndata", [{"name": "up", "type": "Int32", "value": -7}])
-        await edge.tell("compress")
-        await intake.until(lambda: intake.readings()[-1].value == -7)
-        assert [r.value for r in intake.readings("temp")] == [20.5, 21.5]
-
-        await edge.tell("skip")
-        await edge.tell("ddata", [{"name": "temp", "type": "Double", "value": 22.5, "alias": 7}])
-        await edge.until("ncmd Node Control/Rebirth true")
-        await edge.until("born", 2)
-        await intake.until(lambda: [r.value for r in intake.readings("temp")] == [20.5, 21.5, 22.5, 20.5])
-
-        await edge.tell("ddeath")
-        await intake.until(lambda: intake.readings("temp")[-1].quality == Quality.STALE)
-        assert intake.readings("up")[-1].quality == Quality.GOOD
-        edge.process.kill()
-        await intake.until(lambda: intake.readings("up")[-1].quality == Quality.STALE, 15)
-    assert [r for r in intake.readings() if r.reject] == []
-
-
-@pytest.mark.interop
-@pytest.mark.usefixtures("installed")
-async def test_a_restart_of_the_reader_forces_no_rebirth(tmp_path: Path) -> None:
-    intake = RecordingIntake()
-    alone = [
-        {"alias": 7, "type": "Double", "value": 30.5}
-    ]  # without a name it means nothing but to who knows the birth
-    async with Broker(tmp_path) as broker, edge_node(broker) as edge:
-        await edge.until("born")
-        await broker.until_logged(lambda log: log.count("Received PUBLISH from edge-N") == 2)
-        async with host(broker, intake, tmp_path):
-            await edge.tell("ddata", alone)  # we came after the birth: it is asked for
-            await edge.until("born", 2)
-            await intake.until(lambda: intake.last("nothing"))
-        assert [r.reject for r in intake.readings() if r.reject] == ["alias 7 has no birth"]
-        await broker.until_logged(lambda log: "Received DISCONNECT from gw-plant" in log)
-        sent = broker.log().count("Received PUBLISH from edge-N")
-        await edge.tell("ddata", [{"alias": 7, "type": "Double", "value": 31.5}])  # missed: QoS 0 while we are away
-        await broker.until_logged(lambda log: log.count("Received PUBLISH from edge-N") > sent)
-        state = next(s for _, s in reversed(intake.appended) if s is not None)
-        resumed = RecordingIntake()
-        async with host(broker, resumed, tmp_path, state):
-            await edge.tell("ddata", [{"alias": 7, "type": "Double", "value": 32.5}])
-            await resumed.until(lambda: resumed.last("temp"))
-        assert [(r.tag.tag_name, r.value) for r in resumed.readings()] == [("temp", 32.5)]
-        assert edge.said.count("born") == 2

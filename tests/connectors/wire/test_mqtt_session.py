@@ -10,18 +10,17 @@ from hypothesis import strategies as st
 from paho.mqtt._packet import decode_publish
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from connectors.wire.mqtt import (
+from connectors.wire.mqtt import MqttSession
+from connectors.wire.mqtt_packets import (
     DUP,
     RETAIN,
     TRUNCATED,
     MalformedPacketError,
-    MqttSession,
     Publish,
-    SessionSettings,
-    endpoint_address,
     packet_bounds,
     publishes,
 )
+from connectors.wire.mqtt_settings import SessionSettings, endpoint_address
 
 CONNACK = b"\x20\x02\x00\x00"
 
@@ -304,3 +303,45 @@ async def test_acknowledgements_leave_in_order_in_one_write_and_a_ping_confirms_
         assert session.confirmed == 3
         await session.close()
     assert bytes(seen) == b"\x40\x02\x00\x07\x40\x02\xff\xff\x40\x02\x01\x00\xc0\x00"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"\x20\x03\x00\x87\x00", "refused the connection: Not authorized"),
+        (b"\x20\x03\x00\x00\x00\xe0\x02\x8e\x00", "ended the connection: Session taken over"),
+        (b"\x20\x03\x00\x00\x00\xe0\x00", "ended the connection"),
+        (b"\x20\x06\x00\x00\x03\x13\x00\x01", r"silent for 1.5 s"),  # the broker wants a sign of life each second
+    ],
+)
+async def test_reasons_of_version_5_are_said(answer: bytes, reason: str) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await forever(reader)
+
+    async with broker(script) as endpoint:
+        session = MqttSession(SessionSettings(endpoint, "c", v5=True, keepalive=60), lambda _: None, lambda _: None)
+
+        async def connect_and_lose() -> None:
+            await session.open()
+            await asyncio.wait_for(asyncio.shield(session.lost), 3)
+
+        with pytest.raises(ConnectionError, match=reason):
+            await connect_and_lose()
+        await session.close()
+
+
+async def test_the_time_of_the_last_word_is_that_of_the_broker_also_after_a_pause() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CONNACK)
+        await forever(reader)
+
+    async with broker(script) as endpoint:
+        session = MqttSession(SessionSettings(endpoint, "c"), lambda _: None, lambda _: None)
+        await session.open()
+        heard = session.heard
+        session.pause()
+        await asyncio.sleep(0.05)
+        session.resume()
+        assert session.heard == heard
+        await session.close()

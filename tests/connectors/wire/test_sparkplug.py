@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from connectors.wire.sparkplug import (
     DataType,
     Topic,
-    decode_payload,
     iso_time,
-    message_class,
     metric_value,
     parse_topic,
     properties_of,
@@ -21,6 +19,7 @@ from connectors.wire.sparkplug import (
     rebirth_command,
     set_value,
 )
+from connectors.wire.sparkplug_messages import decode_payload, message_class
 from normalization.reading import Quality
 
 Metric = message_class("Metric")

@@ -26,6 +26,7 @@ class Topics:
     patience: ClassVar[dict[str, Any]] = {"connect_timeout": 30.0}
     subscriptions: ClassVar[list[dict[str, Any]]] = [{"topic": "plant/#"}]
     pushes = True
+    qos = 1
     known: ClassVar[list[Known]] = [
         Known("double", ValueType.DOUBLE, 21.5),
         Known("nan", ValueType.DOUBLE, float("nan")),
@@ -56,7 +57,7 @@ class Topics:
         return MqttConfig.model_validate(own | settings)
 
     async def _publish(self, topic: str, message: str | bytes) -> None:
-        await self._broker.publish(topic, message, options=["-q", "1"])
+        await self._broker.publish(topic, message, options=["-q", str(self.qos)])
 
     async def welcome(self) -> None:
         for known in self.known:
@@ -72,13 +73,19 @@ class Topics:
         return broken
 
     def acknowledged(self) -> int | None:
-        return self._broker.log().count("Received PUBACK from")
+        return self._broker.log().count("Received PUBACK from") if self.qos else None
 
     def login(self, password: str) -> dict[str, Any] | None:
         return {"username": "operator", "password": password}
 
     def wrong(self) -> tuple[dict[str, Any], str]:
         return {"username": "nobody"}, "refused"
+
+
+class AtMostOnce(Topics):
+    """What is sent at QoS 0: nothing is kept, so that a disconnection is a gap."""
+
+    qos = 0
 
 
 class EdgeNode(Topics):
@@ -144,6 +151,12 @@ class EdgeNode(Topics):
         return broken
 
 
+class EdgeNodeAtMostOnce(EdgeNode):
+    """Births and data at QoS 0, as the specification says."""
+
+    qos = 0
+
+
 @asynccontextmanager
 async def broker(folder: Path, *, made: type[Topics], version: str) -> AsyncIterator[Device]:
     program()
@@ -158,5 +171,7 @@ async def broker(folder: Path, *, made: type[Topics], version: str) -> AsyncIter
 PROVIDERS = [
     Provider("mqtt", "mqtt 3.1.1", partial(broker, made=Topics, version="3.1.1")),
     Provider("mqtt", "mqtt 5", partial(broker, made=Topics, version="5")),
+    Provider("mqtt", "mqtt, QoS 0", partial(broker, made=AtMostOnce, version="5")),
     Provider("mqtt", "mqtt, sparkplug", partial(broker, made=EdgeNode, version="3.1.1")),
+    Provider("mqtt", "mqtt, sparkplug as specified", partial(broker, made=EdgeNodeAtMostOnce, version="5")),
 ]

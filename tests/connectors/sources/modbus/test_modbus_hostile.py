@@ -121,7 +121,7 @@ async def test_a_lying_unit_gives_rejects_and_bad_readings_and_costs_the_others_
     async with running(rtu=rtu) as device:
         device.raw = lambda r: lies(r, chance, rtu=rtu) if r.unit == 2 and chance.random() < 0.8 else None
         registers = [table(1, 30), table(2, 30), table(2, 30, "coil"), table(2, 30, "input", 500)]
-        async with reading(config(device.endpoint, registers, timeout=0.03, probe_interval=0.04)) as (intake, _):
+        async with reading(config(device.endpoint, registers, timeout=0.15, probe_interval=0.04)) as (intake, _):
             await intake.until(lambda: good(intake, "u1_holding_0") >= 100, within=20)
         assert_no_wrong_value(intake)
         rejects = [r for r in intake.readings() if r.reject is not None]

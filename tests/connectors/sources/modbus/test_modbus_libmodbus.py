@@ -1,8 +1,13 @@
 """Against a device that is not made with our library: libmodbus, in C."""
 
 import asyncio
+import contextlib
+import json
+import os
+import struct
 import subprocess
-from collections.abc import Iterator
+import tty
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +28,47 @@ def endpoint() -> Iterator[str]:
     with subprocess.Popen([server], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield f"tcp://127.0.0.1:{process.stdout.readline().strip()}"
         process.stdin.close()
+
+
+@contextlib.asynccontextmanager
+async def serial_line() -> AsyncIterator[str]:
+    """The endpoint of a device server: what comes by TCP goes to a serial line with a libmodbus RTU device, unit 5."""
+    ours, theirs = os.openpty()
+    tty.setraw(ours)
+    tty.setraw(theirs)
+    command = [ROOT / "build/counterparts/modbus-c/server", os.ttyname(theirs)]
+    process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    clients: set[asyncio.StreamWriter] = set()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.add(writer)
+        with contextlib.suppress(ConnectionError):
+            while octets := await reader.read(256):
+                os.write(ours, octets)
+        clients.discard(writer)
+        writer.close()
+
+    def answered() -> None:
+        octets = os.read(ours, 512)
+        for writer in clients:
+            writer.write(octets)
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(ours, answered)
+    try:
+        assert await process.stdout.readline() == b"ready\n"
+        yield f"rtu+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        loop.remove_reader(ours)
+        server.close()
+        for writer in clients:
+            writer.close()
+        await asyncio.sleep(0)
+        process.stdin.close()
+        await process.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 async def read(endpoint: str, registers: list[dict], until, **more) -> RecordingIntake:
@@ -75,6 +121,41 @@ async def test_floats_in_the_orders_of_libmodbus_and_its_text(endpoint):
     assert values(intake) == dict.fromkeys(orders, -1234.5677490234375) | {"text": "BIFROST"}
 
 
+async def test_all_types_of_libmodbus_registers(endpoint):
+    """Holding registers hold three times their address; what the types make of that is worked out by `struct`."""
+    layouts = {"int16": "h", "uint16": "H", "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q", "float32": "f", "float64": "d"}  # fmt: skip
+    registers = [
+        {
+            "name": f"{kind}_{order}_{{address}}",
+            "address": at,
+            "type": kind,
+            "word_order": order,
+            "step": 500,
+            "count": 4,
+        }
+        for kind in layouts
+        for order in ("big", "little")
+        for at in (200, 8000)
+    ]
+    registers += [{"name": f"bit{bit}", "address": 1234, "bit": bit} for bit in range(16)]
+    registers.append({"name": "scaled", "address": 2000, "scale": 0.1, "offset": -5})
+    intake = await read(endpoint, registers, lambda intake: intake.readings("scaled") and len(values(intake)) == 145)
+    for name, value in values(intake).items():
+        kind, _, rest = name.partition("_")
+        if kind in layouts:
+            order, _, address = rest.partition("_")
+            count = struct.calcsize(layouts[kind]) // 2
+            words = [(int(address) + i) * 3 & 0xFFFF for i in range(count)]
+            raw = struct.pack(f">{count}H", *(words if order == "big" else reversed(words)))
+            assert value == struct.unpack(f">{layouts[kind]}", raw)[0], name
+    assert [values(intake)[f"bit{bit}"] for bit in range(16)] == [bool(1234 * 3 >> bit & 1) for bit in range(16)]
+    scaled = intake.last("scaled")
+    assert (scaled.value, json.loads(scaled.tag.mapping)) == (
+        6000,
+        {"offset": -5.0, "scale": 0.1},
+    )  # done by normalizing
+
+
 async def test_addresses_that_libmodbus_does_not_have_do_not_lose_the_others(endpoint):
     registers = [{"name": "h{address}", "address": 9950, "count": 60}]
     intake = await read(endpoint, registers, lambda intake: len(intake.readings("h9999")) >= 5)
@@ -96,3 +177,30 @@ async def test_libmodbus_saw_no_function_code_but_those_that_read(endpoint):
     intake = await read(endpoint, registers, lambda intake: intake.readings("f128"))
     seen = {code for code in range(128) if values(intake)[f"f{code + 1}"]}
     assert {4} <= seen <= {1, 2, 3, 4}
+
+
+async def test_rtu_frames_reach_a_serial_line_of_libmodbus_and_a_dead_unit_does_not_lose_the_other(endpoint):
+    registers = [
+        {"name": "c{address}", "unit_id": 5, "kind": "coil", "address": 0, "count": 300},
+        {"name": "d{address}", "unit_id": 5, "kind": "discrete", "address": 0, "count": 300},
+        {"name": "i{address}", "unit_id": 5, "kind": "input", "address": 0, "count": 200},
+        {"name": "h{address}", "unit_id": 5, "address": 9990, "count": 12},
+        {"name": "dead", "unit_id": 6, "address": 1},
+    ]
+    async with serial_line() as line:
+        intake = await read(
+            line,
+            registers,
+            lambda intake: len(intake.readings("dead")) and len(intake.readings("i199")) >= 100,
+            timeout=0.2,
+            probe_interval=0.5,
+        )
+    got = values(intake)
+    assert all(got[f"c{a}"] == (a % 3 == 0) and got[f"d{a}"] == (a % 5 == 0) for a in range(300))
+    assert all(got[f"i{a}"] == a for a in range(200))
+    assert [got[f"h{a}"] for a in range(9990, 10_002)] == [*((a * 3) & 0xFFFF for a in range(9990, 10_000)), None, None]
+    assert (intake.last("h10000").quality, intake.last("h10000").status) == (Quality.BAD, 2)
+    assert {r.quality for r in intake.readings("dead")} == {Quality.STALE}
+    # after a request that nobody answers libmodbus takes the next one for the answer, and stays silent
+    assert {r.quality for r in intake.readings("c0")} == {Quality.GOOD}
+    assert intake.gaps == []

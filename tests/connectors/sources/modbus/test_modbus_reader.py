@@ -1,6 +1,7 @@
 """The reader against devices on real sockets: sound ones, and ones that refuse, are silent or hang up."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from itertools import pairwise
@@ -254,6 +255,24 @@ async def test_a_unit_that_dies_and_returns_has_its_gap_recorded():
         assert gap.reason == "unit 2: no answer within 0.1 s"
 
 
+@FRAMINGS
+async def test_a_device_that_is_deaf_after_a_silent_one_is_asked_once_more(rtu):
+    """As on a serial line, where a device may take the request for the answer that did not come."""
+    async with running(rtu=rtu) as device:
+        before: list[int] = []
+
+        def answer(request: Request) -> bytes | None:
+            deaf, before[:] = before == [2], [request.unit]
+            return None if deaf or request.unit == 2 else pdu(request)
+
+        device.answer = answer
+        settings = config(device.endpoint, [table(1, 2), table(2, 2)], timeout=0.05, probe_interval=0.1)
+        async with reading(settings) as (intake, _):
+            await intake.until(lambda: good(intake, "u1_holding_0") >= 30 and len(device.asked(2)) >= 4)
+        assert {r.quality for r in intake.readings("u1_holding_0")} == {Quality.GOOD}
+        assert intake.gaps == []
+
+
 @pytest.mark.parametrize(("code", "quality"), [(10, Quality.BAD), (11, Quality.STALE)])
 async def test_a_unit_that_the_gateway_does_not_reach_is_probed_with_one_request(code, quality):
     async with running() as device:
@@ -296,10 +315,11 @@ async def test_a_lost_connection_ends_the_reader_and_the_next_start_records_the_
         intake, source = RecordingIntake(), reader(config(device.endpoint, [table(1, 2)]))
         task = asyncio.create_task(source.run(intake, None))
         await intake.until(lambda: good(intake, "u1_holding_0") >= 3)
-        device.hang_up()
+        device.answer = lambda r: HANG_UP
         with pytest.raises(ConnectionError, match="connection lost"):
             await asyncio.wait_for(task, 5)
         assert intake.gaps == []
+        device.answer = pdu
         count = good(intake, "u1_holding_0")
         task = asyncio.create_task(source.run(intake, intake.appended[-1][1]))
         await intake.until(lambda: good(intake, "u1_holding_0") > count)
@@ -307,7 +327,21 @@ async def test_a_lost_connection_ends_the_reader_and_the_next_start_records_the_
         await asyncio.gather(task, return_exceptions=True)
         (gap,) = intake.gaps
         assert gap.reason == "connection lost"
-        assert gap.start == int(intake.appended[count - 1][1])
+        assert gap.start == json.loads(intake.appended[count - 1][1])["1"]
+
+
+@FRAMINGS
+async def test_a_connection_that_was_closed_while_idle_is_opened_again_and_costs_nothing(rtu):
+    """As devices do whose patience is shorter than the interval."""
+    async with running(rtu=rtu) as device, reading(config(device.endpoint, [table(1, 2)], interval=0.2)) as (intake, _):
+        for count in range(1, 5):
+            await intake.until(lambda: good(intake, "u1_holding_0") >= count)  # noqa: B023  it is awaited here
+            await asyncio.sleep(0.02)
+            device.hang_up()
+        assert device.connections >= 4
+        assert {r.quality for r in intake.readings()} == {Quality.GOOD}
+        assert intake.gaps == []
+        assert [state for state, _ in intake.states] == [SourceState.CONNECTING, SourceState.CONNECTED]
 
 
 async def test_the_gap_of_a_restart_begins_with_the_last_reading_of_the_run_before():
@@ -320,7 +354,7 @@ async def test_the_gap_of_a_restart_begins_with_the_last_reading_of_the_run_befo
         async with reading(settings, state=state) as (after, _):
             await after.until(lambda: good(after, "u1_holding_0"))
         (gap,) = after.gaps
-        assert (gap.start, gap.reason) == (int(state), "the gateway was not running")
+        assert (gap.start, gap.reason) == (json.loads(state)["1"], "not connected")
         assert gap.start < gap.end
         async with reading(settings, state=b"not a state") as (after, _):
             await after.until(lambda: good(after, "u1_holding_0"))
@@ -349,25 +383,43 @@ async def test_a_connection_that_went_silent_is_given_up():
             await asyncio.wait_for(task, 10)
 
 
-async def test_a_unit_that_ends_every_connection_does_not_lose_the_others():
-    async with running() as device:
+@FRAMINGS
+async def test_a_unit_that_ends_every_connection_does_not_lose_the_others(rtu):
+    async with running(rtu=rtu) as device:
         device.answer = lambda r: HANG_UP if r.unit == 1 else pdu(r)
-        intake, source = (
-            RecordingIntake(),
-            reader(config(device.endpoint, [table(1, 2), table(2, 2)], probe_interval=1)),
-        )
-        for _ in range(3):
-            with pytest.raises(ConnectionError):
-                await asyncio.wait_for(source.run(intake, None), 5)
-            if good(intake, "u2_holding_0"):
-                break
-        before = good(intake, "u2_holding_0")
-        task = asyncio.create_task(source.run(intake, None))
-        await intake.until(lambda: good(intake, "u2_holding_0") >= before + 5 or task.done())
-        assert good(intake, "u2_holding_0") >= before + 1
-        assert intake.last("u1_holding_0").quality == Quality.STALE
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with reading(config(device.endpoint, [table(1, 2), table(2, 2)])) as (intake, _):
+            await intake.until(lambda: good(intake, "u2_holding_0") >= 10)
+            assert {r.quality for r in intake.readings("u1_holding_0")} == {Quality.STALE}
+            assert device.connections < 8, "it is asked as seldom as any unit that fails"
+            device.answer = pdu
+            await intake.until(lambda: good(intake, "u1_holding_0"))
+        assert intake.last("u2_holding_0").quality == Quality.GOOD
+        assert_no_wrong_value(intake)
+
+
+async def test_a_line_that_ends_every_connection_is_given_up():
+    async with running() as device:
+        device.answer = lambda r: HANG_UP
+        intake, source = RecordingIntake(), reader(config(device.endpoint, [table(1, 2), table(2, 2)]))
+        with pytest.raises(TimeoutError, match="no unit answers"):
+            await asyncio.wait_for(source.run(intake, None), 5)
+        assert [state for state, _ in intake.states] == [SourceState.CONNECTING]
+
+
+async def test_the_gap_of_a_unit_that_was_dead_before_a_restart_begins_with_its_own_last_reading():
+    async with running() as device:
+        settings = config(device.endpoint, [table(1, 1), table(2, 1)], timeout=0.05)
+        async with reading(settings) as (before, _):
+            await before.until(lambda: good(before, "u2_holding_0") >= 2)
+            device.answer = lambda r: None if r.unit == 2 else pdu(r)
+            await before.until(lambda: before.last("u2_holding_0").quality == Quality.STALE)
+            died, alive = time.time_ns() // 1000, good(before, "u1_holding_0")
+            await before.until(lambda: good(before, "u1_holding_0") >= alive + 5)
+        device.answer = pdu
+        async with reading(settings, state=before.appended[-1][1]) as (after, _):
+            await after.until(lambda: good(after, "u2_holding_0"))
+        gaps = {gap.tags[0].device_id: gap for gap in after.gaps}
+        assert gaps["2"].start < died < gaps["1"].start
 
 
 async def test_a_full_journal_stops_the_reading_and_the_gap_is_recorded():

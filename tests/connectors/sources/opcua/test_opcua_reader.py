@@ -3,9 +3,11 @@
 import asyncio
 import datetime
 import json
+import time
 
 import pytest
 from asyncua import ua
+from asyncua.ua.status_codes import StatusCodes
 
 from connectors.contract import Context, SourceState
 from connectors.sources.opcua.config import OpcUaConfig
@@ -15,7 +17,7 @@ from connectors.sources.opcua.nodes import Described, Variable
 from connectors.sources.opcua.reader import _Run
 from connectors.sources.opcua.session import Session
 from normalization.reading import Quality, ValueType
-from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, Relay, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PLANT, PlantServer, Reading, Relay, free_port, source
 from tests.recording_intake import RecordingIntake
 
 NODES = [
@@ -111,6 +113,49 @@ async def test_browsing_finds_what_the_patterns_name(plant, tmp_path):
         assert (tag.address, tag.unit) == (f"nsu={MACHINE};s=Temperature", "°C")
         assert json.loads(tag.metadata) == {"browse_path": "Hall/Press 1/Temperature"}
         assert json.loads(tag.mapping) == {"equipment": "press-1"}
+
+
+async def test_a_root_that_is_not_there_is_said_and_costs_the_others_nothing(plant, tmp_path, caplog):
+    config = source(plant.endpoint, browse={"roots": [f"nsu={PLANT};s=Nowhere", "nsu=http://no/;i=1", "i=85"]})
+    async with Reading(config, tmp_path) as intake:
+        await intake.until(lambda: len(values(intake)) == 13)
+    assert f"root nsu={PLANT};s=Nowhere: nothing is browsed there: BadNodeIdUnknown" in caplog.text
+    assert "root nsu=http://no/;i=1: the server has no such namespace" in caplog.text
+
+
+class FewContinuationPoints:
+    """Answers browses with two references at a time, and keeps the rest of one node only."""
+
+    def __init__(self, references: dict[ua.NodeId, list[ua.ReferenceDescription]]) -> None:
+        self._references = references
+        self._rest: list[ua.ReferenceDescription] = []
+
+    def _answer(self, references: list[ua.ReferenceDescription]) -> ua.BrowseResult:
+        if len(references) <= 2:
+            return ua.BrowseResult(References=references)
+        if self._rest:
+            return ua.BrowseResult(StatusCode=ua.StatusCode(StatusCodes.BadNoContinuationPoints))
+        self._rest = references[2:]
+        return ua.BrowseResult(ContinuationPoint=b"more", References=references[:2])
+
+    async def browse(self, parameters: ua.BrowseParameters) -> list[ua.BrowseResult]:
+        return [self._answer(self._references[asked.NodeId]) for asked in parameters.NodesToBrowse]
+
+    async def browse_next(self, parameters: ua.BrowseNextParameters) -> list[ua.BrowseResult]:
+        assert parameters.ContinuationPoints == [b"more"]
+        rest, self._rest = self._rest, []
+        return [self._answer(rest)]
+
+
+async def test_a_server_with_few_continuation_points_is_browsed_to_the_end(tmp_path):
+    nodes = [ua.NodeId(name, 2) for name in ("a", "b", "c", "d")]
+    references = {
+        node: [ua.ReferenceDescription(BrowseName=ua.QualifiedName(f"{node.Identifier}{i}")) for i in range(count)]
+        for node, count in zip(nodes, (7, 5, 1, 3), strict=True)
+    }
+    session = Session(source("opc.tcp://127.0.0.1"), Context("g", tmp_path))
+    session.uaclient = FewContinuationPoints(references)
+    assert await session.references(nodes) == [references[node] for node in nodes]
 
 
 async def test_without_nodes_all_variables_outside_namespace_0_are_read(plant, tmp_path):
@@ -224,6 +269,37 @@ async def test_operation_limits_are_respected(tmp_path):
     assert largest == {"read": 3, "browse": 2, "items": 4}
 
 
+async def test_intervals_and_queue_sizes_reach_the_server(plant, tmp_path):
+    asked: list[tuple[float, int]] = []
+    published: list[float] = []
+    service = plant.server.iserver.subscription_service
+    create_items, create = service.create_monitored_items, service.create_subscription
+
+    async def watched_items(params, *more):
+        asked.extend(
+            (i.RequestedParameters.SamplingInterval, i.RequestedParameters.QueueSize) for i in params.ItemsToCreate
+        )
+        return await create_items(params, *more)
+
+    async def watched(params, *more, **named):
+        published.append(params.RequestedPublishingInterval)
+        return await create(params, *more, **named)
+
+    service.create_monitored_items, service.create_subscription = watched_items, watched
+    try:
+        nodes = [f"nsu={MACHINE};s=Speed", {"id": f"nsu={MACHINE};s=Temperature", "interval": "1s"}]
+        for sampling in (0.25, None):
+            config = source(
+                plant.endpoint, nodes=nodes, publishing_interval=0.2, sampling_interval=sampling, queue_size=7
+            )
+            async with Reading(config, tmp_path) as intake:
+                await intake.until(lambda: len(values(intake)) == 2)
+    finally:
+        service.create_monitored_items, service.create_subscription = create_items, create
+    assert asked == [(250.0, 7), (1000.0, 7), (-1.0, 7), (1000.0, 7)]  # -1 is the publishing interval
+    assert published == [200.0, 200.0]
+
+
 async def test_after_a_restart_readings_go_on_with_namespaces_in_another_order_and_a_gap(tmp_path):
     port = free_port()
     server = PlantServer(port).start()
@@ -247,6 +323,30 @@ async def test_after_a_restart_readings_go_on_with_namespaces_in_another_order_a
         assert len(reading.intake.tags) == 1
         (gap,) = reading.intake.gaps
         assert (gap.tags[0].tag_name, gap.start) == ("Temperature", json.loads(state)["last_reading"])
+    finally:
+        await reading.stop()
+        server.stop()
+
+
+async def test_a_gap_begins_with_the_last_sign_that_nothing_changed(tmp_path):
+    """The subscription is quiet: only keep-alives come."""
+    server = PlantServer(free_port()).start()
+    config = source(server.endpoint, nodes=[f"nsu={MACHINE};s=Temperature"], keep_alive_interval=0.1)
+    reading = Reading(config, tmp_path)
+    try:
+        task = reading.start()
+        await reading.intake.until(reading.intake.readings)
+        await asyncio.sleep(1.0)
+        quiet = time.time_ns() // 1000
+        server.stop()
+        with pytest.raises(Exception):  # noqa: B017, PT011  whatever the connection died of
+            await asyncio.wait_for(task, 5)
+        server = PlantServer(server.port).start()
+        state = reading.intake.appended[-1][1]
+        reading.start(state)
+        await reading.intake.until(lambda: reading.intake.gaps)
+        (gap,) = reading.intake.gaps
+        assert quiet - 500_000 < gap.start < gap.end
     finally:
         await reading.stop()
         server.stop()

@@ -7,20 +7,20 @@ becomes a reject row with the payload, and the edge node is asked for its births
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
+from connectors.sources.sparkplug.nodes import Metric, Missed, Node, Owner, RebirthRequest, StoredNode
 from connectors.wire.sparkplug import (
     REBIRTH,
     Topic,
-    decode_payload,
     metric_name,
     metric_value,
     properties_of,
     quality_of,
 )
+from connectors.wire.sparkplug_messages import decode_payload
 from normalization.reading import Columns, Flags, Quality, to_json
 
 _NOT_READINGS: Final = frozenset({REBIRTH, "bdSeq"})
@@ -30,73 +30,22 @@ TagOf = Callable[[str, str, str, str, dict[str, str]], int]
 """Row of the tag table for device_id, address, tag name, unit and metadata."""
 
 
-_StoredMetric = tuple[str, int | None, int, str, dict[str, str]]
-_StoredOwner = tuple[str, bool, bool, list[_StoredMetric]]
-_StoredNode = tuple[str, str, int | None, list[_StoredOwner]]
-
-
-@dataclass(slots=True)
-class Metric:
-    """A metric as its birth described it; `tag` is its row of the tag table."""
-
-    name: str
-    datatype: int
-    unit: str
-    metadata: dict[str, str]
-    tag: int
-
-
-@dataclass(slots=True)
-class _Owner:
-    """An edge node (device "") or one of its devices."""
-
-    device: str
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    born: bool = False
-    live: bool = False
-
-
-@dataclass(slots=True)
-class _Node:
-    group: str
-    node: str
-    bdseq: int | None = None
-    seq: int | None = None
-    owners: dict[str, _Owner] = field(default_factory=dict)
-    aliases: dict[int, tuple[str, Metric]] = field(default_factory=dict)
-    asked: float | None = None
-
-    def owner(self, device: str) -> _Owner:
-        found = self.owners.get(device)
-        if found is None:
-            found = self.owners[device] = _Owner(device)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class RebirthRequest:
-    """An edge node that must be asked for its births, and why."""
-
-    group: str
-    node: str
-    reason: str
-
-    @property
-    def topic(self) -> str:
-        """Topic of the command (§4)."""
-        return f"spBv1.0/{self.group}/NCMD/{self.node}"
-
-
 class SparkplugHost:
     """What is known of all edge nodes of one source.
 
     Attributes:
         changed: Births or deaths have come since `state` was last called, so that it should be committed again.
         rebirths: Requests by reason, for people and metrics.
+        missed: What the message received last showed to be missing.
     """
 
     def __init__(
-        self, tag_of: TagOf, reject_tag: Callable[[], int], rebirth_interval: float = 30.0, max_nodes: int = 10_000
+        self,
+        tag_of: TagOf,
+        reject_tag: Callable[[], int],
+        rebirth_interval: float = 30.0,
+        max_nodes: int = 10_000,
+        max_devices: int = 100_000,
     ) -> None:
         """An empty table.
 
@@ -105,15 +54,18 @@ class SparkplugHost:
             reject_tag: Gives the row of the tag table for what cannot be told; its `properties` name the topic.
             rebirth_interval: Seconds between two rebirth requests to one edge node.
             max_nodes: Edge nodes that are followed; messages of further ones become reject rows.
+            max_devices: Edge nodes and devices that are followed; births of further ones become reject rows.
         """
         self._tag_of = tag_of
         self._reject_tag = reject_tag
         self._interval = rebirth_interval
         self._max_nodes = max_nodes
-        self._nodes: dict[tuple[str, str], _Node] = {}
+        self._max_devices, self._devices = max_devices, 0
+        self._nodes: dict[tuple[str, str], Node] = {}
         self._requests: list[RebirthRequest] = []
         self.changed = False
         self.rebirths: dict[str, int] = {}
+        self.missed: list[Missed] = []
 
     def receive(self, topic: Topic, payload: bytes, head: int, now: float, rows: Columns) -> list[RebirthRequest]:
         """Take one message.
@@ -128,9 +80,9 @@ class SparkplugHost:
         Returns:
             Edge nodes to be asked for their births now.
         """
+        self._requests, self.missed = [], []
         if topic.kind in {"NCMD", "DCMD"}:
             return []
-        self._requests = []
         try:
             message = decode_payload(payload)
             node = self._node(topic)
@@ -141,26 +93,28 @@ class SparkplugHost:
                     self._node_death(node, message, rows)
                 case "DDEATH":
                     self._sequence(node, message, now)
-                    owner = node.owner(topic.device)
-                    self._stale(owner, rows, _micros(message.timestamp) if message.HasField("timestamp") else None)
-                    owner.born = False
-                    self.changed = True
+                    owner = node.owners.get(topic.device)
+                    if owner is not None:
+                        self._stale(owner, rows, _micros(message.timestamp) if message.HasField("timestamp") else None)
+                        owner.born = False
+                        self.changed = True
                 case _:
                     self._data(node, topic, message, payload, head, now, rows)
+            node.heard = now
         except ValueError as error:
             self._reject(topic, payload, str(error), rows)
         return self._requests
 
-    def _node(self, topic: Topic) -> _Node:
+    def _node(self, topic: Topic) -> Node:
         node = self._nodes.get((topic.group, topic.node))
         if node is None:
             if len(self._nodes) >= self._max_nodes:
                 raise ValueError(f"more than {self._max_nodes} edge nodes")
-            node = self._nodes[topic.group, topic.node] = _Node(topic.group, topic.node)
+            node = self._nodes[topic.group, topic.node] = Node(topic.group, topic.node)
         return node
 
     def _birth(
-        self, node: _Node, topic: Topic, message: Any, payload: bytes, head: int, now: float, rows: Columns
+        self, node: Node, topic: Topic, message: Any, payload: bytes, head: int, now: float, rows: Columns
     ) -> None:
         if topic.kind == "NBIRTH":
             for owner in node.owners.values():
@@ -172,6 +126,10 @@ class SparkplugHost:
             if not node.owner("").born:
                 self._ask(node, "DBIRTH before NBIRTH", now)
             self._sequence(node, message, now)
+        if topic.device not in node.owners:
+            if self._devices >= self._max_devices:
+                raise ValueError(f"more than {self._max_devices} edge nodes and devices")
+            self._devices += 1
         self.changed = True
         owner = node.owner(topic.device)
         before, owner.metrics = owner.metrics, {}
@@ -188,7 +146,7 @@ class SparkplugHost:
         if broken:
             self._reject(topic, payload, "; ".join(broken[:5]), rows)
 
-    def _describe(self, node: _Node, owner: _Owner, item: Any) -> Metric:
+    def _describe(self, node: Node, owner: Owner, item: Any) -> Metric:
         name = metric_name(item)
         if not name:
             raise ValueError("a metric of a birth has no name")
@@ -209,7 +167,7 @@ class SparkplugHost:
         return metric
 
     def _metric(
-        self, node: _Node, owner: _Owner, name: str, datatype: int, unit: str, metadata: dict[str, str]
+        self, node: Node, owner: Owner, name: str, datatype: int, unit: str, metadata: dict[str, str]
     ) -> Metric:
         device_id = "/".join(filter(None, (node.group, node.node, owner.device)))
         address = f"{owner.device}/{name}" if owner.device else name
@@ -218,7 +176,7 @@ class SparkplugHost:
         return metric
 
     def _data(
-        self, node: _Node, topic: Topic, message: Any, payload: bytes, head: int, now: float, rows: Columns
+        self, node: Node, topic: Topic, message: Any, payload: bytes, head: int, now: float, rows: Columns
     ) -> None:
         self._sequence(node, message, now)
         owner = node.owners.get(topic.device)
@@ -287,7 +245,7 @@ class SparkplugHost:
             unsigned=datatype == 8,
         )
 
-    def _node_death(self, node: _Node, message: Any, rows: Columns) -> None:
+    def _node_death(self, node: Node, message: Any, rows: Columns) -> None:
         if not any(owner.live for owner in node.owners.values()):
             return
         said = next((int(m.long_value or m.int_value) for m in message.metrics if m.name == "bdSeq"), None)
@@ -301,20 +259,23 @@ class SparkplugHost:
         node.seq = None
         self.changed = True
 
-    def _stale(self, owner: _Owner, rows: Columns, source_time: int | None) -> None:
+    def _stale(self, owner: Owner, rows: Columns, source_time: int | None) -> None:
         if owner.live:
             owner.live = False
             _add_stale(list(owner.metrics.values()), rows, source_time)
 
-    def _sequence(self, node: _Node, message: Any, now: float) -> None:
+    def _sequence(self, node: Node, message: Any, now: float) -> None:
         if not message.HasField("seq"):
             return
         got = message.seq % 256
         if node.seq is not None and got != (node.seq + 1) % 256 and node.owner("").born:
+            if node.heard is not None:  # else it was while there was no connection, which is a gap already
+                reason = f"edge node {node.group}/{node.node}: sequence number {got} after {node.seq}"
+                self.missed.append(Missed(node.tags(), node.heard, reason))
             self._ask(node, "sequence gap", now)
         node.seq = got
 
-    def _ask(self, node: _Node, reason: str, now: float) -> None:
+    def _ask(self, node: Node, reason: str, now: float) -> None:
         if node.asked is None or now - node.asked >= self._interval:
             node.asked = now
             self.rebirths[reason] = self.rebirths.get(reason, 0) + 1
@@ -326,8 +287,8 @@ class SparkplugHost:
     def reconnected(self, session_present: bool) -> None:
         """Say that there is a new connection to the broker.
 
-        With the session, deaths (QoS 1) have been kept for us and the births still hold. Without it, deaths and births may
-        have been missed: every edge node has to be born again before its aliases are believed.
+        With the session, deaths (QoS 1) have been kept for us, and the births still hold if the sequence goes on. Without
+        it, deaths and births may have been missed: every edge node has to be born again before its aliases are believed.
         """
         if session_present:
             return
@@ -337,6 +298,18 @@ class SparkplugHost:
             for owner in node.owners.values():
                 owner.born = False
         self.changed = bool(self._nodes)
+
+    def unborn(self, now: float) -> list[RebirthRequest]:
+        """Edge nodes that were alive and whose births may have been missed, to be asked for them now."""
+        self._requests = []
+        for node in self._nodes.values():
+            if not node.owner("").born and any(owner.live for owner in node.owners.values()):
+                self._ask(node, "session lost", now)
+        return self._requests
+
+    def tags(self) -> list[int]:
+        """Rows of the tag table of all metrics that were ever born."""
+        return [tag for node in self._nodes.values() for tag in node.tags()]
 
     def state(self) -> bytes:
         """The births, to be restored with `restore`."""
@@ -353,19 +326,21 @@ class SparkplugHost:
                 ]
                 for owner in node.owners.values()
             ]
-            nodes.append([node.group, node.node, node.bdseq, owners])
+            nodes.append([node.group, node.node, node.bdseq, owners, node.seq])
         return zlib.compress(msgspec.msgpack.encode(nodes), 1)
 
     def restore(self, state: bytes) -> None:
-        """Take over what `state` returned; the next sequence number of each edge node may be any.
+        """Take over what `state` returned; an edge node whose sequence does not go on from there is asked for its births.
 
         Raises:
             ValueError: `state` is not what `state` returned; also as ``zlib.error``.
         """
-        for group, name, bdseq, owners in msgspec.msgpack.decode(zlib.decompress(state), type=list[_StoredNode]):
-            node = self._nodes[group, name] = _Node(group, name, bdseq)
-            for device, born, live, metrics in owners:
-                owner = node.owners[device] = _Owner(device, {}, born, live)
+        for stored in msgspec.msgpack.decode(zlib.decompress(state), type=list[StoredNode]):
+            node = Node(stored.group, stored.node, stored.bdseq, stored.seq)
+            self._nodes[stored.group, stored.node] = node
+            for device, born, live, metrics in stored.owners:
+                owner = node.owners[device] = Owner(device, {}, born, live)
+                self._devices += 1
                 for label, alias, datatype, unit, metadata in metrics:
                     metric = self._metric(node, owner, label, datatype, unit, metadata)
                     if alias is not None:
