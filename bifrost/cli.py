@@ -1,8 +1,10 @@
 """The command line. Verbs import what they need when they run, so that help and completion are quick."""
 
+import contextlib
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +21,26 @@ app = typer.Typer(
     help="Industrial gateway: OPC UA, MQTT, Sparkplug B and Modbus into Databricks ZeroBus, Delta Lake and more, without losing a reading.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 all is well; 1 it is not, or could not be done; 2 wrong arguments or a wrong configuration.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"bifrost {version('bifrost-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _bifrost(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
 
 ConfigFile = Annotated[
     Path,
@@ -45,6 +66,18 @@ def _duration(text: str | None) -> float | None:
 For = Annotated[str | None, typer.Option("--for", help="Stop after this time, e.g. 20s or 5m.", metavar="DURATION")]
 
 
+@contextlib.contextmanager
+def _stores_told() -> Iterator[None]:
+    """A directory that cannot be used is the user's to mend: one line and exit code 1, no traceback."""
+    from delivery.disk import StoreError
+
+    try:
+        yield
+    except (OSError, StoreError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+
+
 def _load(config: Path) -> "Configuration":
     from config.loader import load_or_exit
     from config.logs import configure
@@ -66,7 +99,10 @@ def run(config: ConfigFile = DEFAULT_CONFIG, seconds: For = None) -> None:
     leave_on_signals()
     from bifrost.run import run as run_gateway
 
-    sys.exit(run_gateway(_load(config), _duration(seconds)))
+    for_seconds = _duration(seconds)
+    loaded = _load(config)
+    with _stores_told():
+        sys.exit(run_gateway(loaded, for_seconds))
 
 
 @app.command()
@@ -86,19 +122,21 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
     from bifrost.run import ask
 
     loaded = _load(config)
-    answer = ask(loaded, "/health") if loaded.port is not None else None
+    if loaded.port is None:
+        typer.echo("the configuration opens no HTTP port (web_ui.enabled); try bifrost ledger", err=True)
+        raise typer.Exit(1)
+    answer = ask(loaded, "/health")
     if answer is None:
         typer.echo(f"no gateway answers on {loaded.listen}:{loaded.port}", err=True)
         raise typer.Exit(1)
     if as_json:
         _print_json(answer)
         return
-    from rich.console import Console
-
+    from bifrost.screen import console
     from bifrost.status import tables
 
     for table in tables(answer):
-        Console().print(table)
+        console().print(table)
 
 
 @app.command()
@@ -106,16 +144,17 @@ def ledger(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
     """Show the account: what came in, what went out, what is still here; exit code 1 when it does not add up."""
     from bifrost.run import account
 
-    found = account(_load(config))
+    loaded = _load(config)
+    with _stores_told():
+        found = account(loaded)
     if as_json:
         _print_json(found)
     else:
-        from rich.console import Console
-
         from bifrost.ledger import tables
+        from bifrost.screen import console
 
         for table in tables(found):
-            Console().print(table)
+            console().print(table)
     raise typer.Exit(0 if found["unaccounted"] == 0 else 1)
 
 
@@ -123,14 +162,17 @@ def ledger(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
 def try_source(
     source: Annotated[str, typer.Option("--source", "-s", help="Name of the source.")],
     config: ConfigFile = DEFAULT_CONFIG,
-    seconds: Annotated[str, typer.Option("--seconds", help="How long to read.")] = "5",
-    as_json: AsJson = False,
+    seconds: Annotated[str, typer.Option("--seconds", help="How long to read, e.g. 5 or 1m.")] = "5",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per reading, for programs.")] = False,
 ) -> None:
     """Read one source and show its readings; nothing is delivered and nothing is stored. Exit code 1 when none came."""
     from bifrost.try_source import try_source as read
 
+    for_seconds = _duration(seconds) or 0.0
     loaded = _load(config)
-    raise typer.Exit(read(loaded, source, _duration(seconds) or 5.0, as_json=as_json))
+    with _stores_told():
+        code = read(loaded, source, for_seconds, as_json=as_json)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -150,22 +192,22 @@ def demo(
 
     Shows live rates, and a summary at the end (Ctrl-C, or after --for). Exit code 1 when a path is wrong or a reading missing.
     """
-    from rich.console import Console
-
     from bifrost.demo import Demo, DemoError, print_summary
+    from bifrost.screen import console
 
-    run = Demo(data_dir.absolute(), _duration(seconds), tags, rate, sources, Console(stderr=True))
+    run = Demo(data_dir.absolute(), _duration(seconds), tags, rate, sources, console(stderr=True))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: run.stop())
     try:
-        summary = run.run()
+        with _stores_told():
+            summary = run.run()
     except DemoError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     if as_json:
         _print_json(summary)
     else:
-        print_summary(summary, Console())
+        print_summary(summary, run.rejected, console())
     raise typer.Exit(0 if summary["wrong_paths"] == 0 and summary["unaccounted"] == 0 else 1)
 
 

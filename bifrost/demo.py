@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +22,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from delivery.account import Account
+from bifrost.screen import Listing
+from delivery.disk import DirectoryLock
 from simulator.zerobus.cli import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET
 
 _READY: Final = 30.0
 _DELIVERED: Final = 12.0
 _CATALOG, _SCHEMA = "main", "demo"
+_SAMPLES: Final = 6  # seconds that a rate is told over: Delta commits every few seconds
 
 
 class DemoError(Exception):
@@ -43,6 +47,7 @@ class Demo:
         rate: Readings per second in sum.
         sources: Simulated sources by protocol, as ``opcua=4,mqtt=2``.
         screen: Where progress is shown.
+        rejected: Readings of this run that no target got, because they could not be decoded, by source.
     """
 
     directory: Path
@@ -51,6 +56,7 @@ class Demo:
     rate: float
     sources: str
     screen: Console
+    rejected: dict[str, int] = field(default_factory=dict)
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -60,21 +66,23 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """Run it; returns the summary."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "data").mkdir(parents=True, exist_ok=True)
+        DirectoryLock(self.directory / "data").release()  # another demo that runs there keeps its files
         with self._cleaned_up():
             began = time.monotonic()
             plant, description = self._start_plant()
             emulator, zerobus = self._start_emulator(description)
             config = self.directory / "gateway.yaml"
-            earlier = self._account(config) if config.exists() else Account().to_dict()
             config.write_text(
                 json.dumps(gateway_config(description, zerobus, self.directory), indent=1, ensure_ascii=False)
             )
+            earlier = self._account(config)
             gateway = self._start("gateway", "run", "-c", str(config))
             port = self._port(config)
             self.screen.print(
                 f"plant, emulator and gateway started after {time.monotonic() - began:.1f} s; all files in {self.directory}"
             )
+            print_query(self._table, self.screen)
             watched = time.monotonic()
             self._watch(gateway, port)
             self.seconds = round(time.monotonic() - watched, 1)
@@ -83,6 +91,10 @@ class Demo:
             _stop(gateway)
             _stop(emulator)
             return self._summary(self._account(config), earlier, description, zerobus)
+
+    @property
+    def _table(self) -> Path:
+        return self.directory / "delta" / "readings"
 
     @contextlib.contextmanager
     def _cleaned_up(self) -> Iterator[None]:
@@ -101,6 +113,7 @@ class Demo:
                 [sys.executable, "-m", "bifrost", *arguments],
                 stdout=output,
                 stderr=output,
+                env={**os.environ, "COLUMNS": "200"},  # messages on one line
                 start_new_session=True,
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads yet
             )
@@ -115,7 +128,8 @@ class Demo:
             if process.poll() is not None:
                 break
             time.sleep(0.05)
-        raise DemoError(f"the {name} did not start; see {self.directory / (name + '.log')}")
+        log = self.directory / f"{name}.log"
+        raise DemoError(f"the {name} did not start: {_last_words(log)} (see {log})")
 
     def _start_emulator(self, description: dict[str, Any]) -> "tuple[subprocess.Popen[bytes], dict[str, Any]]":
         from connectors.targets.zerobus import ddl
@@ -147,20 +161,18 @@ class Demo:
 
     def _watch(self, gateway: "subprocess.Popen[bytes]", port: int) -> None:
         end = time.monotonic() + (float("inf") if self.seconds is None else self.seconds)
-        before: tuple[float, dict[str, int]] | None = None
+        seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=_SAMPLES)
         with Live(console=self.screen, auto_refresh=False, transient=False) as live:
             while time.monotonic() < end:
                 if gateway.poll() is not None:
-                    raise DemoError(
-                        f"the gateway ended with code {gateway.returncode}; see {self.directory / 'gateway.log'}"
-                    )
+                    log = self.directory / "gateway.log"
+                    raise DemoError(f"the gateway ended with code {gateway.returncode}: {_last_words(log)} (see {log})")
                 status = _get(port, "/health")
                 if status is not None:
-                    counts = _counts(status)
-                    now = time.monotonic()
-                    if before is not None:
-                        live.update(_rates(status, counts, before[1], now - before[0]), refresh=True)
-                    before = (now, counts)
+                    seen.append((time.monotonic(), _counts(status)))
+                    if len(seen) > 1:
+                        (began, before), (now, counts) = seen[0], seen[-1]
+                        live.update(_rates(status, counts, before, now - began), refresh=True)
                 if self._stopped.wait(min(1.0, max(0.0, end - time.monotonic()))):
                     return
 
@@ -188,13 +200,12 @@ class Demo:
     ) -> dict[str, Any]:
         protocols = {source["name"]: source["protocol"] for source in description["sources"]}
         totals, before = _totals(found), _totals(earlier)
-        rows, wrong = count_paths(self.directory / "delta" / "readings", description)
+        rows, wrong = count_paths(self._table, description)
         missing = abs(rows - totals["delta"]["delivered"])
         for table, place in zerobus["tables"].items():
             missing += abs(_count(Path(place)) - totals[f"zerobus:{table}"]["delivered"])
-        received = {name: line["journalled"] for name, line in found["sources"].items() if name in protocols}
-        for name, line in earlier["sources"].items():
-            received[name] = received.get(name, 0) - line["journalled"]
+        received = _since(earlier, found, "journalled")
+        self.rejected = _since(earlier, found, "dead_letters")
         return {
             "seconds": self.seconds,
             "sources": {name: {"protocol": protocols[name], "received": received.get(name, 0)} for name in protocols},
@@ -204,8 +215,13 @@ class Demo:
             },
             "wrong_paths": wrong,
             "unaccounted": found["unaccounted"] + missing,
-            "delta": str(self.directory / "delta" / "readings"),
+            "delta": str(self._table),
         }
+
+
+def _since(earlier: dict[str, Any], found: dict[str, Any], key: str) -> dict[str, int]:
+    """What was counted between two accounts, by source."""
+    return {name: line[key] - earlier["sources"].get(name, {}).get(key, 0) for name, line in found["sources"].items()}
 
 
 def _totals(account: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -295,6 +311,8 @@ def count_paths(table: Path, description: dict[str, Any]) -> tuple[int, int]:
     import pyarrow as pa
     from deltalake import DeltaTable
 
+    if not DeltaTable.is_deltatable(str(table)):  # stopped before the first commit
+        return 0, 0
     wanted = {(tag["source"], _match(tag)): tag["path"] for tag in description["tags"]}
     units = {tag["source"] for tag in description["tags"] if "unit_id" in tag}
     names = ["source", "device_id", "address", "path"]
@@ -311,7 +329,7 @@ def count_paths(table: Path, description: dict[str, Any]) -> tuple[int, int]:
 def _count(table: Path) -> int:
     from deltalake import DeltaTable
 
-    return int(DeltaTable(table).to_pyarrow_dataset().count_rows())
+    return int(DeltaTable(table).to_pyarrow_dataset().count_rows()) if DeltaTable.is_deltatable(str(table)) else 0
 
 
 def _free_port() -> int:
@@ -336,7 +354,7 @@ def _counts(status: dict[str, Any]) -> dict[str, int]:
 
 
 def _rates(status: dict[str, Any], counts: dict[str, int], before: dict[str, int], seconds: float) -> Table:
-    shown = Table("", "", "state", "readings/s", "readings", title="Bifrost demo")
+    shown = Listing(["", "name", "state"], ["readings/s", "readings"], title="Bifrost demo")
     for name, line in status["sources"].items():
         key = f"source {name}"
         rate = (counts[key] - before.get(key, 0)) / seconds
@@ -347,6 +365,13 @@ def _rates(status: dict[str, Any], counts: dict[str, int], before: dict[str, int
         state = "connected" if line["connected"] else line["last_error"] or "connecting"
         shown.add_row("target", name, state, f"{rate:,.0f}", f"{counts[key]:,}")
     return shown
+
+
+def _last_words(log: Path) -> str:
+    """The last line that a process wrote, without the box around it."""
+    lines = [line.strip("│ ") for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    said = [line for line in lines if line and not line.startswith(("╭", "╰"))]
+    return said[-1] if said else "it said nothing"
 
 
 def _end_with_parent() -> None:
@@ -363,20 +388,28 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def print_summary(summary: dict[str, Any], screen: Console) -> None:
-    """The summary for people."""
-    shown = Table("", "", "readings", "readings/s", "stored", "dead letters", title="Summary")
+def print_summary(summary: dict[str, Any], rejected: dict[str, int], screen: Console) -> None:
+    """The summary for people; `rejected` tells the readings that could not be decoded, by source."""
+    seconds = summary["seconds"] or float("inf")  # ended before it began
+    shown = Listing(["", "name"], ["readings", "readings/s", "stored", "dead letters"], title="Summary")
     for name, line in summary["sources"].items():
-        shown.add_row("source", name, f"{line['received']:,}", f"{line['received'] / summary['seconds']:,.0f}", "", "")
+        rate = f"{line['received'] / seconds:,.0f}"
+        shown.add_row("source", name, f"{line['received']:,}", rate, "", f"{rejected.get(name, 0):,}")
     for name, line in summary["targets"].items():
-        rate = f"{line['delivered'] / summary['seconds']:,.0f}"
+        rate = f"{line['delivered'] / seconds:,.0f}"
         shown.add_row(
             "target", name, f"{line['delivered']:,}", rate, f"{line['stored']:,}", f"{line['dead_letters']:,}"
         )
     screen.print(shown)
     screen.print(f"wrong paths: {summary['wrong_paths']}, unaccounted: {summary['unaccounted']}")
-    screen.print(f"The readings are in the Delta table {summary['delta']}. Look at them:", soft_wrap=True)
-    query = "select path, type, value, quality, source_time from readings where quality = 'GOOD' order by received_time desc limit 10"
-    table = f"deltalake.DeltaTable('{summary['delta']}').to_pyarrow_dataset()"
-    code = f'import duckdb, deltalake; readings = {table}; print(duckdb.sql(\\"{query}\\"))'
-    screen.print(f'  {sys.executable} -c "{code}"', soft_wrap=True, markup=False, highlight=False)
+    print_query(Path(summary["delta"]), screen)
+
+
+def print_query(place: Path, screen: Console) -> None:
+    """Where the readings lie, and a line for a shell that shows the newest of them."""
+    query = "select path, type, value, quality, source_time from readings order by received_time desc limit 10"
+    dataset = f"deltalake.DeltaTable({json.dumps(str(place))}).to_pyarrow_dataset()"
+    code = f'import duckdb, deltalake; readings = {dataset}; print(duckdb.sql("{query}"))'
+    screen.print(f"The Delta table is {place}. Look at the newest readings:", soft_wrap=True, highlight=False)
+    line = shlex.join([sys.executable, "-c", code])
+    screen.print(f"  {line}", soft_wrap=True, highlight=False)

@@ -1,13 +1,14 @@
 """Running the flow in this process, and looking at a gateway that runs or has run."""
 
+import http.client
 import json
 import threading
-import urllib.error
 import urllib.request
 from datetime import timedelta
 from typing import Any
 
-from config.models import Configuration
+from config.models import NAME_FILE, Configuration
+from delivery.account import Account
 from flows.process import Process, prepare_recovery, recovery_directory
 
 EPOCH = timedelta(seconds=1)
@@ -32,7 +33,8 @@ def run(config: Configuration, seconds: float | None = None) -> int:
         timer.daemon = True
         timer.start()
     recovery = RecoveryConfig(directory, timedelta(0))  # type: ignore[no-untyped-call]
-    cli_main(gateway(process), epoch_interval=EPOCH, recovery_config=recovery)  # type: ignore[no-untyped-call]
+    flow = gateway(process)
+    process.run(lambda: cli_main(flow, epoch_interval=EPOCH, recovery_config=recovery))  # type: ignore[no-untyped-call]
     return 1
 
 
@@ -42,7 +44,7 @@ def ask(config: Configuration, path: str) -> Any | None:
     try:
         with urllib.request.urlopen(f"http://{host}:{config.port}{path}", timeout=5) as answer:
             return json.load(answer)
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
+    except (OSError, http.client.HTTPException, ValueError):  # nobody, or not a gateway
         return None
 
 
@@ -51,6 +53,8 @@ def account(config: Configuration) -> dict[str, Any]:
     running = ask(config, "/api/ledger") if config.port is not None else None
     if running is not None:
         return dict(running)
+    if not (config.directory / NAME_FILE).exists():  # no gateway has run; looking must not make its stores
+        return Account(targets={name: {} for name in config.targets}).to_dict()
     process = Process(config)
     process.open_stores()
     try:

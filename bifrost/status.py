@@ -5,11 +5,16 @@ from typing import Any
 
 from rich.table import Table
 
+from bifrost.screen import Listing
+
 
 def tables(status: dict[str, Any]) -> list[Table]:
     """The answer of GET /health as two tables: sources, then targets."""
-    sources = Table(
-        "source", "protocol", "state", "received", "tags", "last reading", "detail", title=f"Gateway {status['status']}"
+    sources = Listing(
+        ["source", "protocol", "state"],
+        ["received", "tags", "last\nreading"],
+        ["detail"],
+        title=f"Gateway {status['status']}",
     )
     for name, line in status["sources"].items():
         last = line["last_reading"]
@@ -22,7 +27,7 @@ def tables(status: dict[str, Any]) -> list[Table]:
             datetime.fromtimestamp(last, UTC).strftime("%H:%M:%S UTC") if last else "–",
             line["detail"],
         )
-    targets = Table("target", "connected", "breaker", "delivered", "stored", "last error")
+    targets = Listing(["target", "connected", "breaker"], ["delivered", "stored"], ["last error"], title="Targets")
     for name, line in status["targets"].items():
         targets.add_row(
             name,

@@ -2,21 +2,27 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
 from typing_extensions import override
 
+from bifrost.screen import Listing, console
+from config.logs import escaped
 from config.models import Configuration
 from connectors.contract import Context, Intake, SourceState
+from connectors.wire.json_lines import JsonLinesEncoder
 from normalization.normalizer import Normalizer
-from normalization.reading import Columns, Tag, TagTable, repeat, table
+from normalization.reading import Columns, Tag, TagTable, repeat
 
 _SHOWN = 1_000
+
+
+def _say(text: str) -> None:
+    print(escaped(text), file=sys.stderr)  # noqa: T201 - the answer to a command
 
 
 class _Screen(Intake):
@@ -43,11 +49,11 @@ class _Screen(Intake):
 
     @override
     def gap(self, tags: Sequence[int], start: int, end: int, reason: str) -> None:
-        Console(stderr=True).print(f"gap of {len(tags)} tags: {reason}")
+        _say(f"gap of {len(tags)} tags: {reason}")
 
     @override
     def state(self, state: SourceState, detail: str = "") -> None:
-        Console(stderr=True).print(f"{state} {detail}".strip())
+        _say(f"{state} {detail}".strip())
 
 
 def try_source(config: Configuration, name: str, seconds: float, *, as_json: bool) -> int:
@@ -55,7 +61,7 @@ def try_source(config: Configuration, name: str, seconds: float, *, as_json: boo
     source = next((s for s in config.sources if s.name == name), None)
     if source is None:
         known = ", ".join(s.name for s in config.sources) or "none"
-        Console(stderr=True).print(f"there is no source `{name}`; the configuration has: {known}")
+        _say(f"there is no source `{name}`; the configuration has: {known}")
         return 2
     screen = _Screen()
 
@@ -72,7 +78,7 @@ def try_source(config: Configuration, name: str, seconds: float, *, as_json: boo
 
     problem = asyncio.run(read())
     if problem:
-        Console(stderr=True).print(problem)
+        _say(problem)
     if not screen.count:
         return 1
     _show(config, screen, as_json=as_json)
@@ -86,25 +92,26 @@ def _show(config: Configuration, screen: _Screen, *, as_json: bool) -> None:
         [*facts.columns, repeat(config.gateway, size), repeat("test", size)],
         names=[*facts.schema.names, "gateway", "shard"],
     )
-    readings = table(Normalizer(screen.tags, config.path_template)(raw)).to_pylist()
-    rejects = raw.column("reject").to_pylist()
+    batch = Normalizer(screen.tags, config.path_template)(raw)
+    lines = JsonLinesEncoder().encode(batch).decode().split("\n")[:-1]
+    rejects = batch.column("reject").to_pylist()
     if as_json:
-        for reading, reject in zip(readings, rejects, strict=True):
-            print(json.dumps(reading | {"reject": reject}, default=str, ensure_ascii=False))  # noqa: T201
+        for line, reject in zip(lines, rejects, strict=True):
+            print(line if reject is None else f'{line[:-1]},"reject":{json.dumps(reject)}}}')  # noqa: T201
         return
-    shown = Table("path", "address", "type", "value", "unit", "quality", "time", title=f"{screen.count:,} readings")
-    for reading, reject in zip(readings, rejects, strict=True):
-        value = next(
-            (v for k in ("value_text", "value_bytes", "value_int", "value") if (v := reading[k]) is not None), None
-        )
-        when = reading["source_time"] or reading["received_time"]
+    shown = Listing(
+        ["path", "address", "type"], ["value"], ["unit", "quality", "time"], title=f"{screen.count:,} readings"
+    )
+    for line, reject in zip(lines, rejects, strict=True):
+        reading = json.loads(line)
+        value = reading["value"]
         shown.add_row(
-            reading["path"],
-            reading["address"],
+            reading.get("path", ""),
+            reading.get("address", ""),
             reading["type"],
-            reject or str(value),
-            reading["unit"],
+            reject or (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),
+            reading.get("unit", ""),
             reading["quality"],
-            when.strftime("%H:%M:%S.%f")[:-3],
+            reading.get("source_time", reading["received_time"])[11:23],
         )
-    Console().print(shown)
+    console().print(shown)

@@ -191,7 +191,11 @@ class Document:
         if not any(known.values()):
             known[EMBEDDED] = True
         rules = _at(self.values, "routing_rules")
+        named = Counter(_at(rule, "name") for rule in rules) if isinstance(rules, list) else Counter()
         for number, rule in enumerate(rules if isinstance(rules, list) else ()):
+            name = _at(rule, "name")
+            if isinstance(name, str) and named[name] > 1:
+                self.wrong(f"two rules are called `{name}`", "routing_rules", number, "name")
             wanted = _at(rule, "connectors")
             for position, name in enumerate(wanted if isinstance(wanted, list) else ()):
                 self._check_target(name, known, "routing_rules", number, "connectors", position)

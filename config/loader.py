@@ -5,7 +5,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 import yaml
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from config.document import Document
 from config.logs import configure
-from config.models import EMBEDDED, NAME_FILE, NO_TARGET, ConfigFile, Configuration, default_target
+from config.models import EMBEDDED, NAME_FILE, NO_TARGET, ConfigFile, Configuration, buffer_policy, default_target
 from config.schema import follow, plain
 from config.yaml_nodes import Problem, ProblemsError, compose, construct, merge, place_of
 from connectors.settings import SourceConfig, TargetConfig
@@ -23,6 +23,7 @@ from normalization.rules import Rule
 log = structlog.get_logger()
 
 _Target = TypeVar("_Target", bound=TargetConfig)
+_ACCESS: Final = ("endpoint", "workspace_url", "client_id", "client_secret")  # without them ZeroBus cannot be reached
 
 
 def load(path: Path) -> Configuration:
@@ -139,6 +140,12 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         document.warn(message, "gateway", *key)
     if file.discovery.enabled:
         document.warn("discovery is not part of this version; no network is scanned", "discovery", "enabled")
+    if file.zerobus is not None and file.zerobus.enabled:
+        unset = [key for key in _ACCESS if not getattr(file.zerobus, key)]
+        if unset:
+            document.warn(
+                f"{', '.join(unset)} not set; readings for these tables wait on disk until they are", "zerobus"
+            )
     found = _targets(document, file, path)
     tables = source_targets(file.zerobus) if file.zerobus is not None and file.zerobus.enabled else {}
     default = _default(document, file, found, set(tables.values()))
@@ -156,6 +163,12 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         port=(8080 if port is None else port) if file.web_ui.enabled else None,
         log_level=gateway.log_level or file.connector.log_level or "info",
         memory_rows=gateway.cloud.buffer.max_size,
+        buffers={
+            name: buffer_policy(target.buffer, gateway.cloud.buffer, persistent=target.disk_persistent)
+            for name, target in found.items()
+        },
+        commit_interval=gateway.commit_interval,
+        endurance=gateway.endurance,
         probe_interval=gateway.cloud.health_check_interval or 60.0,
         warnings=tuple(document.warnings),
     )

@@ -68,11 +68,12 @@ def escape(_logger: Any, _method: str, event: EventDict) -> EventDict:
         if not isinstance(value, str):
             continue
         if key == "exception":
-            event[key] = "\n".join(f"    {_escaped(line)}" for line in value.split("\n"))
+            event[key] = "\n".join(f"    {escaped(line)}" for line in value.split("\n"))
         elif _UNSAFE.search(value):
-            event[key] = _escaped(value)
+            event[key] = escaped(value)
     return event
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """`text` with what could forge a line, color the screen or turn the direction of writing made visible."""
     return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from connectors.settings import Duration, Settings, SourceConfig, TargetConfig
+from connectors.settings import BufferSettings, Duration, Settings, Size, SourceConfig, TargetConfig
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.opcua import OpcUaConfig
@@ -16,12 +16,18 @@ from connectors.targets.console import ConsoleConfig
 from connectors.targets.delta import DeltaConfig
 from connectors.targets.file import FileConfig
 from connectors.targets.zerobus import ZeroBusConfig, ZeroBusSection
+from delivery.overflow import BufferPolicy, Overflow
+from delivery.waiting import Drain
 from normalization.path import DEFAULT_TEMPLATE
 from normalization.rules import Rule
 
 TEMPLATE = DEFAULT_TEMPLATE
 EMBEDDED = "delta"  # the target that there is when none is configured
 NO_TARGET = "none"  # what a default_connector says to leave out what no rule matches
+
+_LEAST = -(2**31)  # priority
+_QUOTA = 8 * 1024**3
+_MEMORY_QUOTA = 256 * 1024**2  # of a target whose readings wait in memory
 
 NAME_FILE = "gateway"  # holds, beside the stores, the name that they were begun under
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
@@ -55,8 +61,8 @@ else:
     ]
 
 
-class BufferSection(Settings):
-    """What is held between the flow and the targets."""
+class BufferSection(BufferSettings):
+    """What is held between the flow and the targets; what a connector's own ``buffer`` says goes before it."""
 
     max_size: int = Field(100_000, ge=1, description="readings held in memory per target; the rest waits on disk")
     flush_interval: Duration | None = Field(
@@ -102,6 +108,17 @@ class GatewaySection(Settings):
     port: int | None = Field(None, ge=0, le=65535, description="HTTP port of health, metrics and API (default 8080)")
     log_level: Level | None = Field(
         None, description="least level that is logged: debug, info, warning or error (default info)"
+    )
+    commit_interval: Duration = Field(
+        0.005,
+        le=1,
+        description="time that a write of the journal to disk waits for more readings; longer means less wear of the disk "
+        "and later acknowledgements",
+    )
+    endurance: Size | None = Field(
+        None,
+        description="bytes that may be written to the disk before it wears out, as its data sheet says (TBW); "
+        "`bifrost status` then tells how long it lasts",
     )
     cloud: CloudSection = Field(CloudSection(), description="the targets")
 
@@ -185,6 +202,9 @@ class Configuration:
         port: The HTTP port; None for none.
         log_level: Least level that is logged.
         memory_rows: Readings held in memory per target.
+        buffers: How readings wait, by target.
+        commit_interval: Seconds that a group commit of the journal waits for more readings.
+        endurance: Bytes that the disk can be written with before it wears out; None when nobody said.
         probe_interval: Longest time between two attempts to reach a target, seconds.
         warnings: What is allowed but hardly meant, each with its place.
     """
@@ -201,8 +221,37 @@ class Configuration:
     port: int | None = 8080
     log_level: str = "info"
     memory_rows: int = 100_000
+    buffers: Mapping[str, BufferPolicy] = field(default_factory=dict)
+    commit_interval: float = 0.005
+    endurance: int | None = None
     probe_interval: float = 60.0
     warnings: tuple[str, ...] = ()
+
+
+def buffer_policy(own: BufferSettings, general: BufferSettings, *, persistent: bool = True) -> BufferPolicy:
+    """How readings wait for a target: what it says itself, else what holds for all, else the defaults.
+
+    Args:
+        own: What the target says.
+        general: What holds for all.
+        persistent: Whether they wait on disk.
+    """
+
+    def said(key: str, default: Any) -> Any:
+        return next((value for part in (own, general) if (value := getattr(part, key)) is not None), default)
+
+    age = said("expiry", None)
+    by_priority = own.expiry_by_priority or general.expiry_by_priority
+    return BufferPolicy(
+        quota=said("quota", _QUOTA) if persistent else own.quota or _MEMORY_QUOTA,
+        rows=said("quota_readings", None),
+        free_disk=said("free_disk", 512 * 1024**2),
+        overflow=Overflow(said("overflow", Overflow.DROP_OLDEST)),
+        keep_every=said("keep_every", 10),
+        expiry=({} if age is None else {_LEAST: age}) | by_priority,
+        drain=Drain(said("drain", Drain.OLDEST_FIRST)),
+        live_share=said("live_share", 0.5),
+    )
 
 
 def default_target(directory: Path) -> DeltaConfig:

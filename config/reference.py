@@ -18,6 +18,8 @@ from pydantic import BaseModel, BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+import normalization.condition
+import normalization.path
 from config import models
 from config.schema import schema
 from connectors.settings import SourceConfig, TargetConfig, seconds, size
@@ -79,6 +81,12 @@ routing_rules:
 """
 
 
+_COLLISIONS: Final = """\
+When two tags come out with one path, both are delivered under it; the gateway says so once in its log, with both addresses,
+and counts the paths in the metric `bifrost_path_collisions`.
+"""
+
+
 # ---------------------------------------------------------------------- the page
 
 
@@ -100,7 +108,9 @@ def page() -> str:
     out += ["## One table per source: `zerobus`\n", _docstring(ZeroBusSection)]
     out += [_example("source_targets"), *_tables(ZeroBusSection, "zerobus")]
     out += ["## Routing: `routing_rules`\n", _RULES, *_tables(models.RuleSection, "routing_rules[]")]
+    out += ["#### Conditions\n", _told(normalization.condition)]
     out += ["## Names: `normalization`\n", *_tables(models.NormalizationSection, "normalization")]
+    out += ["#### Paths\n", _told(normalization.path), _COLLISIONS]
     out += [
         "## Other sections\n",
         *_tables(models.WebSection, "web_ui"),
@@ -108,6 +118,12 @@ def page() -> str:
     ]
     out += _tables(models.DiscoverySection, "discovery")
     return "\n".join(out).rstrip() + "\n"
+
+
+def _told(module: types.ModuleType) -> str:
+    """What a module says of itself, as Markdown, without its title."""
+    _, _, text = (module.__doc__ or "").partition("\n\n")
+    return re.sub(r"::$", ":", text.replace("``", "`"), flags=re.MULTILINE)
 
 
 def choices(union: Any) -> dict[str, type[BaseModel]]:

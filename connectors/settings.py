@@ -187,6 +187,51 @@ class SourceConfig(Place):
         )
 
 
+class BufferSettings(Settings):
+    """How readings wait for a target that cannot take them; a connector's own goes before ``gateway.cloud.buffer``."""
+
+    quota: Size | None = Field(
+        None, description="bytes that may wait per target (default 8GiB; 256MiB when they wait in memory)"
+    )
+    quota_readings: int | None = Field(None, ge=1, description="readings that may wait per target (default: no bound)")
+    free_disk: Size | None = Field(
+        None, description="bytes that stay free on the disk: below it what waits does not grow (default 512MiB)"
+    )
+    overflow: Literal["drop_oldest", "drop_newest", "drop_lowest_priority", "downsample", "block"] | None = Field(
+        None,
+        description="what goes when it is full: the oldest of the lowest priority (the default), what comes, what comes "
+        "unless something less urgent waits, all but every n-th reading of a tag from four fifths of the quota on, or "
+        "nothing: `block` stops the reading of every source until there is room",
+    )
+    keep_every: int | None = Field(
+        None,
+        ge=2,
+        description="of how many readings of a tag `downsample` keeps one (default 10); changes of quality stay",
+    )
+    expiry: Duration | None = Field(
+        None, description="age at which readings are discarded, in seconds or as 7d (default: never)"
+    )
+    expiry_by_priority: dict[int, Duration] = Field(
+        {}, description="another age for readings of this priority and more urgent ones"
+    )
+    drain: Literal["oldest_first", "newest_first", "live_first"] | None = Field(
+        None,
+        description="order in which readings of one priority go out after an outage (default oldest_first); with "
+        "live_first live readings go out beside those that waited",
+    )
+    live_share: float | None = Field(
+        None, gt=0, lt=1, description="share of the live readings while others wait too, with live_first (default 0.5)"
+    )
+
+
+class RateSettings(Settings):
+    """What a target may get per second."""
+
+    rows: float | None = Field(None, gt=0, description="readings per second")
+    bytes: Size | None = Field(None, gt=0, description="bytes per second, before they are encoded")
+    messages: float | None = Field(None, gt=0, description="writes per second")
+
+
 class TargetConfig(Settings):
     """What every target can be told; each type adds its own under `provider_config`."""
 
@@ -203,6 +248,14 @@ class TargetConfig(Settings):
     )
     batch_size: int | None = Field(None, ge=1, description="readings in one write, at most")
     flush_interval: Duration | None = Field(None, description="time that a reading may wait for a batch to fill")
+    buffer_size: int | None = Field(None, ge=1, description="readings held in memory; the rest waits on disk")
+    disk_persistent: bool = Field(
+        True,
+        description="whether readings wait on disk; when false they wait in memory, and those that wait are lost when the "
+        "gateway ends",
+    )
+    buffer: BufferSettings = Field(BufferSettings(), description="how readings wait for this target")
+    rate_limit: RateSettings = Field(RateSettings(), description="what the target may get per second")
 
     def writer(self, context: Context) -> Writer:  # noqa: ARG002 - each type's config overrides it
         """The writer of this target; each type's config returns its own."""
@@ -210,9 +263,11 @@ class TargetConfig(Settings):
 
 
 __all__ = [
+    "BufferSettings",
     "Duration",
     "Mapping",
     "Place",
+    "RateSettings",
     "SecretStr",
     "Settings",
     "Size",

@@ -14,10 +14,11 @@ from typing_extensions import override
 
 from delivery.disk import StoreError
 from delivery.journal import SHARDS
+from flows.clock import TOLERATED, EpochClock
 from flows.process import Process
 
 _ROWS: Final = 20_000
-_LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 State = tuple[str, int]  # name of the shard, which a journal that was begun anew gives anew, and offset in it
 
@@ -34,14 +35,21 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
         self._snapshot: int | None = None  # newest commit of an epoch that is closing
         self._durable = self._offset
         self._turn = -1
+        self._clock = EpochClock(process.lead)
         process.count_partition()
 
     @override
     def next_batch(self) -> list[pa.RecordBatch]:
         self._trim()
+        late = self._clock.set_back()
+        if late > TOLERATED:
+            self._process.clock_set_back(late)
         if self._process.draining:
             if self._durable >= self._offset:
                 self._process.drained(self._index)
+            self._process.wait_idle(empty=True)
+            return []
+        if self._process.blocked:
             self._process.wait_idle(empty=True)
             return []
         try:
@@ -67,6 +75,7 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
     @override
     def snapshot(self) -> State:
         self._trim()
+        self._clock.next_epoch()
         self._snapshot = self._offset
         return self._shard, self._offset
 

@@ -4,6 +4,8 @@ docs/bytewax.md has the table.
 """
 
 import argparse
+import os
+import shlex
 import shutil
 import sqlite3
 import sys
@@ -12,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from delivery.disk import sync_directory
+from delivery.disk import make_directory, sync_directory
 from delivery.journal import SHARDS
 
 _LONGEST: Final = 10  # seconds
@@ -65,11 +67,13 @@ def prepare_recovery(directory: Path, gateway: str) -> None:
         gateway: Name of the gateway whose flow it belongs to.
 
     Raises:
-        SystemExit: It is another gateway's; Bytewax cannot start a flow whose partitions have gone.
+        SystemExit: Others may write it; or it is another gateway's, and Bytewax cannot start a flow whose partitions
+            have gone.
     """
     from bytewax.recovery import init_db_dir
 
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(directory)
+    _refuse_what_others_may_write(directory)
     draft = directory / "new"
     shutil.rmtree(draft, ignore_errors=True)
     if not any(directory.glob("part-*.sqlite3")):
@@ -86,6 +90,25 @@ def prepare_recovery(directory: Path, gateway: str) -> None:
             f"{directory} holds the state of gateway `{others[0]}`, and this one is `{gateway}`. Set gateway.name to "
             f"`{others[0]}`, or start with a new recovery directory: what is in the journal is kept, what was inside "
             "windows is not"
+        )
+
+
+def _refuse_what_others_may_write(directory: Path) -> None:
+    """Bytewax keeps pickles: whoever writes them runs code in the gateway."""
+    command = shlex.join(["chmod", "-R", "go-rwx", str(directory)])
+    for path in (directory, *sorted(directory.glob("part-*.sqlite3*"))):
+        found = path.stat()
+        if found.st_uid not in (os.geteuid(), 0):
+            owner = shlex.join(["chown", "-R", str(os.geteuid()), str(directory)])
+            problem, command = f"{path} belongs to user {found.st_uid}", f"{owner} && {command}"
+        elif found.st_mode & 0o022:
+            problem = f"others may write {path} (mode {found.st_mode & 0o777:04o})"
+        else:
+            continue
+        sys.exit(
+            f"{problem}, and whoever can write to the recovery directory {directory} can run code in the gateway. "
+            f"If you know what it holds:\n  {command}\nIf not, start with a new recovery directory: what is in the "
+            "journal is kept, what was inside windows is not"
         )
 
 

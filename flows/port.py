@@ -11,8 +11,10 @@ from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from delivery import metrics
+from delivery.wear import written_bytes, years
 
 if TYPE_CHECKING:
+    from config.models import Configuration
     from delivery.account import Account
     from delivery.forwarder import Forwarder
     from flows.intake import SourceIntake
@@ -23,6 +25,7 @@ log = structlog.get_logger()
 class Observed(Protocol):
     """What the port tells about."""
 
+    config: "Configuration"
     started: float
     draining: bool
     intakes: "dict[str, SourceIntake]"
@@ -56,6 +59,18 @@ def status(process: Observed) -> dict[str, Any]:
             "delivered": forwarder.status.delivered,
             "stored": forwarder.spool.stored_rows,
             "spool_bytes": forwarder.spool.size,
+            "quota_bytes": forwarder.spool.policy.quota,
+            "full_in": forwarder.spool.full_in,
+            "oldest_age": forwarder.spool.oldest_age,
+            "discarded": forwarder.spool.discarded,
+            "alarm": forwarder.spool.alarm,
+            "compression": forwarder.spool.compression,
+            "in_flight": forwarder.status.in_flight,
+            "success_rate": forwarder.status.success_rate,
+            "response_time": {
+                "p50": forwarder.status.response_time(0.5),
+                "p99": forwarder.status.response_time(0.99),
+            },
             "last_success": forwarder.status.last_success,
             "last_error": forwarder.status.last_error,
             "error_class": forwarder.status.error_class,
@@ -63,12 +78,14 @@ def status(process: Observed) -> dict[str, Any]:
         }
         for name, forwarder in process.forwarders.items()
     }
+    uptime, written, endurance = time.time() - process.started, written_bytes(), process.config.endurance
     healthy = all(s["state"] == "connected" for s in sources.values()) and all(
-        not t["last_error"] for t in targets.values()
+        not t["last_error"] and not t["alarm"] for t in targets.values()
     )
     return {
         "status": "draining" if process.draining else "ok" if healthy else "degraded",
-        "uptime": round(time.time() - process.started, 1),
+        "uptime": round(uptime, 1),
+        "disk": {"written_bytes": written, "years": years(endurance, written, uptime) if endurance else None},
         "sources": sources,
         "targets": targets,
     }

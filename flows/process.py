@@ -14,13 +14,15 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import structlog
+from bytewax.inputs import AbortExecution
 
 from config.loader import load_or_exit, remembered_name
 from config.logs import configure
@@ -28,14 +30,18 @@ from config.models import NAME_FILE, Configuration
 from connectors.contract import Context, SourceState
 from delivery import metrics
 from delivery.account import Account, next_scan, settle_accounts
+from delivery.clock import AgeClock
 from delivery.dead_letters import DeadLetterStore
 from delivery.disk import DirectoryLock, StoreError, write_durably
 from delivery.forwarder import Forwarder
 from delivery.journal import SHARDS, Journal
 from delivery.outcome import Outcome
+from delivery.pace import RateLimit
 from delivery.retry import RetryPolicy
 from delivery.spool import Spool
+from delivery.wear import written_bytes
 from flows import main_module
+from flows.clock import lead
 from flows.intake import SourceIntake, supervise
 from flows.options import check_bytewax_options, prepare_recovery
 from flows.port import Port
@@ -50,6 +56,7 @@ __all__ = ["Process", "file_name", "prepare_recovery", "recovery_directory", "un
 _LEAVE_AT_LATEST: Final = 4.0  # seconds after the signal
 _CLOSE_AT_LATEST: Final = 0.5  # seconds after that
 _FORWARDER_PATIENCE: Final = 3.0
+_NOTE_AGES: Final = 300.0
 _IDLE_WAIT: Final = 0.05
 _TURN: Final = 0.02  # seconds between two turns of the flow: each costs the same for one reading as for some hundred
 
@@ -85,6 +92,8 @@ class Process:
         self.intakes: dict[str, SourceIntake] = {}
         self.started = time.time()
         self.draining = False
+        self.lead = lead()  # of the wall clock, before the flow began
+        self._runs_again = self._set_back = False
         self._running = False
         self._opened = False
         self._lock = threading.Lock()
@@ -97,6 +106,7 @@ class Process:
         # By thread; Bytewax's own threads get a new Python thread state each time, so that a threading.local would forget.
         self._turns: defaultdict[int, _Turn] = defaultdict(_Turn)
         self._readers: list[asyncio.Task[None]] = []
+        self._noting: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
 
@@ -141,7 +151,10 @@ class Process:
         directory = self.config.directory
         self._directory_lock = DirectoryLock(directory)
         self._remember_name(directory)
-        self.journal = Journal(directory / "journal", self.config.gateway, self.tags)
+        self.ages = AgeClock(directory / "clock")
+        self.journal = Journal(
+            directory / "journal", self.config.gateway, self.tags, linger=self.config.commit_interval
+        )
         self._own = {self.journal.shard_name(index) for index in range(len(SHARDS))}
         self.dead_letters = DeadLetterStore(directory / "dead_letters", self.tags, self._own.__contains__)
         self.journal.on_trimmed.append(self.dead_letters.forget)
@@ -152,10 +165,17 @@ class Process:
                 place / "spool",
                 self.tags,
                 self._own.__contains__,
+                persistent=target.disk_persistent,
+                policy=self.config.buffers.get(name),
+                priorities=[rule.priority for rule in self.config.rules],
                 entry_rows=writer.limits.rows,
                 entry_bytes=writer.limits.bytes,
-                memory_rows=self.config.memory_rows,
+                memory_rows=target.buffer_size or self.config.memory_rows,
+                now=self.ages,
+                marks_resent=not writer.limits.remembers_units,
             )
+            if not target.disk_persistent:
+                spool.follow(self.journal.settled(name))
             self.journal.on_trimmed.append(spool.forget)
             self.spools[name] = spool
             self.forwarders[name] = Forwarder(
@@ -165,6 +185,7 @@ class Process:
                 self.dead_letters,
                 policy=RetryPolicy(first=target.retry_delay, cap=self.config.probe_interval),
                 threshold=target.retry_count,
+                rate=RateLimit(target.rate_limit.rows, target.rate_limit.bytes, target.rate_limit.messages),
                 zerobus=target.type == "zerobus",
             )
         self._opened = True
@@ -178,6 +199,7 @@ class Process:
 
     async def _read(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._noting = asyncio.create_task(self._note_ages())
         for source in self.config.sources:
             if source.enabled:
                 intake = SourceIntake(source.name, source.protocol, self.journal, self.tags)
@@ -194,9 +216,43 @@ class Process:
             self._reading_ended.set()
         await asyncio.Event().wait()  # futures of the journal still want this loop
 
+    async def _note_ages(self) -> None:
+        while True:
+            await asyncio.to_thread(self.ages.note)
+            await asyncio.sleep(_NOTE_AGES)
+
     def _stop_readers(self) -> None:
         for task in self._readers:
             task.cancel()
+
+    # ------------------------------------------------------------------ running
+
+    def run(self, flow: Callable[[], object]) -> None:
+        """Run the flow, and again from its last snapshot whenever the wall clock was set back.
+
+        Args:
+            flow: Runs it on one worker, in this thread, until it is left.
+        """
+        self._runs_again = self._set_back = True
+        while self._set_back:
+            self._set_back = False
+            self._turns.clear()
+            self.lead = lead()
+            flow()
+
+    def clock_set_back(self, seconds: float) -> None:
+        """Called by a partition: the epoch would last so much longer. Leaves the flow if it is run again.
+
+        Raises:
+            AbortExecution: Bytewax is to leave the flow as it is, without an end of stream.
+        """
+        again = self._runs_again and not self._leaving.locked()
+        if not self._set_back:
+            self._set_back = True
+            flow = "begins again at its last snapshot" if again else "makes no snapshot until the clock has caught up"
+            log.warning("the wall clock was set back", seconds=round(seconds, 1), flow=flow)
+        if again:
+            raise AbortExecution
 
     # ------------------------------------------------------------------ what the flow asks
 
@@ -209,6 +265,11 @@ class Process:
             config = self.config
             found = self._routers[worker] = Router(config.rules, config.default, config.source_targets)
         return found
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a spool wants nothing more until it has room."""
+        return any(spool.blocked for spool in self.spools.values())
 
     def turn(self) -> int:
         """Number of this worker's turn; in one turn every partition may give readings to the flow once."""
@@ -270,9 +331,16 @@ class Process:
         """Set the gauges that are counted when somebody looks."""
         for name, spool in self.spools.items():
             metrics.BUFFERED.labels(name).set(spool.stored_rows)
+            metrics.ALARM.labels(name).set(bool(spool.alarm))
+            metrics.OLDEST.labels(name).set(spool.oldest_age or 0.0)
+            full_in = spool.full_in
+            metrics.TIME_TO_FULL.labels(name).set(-1.0 if full_in is None else full_in)
+            for reason, readings in spool.discarded.items():
+                metrics.DISCARDED.labels(name, reason).set(readings)
         metrics.QUEUE_SIZE.set(self.journal.waiting_rows)
         metrics.QUEUE_CAPACITY.set(self.journal.memory_rows)
         metrics.SPOOLED_BYTES.set(self.journal.size + sum(spool.size for spool in self.spools.values()))
+        metrics.WRITTEN.set(written_bytes())
         metrics.DEAD_LETTERS.set(self.dead_letters.total)
         with self._scanning:
             began = time.monotonic()
@@ -371,4 +439,18 @@ def under_bytewax(config: Configuration | None = None) -> Process:
         check_bytewax_options(sys.argv[1:], os.environ, process.config.gateway)
         os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
         process.on_signals()
+        _run_by(process, sys.modules["__main__"])
     return process
+
+
+def _run_by(process: Process, bytewax_run: Any) -> None:
+    """Have `bytewax.run` run the flow by `Process.run`, because it ends the process when a flow was left."""
+    run = bytewax_run.cli_main
+
+    def cli_main(**options: Any) -> None:
+        if (options.get("workers_per_process") or 1) == 1:
+            process.run(lambda: run(**options))
+        else:
+            run(**options)  # one worker leaving would leave the others waiting
+
+    bytewax_run.cli_main = cli_main

@@ -10,8 +10,8 @@ A condition is a SQL boolean expression over the columns of a stream item::
 * **Columns**: the names of the tag table (`source`, `tag_name`, `path`, `unit` …), `gateway`, `shard`, `value`,
   `value_double`, `value_int`, `value_text`, `quality`, `type`, `status`, `sequence`, `flags`, `priority`, `source_time`,
   `received_time`, `properties`.
-* **Operators**: ``= == <> != < <= > >= AND OR NOT IN BETWEEN LIKE ILIKE IS NULL``, ``+ - * / %`` and ``ABS`` on numbers, ``&
-  |`` on whole numbers. LIKE's escape is a backslash unless ESCAPE names another. Names of qualities and types are compared
+* **Operators**: ``= == <> != < <= > >= AND OR NOT IN BETWEEN LIKE ILIKE IS NULL``, ``+ - * / %`` and ``ABS`` on numbers, ``&``
+  and ``|`` on whole numbers. LIKE's escape is a backslash unless ESCAPE names another. Names of qualities and types are compared
   without case. Times are compared with ISO 8601 texts, UTC where they do not say. TRUE and FALSE are 1 and 0 beside a number.
 * **NULL** is SQL's: a comparison with it is unknown, and so is its negation; unknown does not match. A division by zero is
   NULL.

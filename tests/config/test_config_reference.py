@@ -1,6 +1,7 @@
 """The generated reference is complete and fresh."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ def test_every_key_of_every_source_and_target_is_described_with_type_and_default
     assert "| `max_message_size` | size, 64KiB or more | `16MiB` | largest message taken" in text
     assert "| `port` | integer, 0 to 65535 |  | HTTP port" in text
     assert "| `schema` | text | **needed** | schema of the table |" in text
+
+
+def test_conditions_and_the_rule_for_characters_are_told() -> None:
+    text = page()
+    assert "#### Conditions\n\nA condition is a SQL boolean expression" in text
+    assert "**The rule for characters.**" in text
+    assert "`bifrost_path_collisions`" in text
+    assert "``" not in re.sub("^```.*$", "", text, flags=re.MULTILINE)
 
 
 def test_no_table_has_a_broken_row() -> None:

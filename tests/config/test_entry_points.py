@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 PACKAGE = '''
 from typing import Literal
@@ -25,7 +26,7 @@ sources:
 """
 
 
-def test_a_source_and_a_target_of_another_package_are_found(tmp_path):
+def test_a_source_and_a_target_of_another_package_are_found(tmp_path: Path) -> None:
     (tmp_path / "plant_extras.py").write_text(PACKAGE)
     info = tmp_path / "plant_extras-1.0.dist-info"
     info.mkdir()

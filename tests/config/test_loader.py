@@ -130,6 +130,14 @@ web_ui: {port: 80}
     assert [line[: len(want)] for line, want in zip(found, wanted, strict=True)] == wanted
 
 
+def test_two_rules_of_one_name_are_told_at_both_places(problems: Problems) -> None:
+    rules = "".join(f"  - {{name: hot, condition: value > {limit}, connectors: [delta]}}\n" for limit in (1, 2))
+    assert problems(f"routing_rules:\n{rules}") == [
+        "gateway.yaml:2:12: routing_rules.0.name: two rules are called `hot`",
+        "gateway.yaml:3:12: routing_rules.1.name: two rules are called `hot`",
+    ]
+
+
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
@@ -325,7 +333,7 @@ def test_problems_of_all_files_are_told_with_their_file(problems: Problems) -> N
         [
             "gateway.yaml:1:21",
             "gateway.x",
-            "there is no key `x`; known are cloud, directory, listen, log_level, name, port",
+            "there is no key `x`; known are cloud, commit_interval, directory, endurance, listen, log_level, name, port",
         ],
     ]
     broken = {"conf.d/a.yaml": "a: [\n", "conf.d/b.yaml": b"\xff"}

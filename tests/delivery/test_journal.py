@@ -583,7 +583,7 @@ async def test_a_journal_that_is_older_than_the_flow_loses_nothing_new(tmp_path:
 async def test_a_newer_format_is_refused_with_what_to_do(tmp_path: Path, closing: list[Journal]) -> None:
     journal = opened(tmp_path, closing)
     real = journal._head
-    journal._log._head = lambda: real().replace(b"\x97\x01", b"\x97\x09", 1)
+    journal._log._head = lambda: real().replace(b"\x97\x02", b"\x97\x09", 1)
     journal._log.roll()
     await asyncio.to_thread(journal.close)
     with pytest.raises(StoreError, match="newer version of Bifrost; start that version"):

@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -135,6 +137,13 @@ def running(directory: Path, **options: object) -> Iterator[Running]:
 def recovery(directory: Path) -> Path:
     """One recovery directory for both ways of starting."""
     return directory / "data" / "recovery"
+
+
+def epochs(directory: Path) -> tuple[int, int]:
+    """How often a flow has begun, and the newest epoch that is durable, as the recovery store knows them."""
+    with closing(sqlite3.connect(f"file:{recovery(directory) / 'part-0.sqlite3'}?mode=ro", uri=True)) as store:
+        begun, epoch = store.execute("SELECT max(ex_num), max(worker_frontier) FROM fronts").fetchone()
+    return begun or 0, epoch or 0
 
 
 def written(directory: Path, target: str) -> int:

@@ -9,12 +9,13 @@ from datetime import timedelta
 import pyarrow as pa
 from numbered import PROTOCOLS, configuration, read
 from numbered_flow import WAIT, WINDOW
-from running import acknowledged, check_account, missing, recovery, running, settle
+from running import acknowledged, check_account, epochs, missing, recovery, running, settle
 
 from connectors.settings import Mapping
 from flows.examples import averages
 from flows.process import Process
 from normalization.reading import Columns, Quality, repeat
+from tests.wall_clock import WallClock
 
 TAGS = 50
 LENGTH = WINDOW // timedelta(microseconds=1)
@@ -36,9 +37,15 @@ def windows_of(tag: int, newest: int) -> dict[int, float]:
 
 def test_no_window_and_no_derived_reading_is_lost_doubled_or_closed_early(tmp_path):
     example = {"flow": "example", "celsius": True}
-    for end in ("kill", "stop", "kill", "stop", "kill"):
-        with running(tmp_path, **example) as gateway:
+    clock = WallClock(tmp_path)
+    for end in ("kill", "stop", "clock", "kill", "stop", "kill"):
+        with running(tmp_path, environment=clock.environment, **example) as gateway:
             gateway.deliver(8000, targets=("first",))
+            if end == "clock":
+                before = epochs(tmp_path)[0]
+                clock.set(-3600)
+                gateway.until(lambda before=before: epochs(tmp_path)[0] > before, "a flow that has begun again")
+                gateway.deliver(8000, targets=("first",))
             if end == "kill":
                 gateway.kill()
             else:

@@ -1,6 +1,7 @@
 """What each option of `python -m bytewax.run` does to a gateway; docs/bytewax.md has the table."""
 
 import ast
+import os
 import re
 import signal
 import sqlite3
@@ -10,7 +11,7 @@ from contextlib import closing
 
 import psutil
 import pytest
-from running import HERE, ROOT, acknowledged, check_account, missing, recovery, repeated, running, settle
+from running import HERE, ROOT, WAYS, acknowledged, check_account, missing, recovery, repeated, running, settle
 
 from flows.options import check_bytewax_options, prepare_recovery
 
@@ -62,7 +63,7 @@ def test_a_new_recovery_directory_is_made(tmp_path):
         directory = tmp_path / "deep" / str(number)
         check_bytewax_options([*SOUND, *(part.format(directory) for part in given)], {}, "gw")
         assert [p.name for p in directory.iterdir()] == ["part-0.sqlite3"]
-        assert directory.stat().st_mode & 0o777 == 0o700
+        assert directory.stat().st_mode & 0o777 == directory.parent.stat().st_mode & 0o777 == 0o700
     by_variable = tmp_path / "by_variable"
     check_bytewax_options(SOUND, {"BYTEWAX_RECOVERY_DIRECTORY": str(by_variable)}, "gw")
     assert (by_variable / "part-0.sqlite3").exists()
@@ -78,6 +79,33 @@ def test_a_recovery_store_that_was_cut_off_while_it_was_made_is_made_again(tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["part-0.sqlite3"]
     with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as store:
         assert store.execute("SELECT part_index, part_count FROM parts").fetchall() == [(0, 1)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("planted", ["part-0.sqlite3", "."])
+def test_a_recovery_store_that_others_may_write_is_refused_with_what_to_do(tmp_path, way, planted):
+    prepare_recovery(recovery(tmp_path), "gw")
+    open_to_others = recovery(tmp_path) / planted
+    open_to_others.chmod(open_to_others.stat().st_mode | 0o020)
+    with running(tmp_path, way=way, idle=True) as gateway:
+        assert gateway.process.wait(30) == 1
+        command = f"chmod -R go-rwx {recovery(tmp_path)}"
+        assert f"others may write {open_to_others}" in gateway.said()
+        assert command in gateway.said()
+        assert "Traceback" not in gateway.said()
+    assert not (tmp_path / "data" / "journal").exists()
+    subprocess.run(command.split(), check=True)
+    with running(tmp_path, way=way, idle=True) as gateway:
+        gateway.opened().stop()
+
+
+def test_a_recovery_store_of_another_user_is_refused_with_what_to_do(tmp_path):
+    directory = tmp_path / "recovery"
+    prepare_recovery(directory, "gw")
+    os.chown(directory, 12345, -1)
+    said = refusal([*SOUND, "-r", str(directory)])
+    assert f"{directory} belongs to user 12345" in said
+    assert f"chown -R {os.geteuid()} {directory} && chmod -R go-rwx {directory}" in said
 
 
 def test_without_a_recovery_directory_it_says_how_to_start(tmp_path):

@@ -32,6 +32,11 @@ NAMES = [
     "bifrost_zerobus_batches_failed",
     "bifrost_zerobus_circuit_breaker_state",
     "bifrost_source_connected",
+    "bifrost_spool_alarm",
+    "bifrost_spool_oldest_seconds",
+    "bifrost_spool_full_seconds",
+    "bifrost_disk_syncs",
+    "bifrost_disk_written_bytes",
     "bifrost_unaccounted",
 ]
 

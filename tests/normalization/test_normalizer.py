@@ -1,5 +1,6 @@
 import json
 import threading
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,25 +13,25 @@ from normalization.path import DEFAULT_TEMPLATE
 from normalization.reading import FACTS, TAG_COLUMNS, Columns, Quality, Tag, TagTable, numbers, repeat, stream_schema
 
 
-def tag(name, *, address=None, source="s", **mapping):
+def tag(name: Any, *, address: Any = None, source: Any = "s", **mapping: Any) -> Any:
     return Tag(source, "opcua", "d", address or f"ns=2;s={name}", name, mapping=json.dumps(mapping))
 
 
-def raw_batch(columns, gateway="g", shard="opcua-0"):
+def raw_batch(columns: Any, gateway: Any = "g", shard: Any = "opcua-0") -> Any:
     """What an input hands to the step `normalize`."""
     facts = columns.to_batch(np.arange(len(columns), dtype=np.int64), 100)
     arrays = [*facts.columns, repeat(gateway, len(columns)), repeat(shard, len(columns))]
     return pa.RecordBatch.from_arrays(arrays, names=[*FACTS.names, "gateway", "shard"])
 
 
-def readings(tags, *rows):
+def readings(tags: Any, *rows: Any) -> Any:
     columns = Columns()
     for row_tag, value in rows:
         columns.add(tags.intern(row_tag), value)
     return raw_batch(columns)
 
 
-def test_a_batch_comes_out_with_paths_values_and_no_priority():
+def test_a_batch_comes_out_with_paths_values_and_no_priority() -> None:
     tags = TagTable()
     out = Normalizer(tags, DEFAULT_TEMPLATE)(
         readings(tags, (tag("temp", site="p1", line="l1"), 21.5), (tag("motor", site="p1", signal_type="state"), True))
@@ -46,7 +47,7 @@ def test_a_batch_comes_out_with_paths_values_and_no_priority():
     assert [tags[row].path for row in out["tag"].to_pylist()] == out["path"].to_pylist()
 
 
-def test_names_share_the_tag_tables_arrays():
+def test_names_share_the_tag_tables_arrays() -> None:
     tags = TagTable()
     out = Normalizer(tags, DEFAULT_TEMPLATE)(readings(tags, (tag("a"), 1), (tag("b"), 2)))
     addresses = {out[name].dictionary.buffers()[2].address for name in TAG_COLUMNS}
@@ -54,7 +55,7 @@ def test_names_share_the_tag_tables_arrays():
     assert len({out[name].indices.buffers()[1].address for name in TAG_COLUMNS}) == 1
 
 
-def test_a_tag_is_normalized_once_and_its_row_is_used_again():
+def test_a_tag_is_normalized_once_and_its_row_is_used_again() -> None:
     tags = TagTable()
     normalize = Normalizer(tags, DEFAULT_TEMPLATE)
     first = normalize(readings(tags, (tag("a"), 1)))
@@ -64,7 +65,7 @@ def test_a_tag_is_normalized_once_and_its_row_is_used_again():
     assert again["tag"].to_pylist() == first["tag"].to_pylist() * 2
 
 
-def test_normalized_rows_pass_through():
+def test_normalized_rows_pass_through() -> None:
     tags = TagTable()
     normalize = Normalizer(tags, DEFAULT_TEMPLATE)
     once = normalize(readings(tags, (tag("a", site="x", scale=2), 1)))
@@ -74,7 +75,7 @@ def test_normalized_rows_pass_through():
     assert normalize_tag(tags[once["tag"][0].as_py()], "{site}") is tags[once["tag"][0].as_py()]
 
 
-def test_scaling_and_alarm_touch_only_the_tags_that_ask_for_it():
+def test_scaling_and_alarm_touch_only_the_tags_that_ask_for_it() -> None:
     tags = TagTable()
     out = Normalizer(tags, DEFAULT_TEMPLATE)(
         readings(tags, (tag("a", scale=0.1), 70), (tag("b"), 70), (tag("c", alarm=True), True), (tag("d"), True))
@@ -94,7 +95,7 @@ def test_scaling_and_alarm_touch_only_the_tags_that_ask_for_it():
         (tag("n", template="{tagname}"), "`{tagname}` is not known"),
     ],
 )
-def test_a_reading_whose_tag_cannot_be_normalized_becomes_a_reject_with_its_values(bad, reason):
+def test_a_reading_whose_tag_cannot_be_normalized_becomes_a_reject_with_its_values(bad: Any, reason: Any) -> None:
     tags = TagTable()
     normalize = Normalizer(tags, DEFAULT_TEMPLATE)
     raw = readings(tags, (bad, 7), (tag("good"), 8), (bad, "text"))
@@ -109,7 +110,7 @@ def test_a_reading_whose_tag_cannot_be_normalized_becomes_a_reject_with_its_valu
     assert normalize(raw)["reject"].equals(out["reject"])
 
 
-def test_a_reject_keeps_its_own_reason():
+def test_a_reject_keeps_its_own_reason() -> None:
     tags = TagTable()
     columns = Columns()
     columns.add_reject(tags.intern(tag("n", scale="big")), "not JSON", b"{")
@@ -122,7 +123,7 @@ def test_a_reject_keeps_its_own_reason():
 
 
 @pytest.mark.parametrize("number", [7, -1, 2**31 - 1, -(2**31), 5000])
-def test_a_tag_number_that_the_table_does_not_have_becomes_a_reject(number):
+def test_a_tag_number_that_the_table_does_not_have_becomes_a_reject(number: Any) -> None:
     tags = TagTable()
     columns = Columns()
     columns.add(number, 1.5)
@@ -133,7 +134,7 @@ def test_a_tag_number_that_the_table_does_not_have_becomes_a_reject(number):
     assert out["path"].to_pylist() == ["", "a"]
 
 
-def test_tags_that_collide_on_a_path_are_reported_once_and_all_delivered():
+def test_tags_that_collide_on_a_path_are_reported_once_and_all_delivered() -> None:
     tags = TagTable()
     normalize = Normalizer(tags, "{site}/{tag_name}")
     a, b, c = tag("Motor 1", address="1"), tag("Motor_1", address="2"), tag("other", address="3")
@@ -153,7 +154,7 @@ def test_tags_that_collide_on_a_path_are_reported_once_and_all_delivered():
     assert list(normalize.collisions) == ["Motor_1"]
 
 
-def test_a_tag_that_changed_is_no_collision():
+def test_a_tag_that_changed_is_no_collision() -> None:
     tags = TagTable()
     normalize = Normalizer(tags, DEFAULT_TEMPLATE)
     out = normalize(readings(tags, (tag("temp", scale=2), 1), (tag("temp", scale=3), 1)))
@@ -162,12 +163,12 @@ def test_a_tag_that_changed_is_no_collision():
     assert normalize.collisions == {}
 
 
-def test_a_wrong_template_is_refused_at_once():
+def test_a_wrong_template_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="not known"):
         Normalizer(TagTable(), "{nothing}")
 
 
-def test_columns_may_come_in_any_order():
+def test_columns_may_come_in_any_order() -> None:
     tags = TagTable()
     raw = readings(tags, (tag("a"), 1.5), (tag("b"), "x"))
     shuffled = raw.select(list(reversed(raw.schema.names)))
@@ -175,7 +176,7 @@ def test_columns_may_come_in_any_order():
     assert normalize(shuffled).equals(normalize(raw))
 
 
-def test_slices_and_empty_batches():
+def test_slices_and_empty_batches() -> None:
     tags = TagTable()
     normalize = Normalizer(tags, DEFAULT_TEMPLATE)
     rows = [(tag("a", scale=0.5), i) for i in range(5)] + [(tag("b"), None), (tag("c"), True), (tag("d"), 2**64 - 1)]
@@ -186,7 +187,7 @@ def test_slices_and_empty_batches():
     assert normalize(raw.slice(0, 0)).num_rows == 0
 
 
-def test_many_new_tags_grow_the_lookup():
+def test_many_new_tags_grow_the_lookup() -> None:
     tags = TagTable()
     normalize = Normalizer(tags, "{tag_name}")
     for start in range(0, 6000, 1500):
@@ -195,12 +196,12 @@ def test_many_new_tags_grow_the_lookup():
         assert out["value"].to_pylist() == [float(i) for i in range(start, start + 1500)]
 
 
-def test_threads_share_a_normalizer():
+def test_threads_share_a_normalizer() -> None:
     tags = TagTable()
     normalize = Normalizer(tags, "{source}/{tag_name}")
     failures = []
 
-    def run(seed):
+    def run(seed: Any) -> None:
         order = np.random.default_rng(seed)
         for _ in range(40):
             numbers = order.integers(0, 400, 20)
@@ -217,7 +218,7 @@ def test_threads_share_a_normalizer():
     assert normalize.collisions == {}
 
 
-def test_lone_surrogates_do_not_poison_the_tag_table():
+def test_lone_surrogates_do_not_poison_the_tag_table() -> None:
     tags = TagTable()
     strange = Tag("s", "mqtt", "d", "a\udc80", "n\ud800")
     out = Normalizer(tags, DEFAULT_TEMPLATE)(readings(tags, (strange, 1), (strange, 2)))
@@ -264,7 +265,7 @@ any_value = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(hostile_tags, any_value, st.booleans(), st.sampled_from(Quality)), max_size=10))
-def test_anything_comes_out(rows):
+def test_anything_comes_out(rows: Any) -> None:
     tags = TagTable()
     columns = Columns()
     for row_tag, value, rejected, quality in rows:
@@ -290,7 +291,7 @@ def test_anything_comes_out(rows):
 @given(
     st.lists(st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(max_size=3)))
 )
-def test_numbers_are_the_values_as_floats(values):
+def test_numbers_are_the_values_as_floats(values: Any) -> None:
     columns = Columns()
     for value in values:
         columns.add(0, value)

@@ -1,4 +1,5 @@
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,18 +33,18 @@ SEEDS = [
 
 
 @pytest.mark.parametrize(("source", "tag", "path"), SEEDS, ids=[path for *_, path in SEEDS])
-def test_the_example_paths_of_the_seeds(source, tag, path):
+def test_the_example_paths_of_the_seeds(source: Any, tag: Any, path: Any) -> None:
     address, name = tag
     normalized = normalize_tag(SourceConfig(**source).tag("device", address, name), DEFAULT_TEMPLATE)
     assert normalized.path == path
     assert path.split("/")[-2:] == [normalized.signal_type, normalized.tag_name]
 
 
-def tag(name="t", *, mapping="{}", **more):
+def tag(name: Any = "t", *, mapping: Any = "{}", **more: Any) -> Any:
     return Tag("src", "opcua", "dev", "addr", name, mapping=mapping, **more)
 
 
-def test_the_tags_mapping_wins_over_the_source_and_a_sources_template_over_the_general_one():
+def test_the_tags_mapping_wins_over_the_source_and_a_sources_template_over_the_general_one() -> None:
     source = SourceConfig(
         name="s", protocol="opcua", site="a", line="l", path_template="{site}/{line}-{equipment}/{tag_name}",
         tags=[{"match": "x", "site": "b", "equipment": "e"}],
@@ -53,19 +54,19 @@ def test_the_tags_mapping_wins_over_the_source_and_a_sources_template_over_the_g
     assert normalize_tag(source.tag("d", "y", "y"), DEFAULT_TEMPLATE).path == "a/y"
 
 
-def test_a_mapped_signal_type_wins_over_unit_and_name():
+def test_a_mapped_signal_type_wins_over_unit_and_name() -> None:
     normalized = normalize_tag(tag("temp", unit="°C", mapping='{"signal_type": "setpoint"}'), DEFAULT_TEMPLATE)
     assert normalized.path == "setpoint/temp"
 
 
-def test_metadata_and_identity_can_be_part_of_a_path():
+def test_metadata_and_identity_can_be_part_of_a_path() -> None:
     found = normalize_tag(
         tag(metadata='{"batch": 7, "x": [1]}'), "{source}/{device_id}/{metadata.batch}/{metadata.x}/{tag_name}"
     )
     assert found.path == "src/dev/7/t"
 
 
-def test_a_tag_without_a_name_is_known_by_its_address():
+def test_a_tag_without_a_name_is_known_by_its_address() -> None:
     assert normalize_tag(tag(" "), "{site}/{tag_name}").path == "addr"
     nameless = Tag("s", "opcua", "d", "", "")
     with pytest.raises(NotNormalizableError, match="neither a name nor an address"):
@@ -84,7 +85,7 @@ def test_a_tag_without_a_name_is_known_by_its_address():
         (tag(mapping='{"template": "{metadata.a}/x"}', metadata="7"), "metadata is not a JSON object"),
     ],
 )
-def test_a_tag_that_cannot_be_normalized_says_why(bad, reason):
+def test_a_tag_that_cannot_be_normalized_says_why(bad: Any, reason: Any) -> None:
     with pytest.raises(NotNormalizableError, match=reason):
         normalize_tag(bad, DEFAULT_TEMPLATE)
 
@@ -101,12 +102,12 @@ def test_a_tag_that_cannot_be_normalized_says_why(bad, reason):
         ("{site} {line}", "cannot hold"),
     ],
 )
-def test_a_wrong_template_is_refused(template, problem):
+def test_a_wrong_template_is_refused(template: Any, problem: Any) -> None:
     with pytest.raises(ValueError, match=problem):
         path_template(template)
 
 
-def test_a_level_with_several_placeholders_goes_when_one_has_no_value():
+def test_a_level_with_several_placeholders_goes_when_one_has_no_value() -> None:
     template = path_template("plant/{line}-{equipment}/{tag_name}")
     assert template.fill({"line": "1", "equipment": "2", "tag_name": "x"}) == "plant/1-2/x"
     assert template.fill({"line": "1", "tag_name": "x"}) == "plant/x"
@@ -133,12 +134,12 @@ def test_a_level_with_several_placeholders_goes_when_one_has_no_value():
         ("O'Brien", "O_Brien"),
     ],
 )
-def test_characters_that_a_path_cannot_hold(text, expected):
+def test_characters_that_a_path_cannot_hold(text: Any, expected: Any) -> None:
     assert level(text) == expected
 
 
 @given(st.text(max_size=400))
-def test_a_level_is_sound_whatever_it_is_made_of(text):
+def test_a_level_is_sound_whatever_it_is_made_of(text: Any) -> None:
     out = level(text)
     assert out
     assert level(out) == out
@@ -149,11 +150,11 @@ def test_a_level_is_sound_whatever_it_is_made_of(text):
 
 
 @given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=60))
-def test_letters_and_digits_of_any_script_stay(text):
+def test_letters_and_digits_of_any_script_stay(text: Any) -> None:
     assert level(text) == unicodedata.normalize("NFC", text)
 
 
-def test_long_levels_stay_distinct():
+def test_long_levels_stay_distinct() -> None:
     a, b = level("x" * 300 + "a"), level("x" * 300 + "b")
     assert a != b
     assert len(a) == len(b) == 255
@@ -187,11 +188,11 @@ def test_long_levels_stay_distinct():
         ("", "", ""),
     ],
 )
-def test_kind_of_signal(unit, name, kind):
+def test_kind_of_signal(unit: Any, name: Any, kind: Any) -> None:
     assert signal_type(unit, name) == kind
 
 
 @given(st.text(), st.text())
-def test_any_unit_and_name_have_a_kind_of_signal_that_a_path_can_hold(unit, name):
+def test_any_unit_and_name_have_a_kind_of_signal_that_a_path_can_hold(unit: Any, name: Any) -> None:
     kind = signal_type(unit, name)
     assert not kind or level(kind) == kind

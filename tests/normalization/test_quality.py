@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from asyncua.ua.status_codes import StatusCodes, get_name_and_doc
 from hypothesis import given
@@ -32,12 +34,12 @@ GOOD, UNCERTAIN, BAD, STALE, ALARM = Quality
         (0xC0000000, BAD),
     ],
 )
-def test_opcua_status_codes(status, quality):
+def test_opcua_status_codes(status: Any, quality: Any) -> None:
     assert opcua_quality(status) is quality
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_opcua_severity_is_never_softened_and_info_bits_do_not_count(status):
+def test_opcua_severity_is_never_softened_and_info_bits_do_not_count(status: Any) -> None:
     quality = opcua_quality(status)
     severity = status >> 30
     assert (quality is GOOD) == (severity == 0)
@@ -48,7 +50,7 @@ def test_opcua_severity_is_never_softened_and_info_bits_do_not_count(status):
     assert opcua_quality(status - 2**32) is quality
 
 
-def test_every_opcua_code_that_is_stale_is_about_the_way_to_the_device():
+def test_every_opcua_code_that_is_stale_is_about_the_way_to_the_device() -> None:
     words = ("Communication", "Timeout", "Shutdown", "Halted", "Session", "Connect", "Channel", "Disconnect")
     stale = [name for name, code in vars(StatusCodes).items() if isinstance(code, int) and opcua_quality(code) is STALE]
     assert len(stale) == 14
@@ -57,7 +59,7 @@ def test_every_opcua_code_that_is_stale_is_about_the_way_to_the_device():
 
 
 @pytest.mark.parametrize(("code", "quality"), [(0, BAD), (192, GOOD), (500, STALE), (64, UNCERTAIN), (-7, UNCERTAIN)])
-def test_sparkplug_quality(code, quality):
+def test_sparkplug_quality(code: Any, quality: Any) -> None:
     assert sparkplug_quality(code) is quality
 
 
@@ -65,7 +67,7 @@ def test_sparkplug_quality(code, quality):
     ("exception", "quality"),
     [(None, STALE), (0, GOOD), (1, BAD), (2, BAD), (3, BAD), (4, BAD), (5, UNCERTAIN), (6, UNCERTAIN), (8, BAD)],
 )
-def test_modbus_quality(exception, quality):
+def test_modbus_quality(exception: Any, quality: Any) -> None:
     assert modbus_quality(exception) is quality
 
 
@@ -88,17 +90,17 @@ def test_modbus_quality(exception, quality):
         (ALARM, ["alarm", "ALARM", "in alarm", "Alarm: high"]),
     ],
 )
-def test_words_and_numbers_of_messages(quality, spellings):
+def test_words_and_numbers_of_messages(quality: Any, spellings: Any) -> None:
     for spelling in spellings:
         assert text_quality(spelling) is quality, spelling
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.booleans()))
-def test_any_text_or_number_has_a_quality(value):
+def test_any_text_or_number_has_a_quality(value: Any) -> None:
     assert text_quality(value) in Quality
 
 
-def test_opcua_names_agree_with_their_numbers():
+def test_opcua_names_agree_with_their_numbers() -> None:
     for name, code in vars(StatusCodes).items():
         if isinstance(code, int) and code:
             assert text_quality(name) is opcua_quality(code), (name, get_name_and_doc(code))

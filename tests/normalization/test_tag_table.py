@@ -17,7 +17,8 @@ def impatient() -> object:
 
 
 def test_sources_are_counted_while_other_threads_add_some(impatient: None) -> None:
-    table, ended, wrong = TagTable(), threading.Event(), []
+    table, ended = TagTable(), threading.Event()
+    wrong: list[object] = []
 
     def count() -> None:
         while not ended.is_set():

@@ -2,6 +2,7 @@ import math
 import re
 import struct
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,14 @@ from normalization.values import REASONS, Conversion, Conversions
 NULL, BOOLEAN, INT64, UINT64, DOUBLE, TEXT, BYTES, JSON = ValueType
 
 
-def batch_of(values, qualities=None):
+def batch_of(values: Any, qualities: Any = None) -> Any:
     columns = Columns()
     for i, value in enumerate(values):
         columns.add(0, value, quality=qualities[i] if qualities else Quality.GOOD)
     return columns.to_batch(np.zeros(len(columns), np.int64), 0)
 
 
-def values_of(batch):
+def values_of(batch: Any) -> Any:
     """Type and value of each reading, read row by row."""
     rows = batch.to_pylist()
     out = []
@@ -32,12 +33,12 @@ def values_of(batch):
         held |= {TEXT: "value_text", JSON: "value_text", BYTES: "value_bytes"}
         for name in ("value_double", "value_int", "value_text", "value_bytes"):
             assert row[name] is None or name == held.get(kind), f"{kind.name} with a value in {name}"
-        value = row[held[kind]] if kind in held else None
+        value: Any = row[held[kind]] if kind in held else None
         out.append((kind, value % 2**64 if kind == UINT64 else bool(value) if kind == BOOLEAN else value))
     return out
 
 
-def convert(values, conversions, qualities=None):
+def convert(values: Any, conversions: Any, qualities: Any = None) -> Any:
     batch = batch_of(values, qualities)
     table = Conversions()
     which = np.array([table.number(conversion) for conversion in conversions], np.int32)
@@ -46,7 +47,7 @@ def convert(values, conversions, qualities=None):
     return batch, out
 
 
-def one(value, **mapping):
+def one(value: Any, **mapping: Any) -> Any:
     """The value, or the reason, that a mapping makes of one value."""
     _, out = convert([value], [Conversion.of(mapping)])
     reason = out["reject"][0].as_py()
@@ -126,7 +127,7 @@ WANTS_INTEGER, WANTS_NUMBER, NOT_SCALABLE = REASONS[2], REASONS[3], REASONS[5]
         ("x", {"type": "text"}, (TEXT, "x")),
     ],
 )
-def test_what_a_mapping_makes_of_a_value(value, mapping, expected):
+def test_what_a_mapping_makes_of_a_value(value: Any, mapping: Any, expected: Any) -> None:
     assert one(value, **mapping) == expected
 
 
@@ -149,20 +150,20 @@ def test_what_a_mapping_makes_of_a_value(value, mapping, expected):
         ([1], Quality.GOOD, Quality.GOOD),
     ],
 )
-def test_alarm(value, quality, expected):
+def test_alarm(value: Any, quality: Any, expected: Any) -> None:
     batch, out = convert([value], [Conversion.of({"alarm": True})], [quality])
     assert out["quality"][0].as_py() == expected
     assert values_of(out) == values_of(batch) or math.isnan(value)
 
 
-def test_an_alarm_looks_at_the_scaled_value_and_not_at_a_reject():
+def test_an_alarm_looks_at_the_scaled_value_and_not_at_a_reject() -> None:
     mapping = Conversion.of({"alarm": True, "offset": -4.0, "type": "number"})
     _, out = convert([4, 5, "x"], [mapping] * 3)
     assert out["quality"].to_pylist() == [Quality.GOOD, Quality.ALARM, Quality.GOOD]
     assert out["reject"].to_pylist() == [None, None, WANTS_NUMBER]
 
 
-def test_rejects_that_came_as_rejects_are_left_alone():
+def test_rejects_that_came_as_rejects_are_left_alone() -> None:
     columns = Columns()
     columns.add_reject(0, "not JSON", b"{")
     columns.add(0, 1)
@@ -174,7 +175,7 @@ def test_rejects_that_came_as_rejects_are_left_alone():
     assert values_of(out)[1] == (TEXT, "1")
 
 
-def test_a_mapping_that_says_nothing_of_values_converts_nothing():
+def test_a_mapping_that_says_nothing_of_values_converts_nothing() -> None:
     assert Conversion.of({"site": "a"}) is None
     assert Conversion.of({"scale": 1.0, "offset": 0.0, "alarm": False, "type": None}) is None
 
@@ -191,7 +192,7 @@ def test_a_mapping_that_says_nothing_of_values_converts_nothing():
         {"alarm": 1},
     ],
 )
-def test_a_mapping_that_is_not_possible_is_refused(mapping):
+def test_a_mapping_that_is_not_possible_is_refused(mapping: Any) -> None:
     with pytest.raises(ValueError, match="mapping: "):
         Conversion.of(mapping)
 
@@ -221,7 +222,7 @@ conversions = st.builds(
 )
 
 
-def parsed(text, want):
+def parsed(text: Any, want: Any) -> Any:
     """The number or boolean that a text spells, or None."""
     text = text.strip().lower()
     if want == "boolean":
@@ -242,7 +243,7 @@ def parsed(text, want):
     return float(text) if re.fullmatch(r"[+-]?(nan|inf|infinity)", text) else None
 
 
-def model(value, conversion):
+def model(value: Any, conversion: Any) -> Any:
     """What a conversion should make of a value; None for a reject."""
     want = conversion.type
     if isinstance(value, str) and want in ("boolean", "integer", "number"):
@@ -286,13 +287,13 @@ def model(value, conversion):
     return value
 
 
-def is_alarm(value):
+def is_alarm(value: Any) -> Any:
     if isinstance(value, str):
         return value.strip().lower() not in ("", "0", "false")
     return isinstance(value, int | float) and value != 0 and not math.isnan(value)
 
 
-def same(a, b):
+def same(a: Any, b: Any) -> Any:
     if isinstance(a, float) and isinstance(b, float):
         return struct.pack("d", a) == struct.pack("d", b) or (math.isnan(a) and math.isnan(b))
     return type(a) is type(b) and a == b
@@ -300,7 +301,7 @@ def same(a, b):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(plain_values, conversions, st.sampled_from(Quality)), min_size=1, max_size=8))
-def test_conversion_of_any_values_agrees_with_a_row_by_row_model(rows):
+def test_conversion_of_any_values_agrees_with_a_row_by_row_model(rows: Any) -> None:
     values, mappings, qualities = zip(*rows, strict=True)
     batch, out = convert(values, mappings, qualities)
     reasons = out["reject"].to_pylist()
