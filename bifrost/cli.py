@@ -127,7 +127,7 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
         raise typer.Exit(1)
     answer = ask(loaded, "/health")
     if answer is None:
-        typer.echo(f"no gateway answers on {loaded.listen}:{loaded.port}", err=True)
+        typer.echo(f"no gateway `{loaded.gateway}` answers on {loaded.listen}:{loaded.port}", err=True)
         raise typer.Exit(1)
     if as_json:
         _print_json(answer)

@@ -38,12 +38,13 @@ def run(config: Configuration, seconds: float | None = None) -> int:
     return 1
 
 
-def ask(config: Configuration, path: str) -> Any | None:
-    """What the running gateway answers to GET `path`; None when none runs."""
+def ask(config: Configuration, path: str) -> dict[str, Any] | None:
+    """What the running gateway of this name answers to GET `path`; None when none runs."""
     host = "127.0.0.1" if config.listen in ("", "0.0.0.0", "::") else config.listen
     try:
         with urllib.request.urlopen(f"http://{host}:{config.port}{path}", timeout=5) as answer:
-            return json.load(answer)
+            found = json.load(answer)
+            return found if isinstance(found, dict) and found.get("gateway") == config.gateway else None
     except (OSError, http.client.HTTPException, ValueError):  # nobody, or not a gateway
         return None
 
@@ -52,12 +53,12 @@ def account(config: Configuration) -> dict[str, Any]:
     """The account of a gateway, from the gateway itself or, when none runs, from its stores."""
     running = ask(config, "/api/ledger") if config.port is not None else None
     if running is not None:
-        return dict(running)
+        return running
     if not (config.directory / NAME_FILE).exists():  # no gateway has run; looking must not make its stores
-        return Account(targets={name: {} for name in config.targets}).to_dict()
+        return {"gateway": config.gateway, **Account(targets={name: {} for name in config.targets}).to_dict()}
     process = Process(config)
     process.open_stores()
     try:
-        return process.account().to_dict()
+        return {"gateway": config.gateway, **process.account().to_dict()}
     finally:
         process.close()

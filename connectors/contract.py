@@ -71,7 +71,7 @@ class Reader(Protocol):
     """Reads one source."""
 
     async def run(self, intake: Intake, state: bytes | None) -> None:
-        """Connect and read until cancelled.
+        """Connect and read until cancelled. Called again, after it has ended, for each further attempt.
 
         Args:
             intake: Where readings go.

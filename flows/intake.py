@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 from typing_extensions import override
 
-from connectors.contract import Context, Intake, SourceState
+from connectors.contract import Context, Intake, Reader, SourceState
 from connectors.settings import SourceConfig
 from delivery import metrics
 from delivery.journal import Journal, shard_of
@@ -49,7 +49,7 @@ class SourceIntake(Intake):
     def __init__(self, source: str, protocol: str, journal: Journal, tags: TagTable) -> None:
         self.status = SourceStatus(protocol)
         self._connected_before = False
-        self._fresh = False  # connected since its tags were last marked stale
+        self._fresh = True  # no device has been lost since its tags were last marked stale
         self._source = source
         self._journal = journal
         self._shard = shard_of(protocol, source)
@@ -115,12 +115,14 @@ async def supervise(config: SourceConfig, context: Context, intake: SourceIntake
     """Run the reader of a source until cancelled; start it again with jittered exponential back-off."""
     policy = RetryPolicy(first=0.5, cap=30.0)
     failures, said = 0, ""
+    reader: Reader | None = None  # one for all attempts: it keeps what it learns of its devices
     while True:
         began = time.monotonic()
         intake.state(SourceState.CONNECTING)
         failure: BaseException | None = None
         try:
-            await config.reader(context).run(intake, journal.state(config.name))
+            reader = reader or config.reader(context)
+            await reader.run(intake, journal.state(config.name))
         except Exception as error:  # noqa: BLE001 - the edge of the reader's loop
             failure = error
         except asyncio.CancelledError as error:

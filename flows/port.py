@@ -1,6 +1,7 @@
 """The gateway's HTTP port: health and metrics, and whatever else is given to it, in a thread of its own."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -83,6 +84,7 @@ def status(process: Observed) -> dict[str, Any]:
         not t["last_error"] and not t["alarm"] for t in targets.values()
     )
     return {
+        "gateway": process.config.gateway,
         "status": "draining" if process.draining else "ok" if healthy else "degraded",
         "uptime": round(uptime, 1),
         "disk": {"written_bytes": written, "years": years(endurance, written, uptime) if endurance else None},
@@ -109,7 +111,7 @@ def create_app(process: Observed, routers: list[APIRouter]) -> FastAPI:
     @app.get("/api/ledger")
     def ledger() -> dict[str, Any]:
         """The account of the gateway."""
-        return process.account().to_dict()
+        return {"gateway": process.config.gateway, **process.account().to_dict()}
 
     for router in routers:
         app.include_router(router)
@@ -143,11 +145,15 @@ class Port:
         server = uvicorn.Server(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         try:
-            asyncio.run(server.serve())
-        except (OSError, SystemExit) as error:
+            listening = socket.create_server(
+                (self._host, self._port), family=socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            )
+        except OSError as error:
             log.error(
                 "the port cannot be opened; data flows on without it",
                 host=self._host,
                 port=self._port,
-                error=str(error),
+                error=error.strerror,
             )
+            return
+        asyncio.run(server.serve(sockets=[listening]))

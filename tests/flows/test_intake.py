@@ -103,13 +103,31 @@ async def test_down_marks_the_tags_stale_once(journal, tags):
     assert len(rows_in(journal, "gateway", "press")) == len(numbers)
 
 
-async def test_a_source_that_was_never_connected_marks_nothing(journal, tags):
+async def test_a_device_that_is_gone_when_the_gateway_starts_leaves_no_tag_good(journal, tags):
     intake = SourceIntake("press", "mqtt", journal, tags)
     intake.tag(Script(name="press").tag("dev", "a", "t"))
-    intake.state(SourceState.CONNECTING)
-    intake.state(SourceState.DOWN, "no route")
+    for _ in range(2):
+        intake.state(SourceState.CONNECTING)
+        intake.state(SourceState.DOWN, "no route")
     await intake.append(Columns())
-    assert rows_in(journal, "gateway", "press") == []
+    assert [row[0] for row in rows_in(journal, "gateway", "press")] == [Quality.STALE]
+
+
+async def test_one_reader_makes_all_attempts_of_a_source(journal, tags):
+    made = []
+
+    class Learning(Script):
+        def reader(self, context):
+            made.append(super().reader(context))
+            return made[-1]
+
+    async def fail(intake):
+        raise ConnectionError("no")
+
+    config = Learning(name="press", steps=[fail, fail, hang])
+    async with supervised(config, journal, tags):
+        await eventually(lambda: len(config.started) == 3)
+    assert len(made) == 1
 
 
 async def test_every_connection_after_the_first_is_a_reconnection(journal, tags):

@@ -105,5 +105,6 @@ def test_a_port_in_use_does_not_stop_the_data(tmp_path):
         gateway.deliver(1000)
         gateway.until(lambda: "the port cannot be opened; data flows on without it" in gateway.said(), "the log")
         gateway.deliver(1000)
+        assert "Address already in use" in gateway.said()
         assert gateway.stop() < 5.0
         assert "Traceback" not in gateway.said()

@@ -27,7 +27,7 @@ from connectors.sources.opcua.config import OpcUaConfig
 
 _log = logging.getLogger(__name__)
 _requests_log = logging.getLogger(f"{__name__}.requests")
-_requests_log.setLevel(logging.INFO)  # below it asyncua writes every request out, with the password
+_requests_log.setLevel(logging.WARNING)  # below it asyncua writes requests out, with the password in the end
 
 _CHUNK: Final = 65_536
 _CLOSING: Final = 0.5  # seconds for the server to take leave
