@@ -16,6 +16,7 @@ from connectors.targets.console import ConsoleConfig
 from connectors.targets.delta import DeltaConfig
 from connectors.targets.file import FileConfig
 from connectors.targets.zerobus import ZeroBusConfig, ZeroBusSection
+from delivery.entry import Compression
 from delivery.overflow import BufferPolicy, Overflow
 from delivery.waiting import Drain
 from normalization.path import DEFAULT_TEMPLATE
@@ -251,6 +252,7 @@ def buffer_policy(own: BufferSettings, general: BufferSettings, *, persistent: b
         expiry=({} if age is None else {_LEAST: age}) | by_priority,
         drain=Drain(said("drain", Drain.OLDEST_FIRST)),
         live_share=said("live_share", 0.5),
+        compression=Compression[said("compression", "zstd").upper()],
     )
 
 

@@ -6,6 +6,7 @@ them.
 """
 
 from collections.abc import Sequence
+from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ import pyarrow as pa
 from normalization.reading import FACTS, Tag, TagTable
 
 COLUMNS: Final = pa.schema([*(f.remove_metadata() for f in FACTS), pa.field("priority", pa.int32())])
-_CODEC: Final = pa.Codec("lz4_raw")
+_CODECS: Final = (pa.Codec("lz4_raw"), pa.Codec("zstd", compression_level=1))
+_CODEC_BIT: Final = 24  # of the mask, from here on: the codec's number
 _WORTH_COMPRESSING: Final = 1024
 _TAG: Final = COLUMNS.get_field_index("tag")
 
@@ -30,14 +32,22 @@ def _columns(mask: int) -> tuple[list[int], pa.Schema]:
     return present, pa.schema([COLUMNS.field(i) for i in present])
 
 
-def encode(arrays: Sequence[pa.Array]) -> tuple[int, int, pa.Buffer]:
+class Compression(IntEnum):
+    """How the columns of an entry are compressed: quickly, or to half of that."""
+
+    LZ4 = 0
+    ZSTD = 1
+
+
+def encode(arrays: Sequence[pa.Array], compression: Compression = Compression.LZ4) -> tuple[int, int, pa.Buffer]:
     """Serialize columns.
 
     Args:
         arrays: Arrays in the order of ``COLUMNS``; the last may be missing.
+        compression: How to compress them.
 
     Returns:
-        Mask of the columns that are there, bytes before compression, and the bytes.
+        Mask of the columns that are there (and the codec), bytes before compression, and the bytes.
     """
     count = len(arrays[0])
     mask = 0
@@ -48,13 +58,14 @@ def encode(arrays: Sequence[pa.Array]) -> tuple[int, int, pa.Buffer]:
     raw = pa.RecordBatch.from_arrays([arrays[i] for i in present], schema=schema).serialize()
     if raw.size < _WORTH_COMPRESSING:
         return mask, raw.size, raw
-    return mask, raw.size, _CODEC.compress(raw)
+    return mask | compression << _CODEC_BIT, raw.size, _CODECS[compression].compress(raw)
 
 
 def decode(mask: int, raw_size: int, data: memoryview) -> list[pa.Array]:
     """The columns that `encode` was given, in the order of ``COLUMNS``; those left out are null throughout."""
-    present, schema = _columns(mask)
-    raw = pa.py_buffer(data) if raw_size < _WORTH_COMPRESSING else _CODEC.decompress(data, raw_size)
+    present, schema = _columns(mask & ((1 << _CODEC_BIT) - 1))
+    codec = _CODECS[mask >> _CODEC_BIT]
+    raw = pa.py_buffer(data) if raw_size < _WORTH_COMPRESSING else codec.decompress(data, raw_size)
     batch = pa.ipc.read_record_batch(raw, schema)
     found = dict(zip(present, batch.columns, strict=True))
     return [found[i] if i in found else pa.nulls(len(batch), COLUMNS.field(i).type) for i in range(len(COLUMNS))]

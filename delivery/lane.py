@@ -17,7 +17,7 @@ import pyarrow as pa
 import structlog
 
 from delivery.disk import StoreFullError
-from delivery.entry import COLUMNS, TagReader, TagScribe, decode, encode, pack, unpack
+from delivery.entry import COLUMNS, Compression, TagReader, TagScribe, decode, encode, pack, unpack
 from delivery.intervals import Intervals
 from delivery.ledger import Close, LaneLedger, Numbers
 from delivery.log import HEAD, Cursor, Log, Record
@@ -51,6 +51,7 @@ class Lane:
         entry_bytes: Bytes of one entry before compression, at most, unless it is a single reading.
         memory_rows: Readings held in memory; more are read back from disk.
         segment_bytes: Size at which a new segment is begun.
+        compression: How entries are compressed.
         marks_resent: Whether readings that may have been sent before say so.
         drain: In what order readings go out.
         live_share: Share of the readings sent that are live ones while both wait, with `Drain.LIVE_FIRST`.
@@ -71,6 +72,7 @@ class Lane:
         entry_bytes: int = 4 * 1024 * 1024,
         memory_rows: int = 100_000,
         segment_bytes: int = 16 * 1024 * 1024,
+        compression: Compression = Compression.ZSTD,
         marks_resent: bool = True,
         drain: Drain = Drain.OLDEST_FIRST,
         live_share: float = 0.5,
@@ -87,6 +89,7 @@ class Lane:
         self._settled_at: dict[int, int] = {}  # segment: record that settled the last of its entries so far
         self._outstanding: dict[int, int] = {}  # segment: entries read or appended in this run and not settled
         self._newest: dict[int, float] = {}  # segment: when its newest entry was appended, by `now`
+        self._compression = compression
         self._marks, self._resent = marks_resent, 0  # entries up to here may have been sent before
         self._inside: set[int] = set()  # entries in memory or under way
         self._released: deque[Unit] = deque()
@@ -155,7 +158,7 @@ class Lane:
         columns = [batch.column(name) for name in COLUMNS.names]
         process_tags = columns[0]
         columns[0], rows = self._scribe.translate(segment, process_tags)
-        mask, raw_size, body = encode(columns)
+        mask, raw_size, body = encode(columns, self._compression)
         if rows:
             self._log.append(_TAGS, [pack(rows)])
         if raw_size > self._entry_bytes and len(batch) > 1:
@@ -170,7 +173,7 @@ class Lane:
         described = [previous, gateway, shard, first, last, len(batch), sources, now, mask, raw_size, memoryview(body)]
         number = self._log.append(_ENTRY, [pack(described)])
         self.raw_bytes += raw_size
-        self.compressed_bytes += len(memoryview(body))
+        self.compressed_bytes += body.size
         self._ledger.enter(number, gateway, shard, sequences, sources)
         columns[0] = process_tags
         self._newest[segment] = now

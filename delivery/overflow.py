@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from delivery.entry import Compression
 from delivery.waiting import Drain
 
 
@@ -39,6 +40,7 @@ class BufferPolicy:
             priority holds, None for never.
         drain: In what order readings go out.
         live_share: Share of live readings while a backlog waits too, with `Drain.LIVE_FIRST`.
+        compression: How what waits is compressed.
     """
 
     quota: int = 8 * 1024**3
@@ -49,6 +51,7 @@ class BufferPolicy:
     expiry: Mapping[int, float | None] = field(default_factory=dict)
     drain: Drain = Drain.OLDEST_FIRST
     live_share: float = 0.5
+    compression: Compression = Compression.ZSTD
 
     def expires_after(self, priority: int) -> float | None:
         """Seconds after which readings of `priority` are discarded; None for never."""

@@ -112,6 +112,7 @@ class Spool:
                 segment_bytes=min(segment_bytes, max(_LEAST_SEGMENT, self.policy.quota // 16)),
                 drain=self.policy.drain,
                 live_share=self.policy.live_share,
+                compression=self.policy.compression,
                 now=now,
             )
             for priority in sorted({0, *priorities, *stored})

@@ -3,10 +3,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.entry import COLUMNS, TagReader, TagScribe, decode, encode
+from delivery.entry import COLUMNS, Compression, TagReader, TagScribe, decode, encode
 from normalization.reading import Columns, TagTable, ValueType
 from tests.delivery.stores import columns, raw_columns, stream, tag_table
 
@@ -51,11 +52,11 @@ def plain(array: pa.Array) -> list[Any]:
     return [repr(v) if isinstance(v, float) else v for v in array.to_pylist()]
 
 
-@given(readings())
-def test_every_value_survives_encoding(rows: Columns) -> None:
+@given(readings(), st.sampled_from(list(Compression)))
+def test_every_value_survives_encoding(rows: Columns, compression: Compression) -> None:
     batch = rows.to_batch(np.full(len(rows), 7), 1)
     arrays = [*batch.columns, pa.array(np.zeros(len(rows), np.int32))]
-    mask, size, data = encode(arrays)
+    mask, size, data = encode(arrays, compression)
     again = decode(mask, size, memoryview(data))
     assert [plain(a) for a in again] == [plain(a) for a in arrays]
     assert [a.type for a in again] == COLUMNS.types
@@ -146,3 +147,11 @@ def test_a_tag_added_after_the_scribe_was_made_is_known() -> None:
     local, rows = scribe.translate(1, pa.array([49, 0], pa.int32()))
     assert local.to_pylist() == [1, 0]
     assert len(rows) == 2
+
+
+@pytest.mark.parametrize("compression", list(Compression))
+def test_compression_is_told_apart_and_pays(compression: Compression) -> None:
+    arrays = raw_columns(stream(tag_table(100), range(1000)))
+    mask, size, data = encode(arrays, compression)
+    assert data.size < size / (2 if compression is Compression.LZ4 else 4)
+    assert [plain(a) for a in decode(mask, size, memoryview(data))] == [plain(a) for a in arrays]
