@@ -133,10 +133,11 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
         _print_json(answer)
         return
     from bifrost.screen import console
-    from bifrost.status import tables
+    from bifrost.status import disk, tables
 
     for table in tables(answer):
         console().print(table)
+    console().print(disk(answer))
 
 
 @app.command()

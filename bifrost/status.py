@@ -1,11 +1,33 @@
 """How a gateway stands, as tables."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from rich.table import Table
 
 from bifrost.screen import Listing
+
+_SPANS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms"))
+
+
+def span(seconds: float | None) -> str:
+    """A time to read: its largest unit that gives at least 1, with two digits."""
+    if seconds is None:
+        return "–"
+    for size, unit in _SPANS:
+        if seconds >= size:
+            count = seconds / size
+            return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
+    return "0 s"
+
+
+def disk(status: dict[str, Any]) -> str:
+    """What the gateway costs the disk, in a line."""
+    written, years = status["disk"]["written_bytes"], status["disk"]["years"]
+    said = f"disk: {written / 1e6:,.1f} MB written in {span(status['uptime'])}"
+    if years is None:
+        return f"{said}; set gateway.endurance to learn how long it lasts"
+    return f"{said}; at this pace it lasts {years:,.1f} years"
 
 
 def tables(status: dict[str, Any]) -> list[Table]:
@@ -27,7 +49,12 @@ def tables(status: dict[str, Any]) -> list[Table]:
             datetime.fromtimestamp(last, UTC).strftime("%H:%M:%S UTC") if last else "–",
             line["detail"],
         )
-    targets = Listing(["target", "connected", "breaker"], ["delivered", "stored"], ["last error"], title="Targets")
+    targets = Listing(
+        ["target", "connected", "breaker"],
+        ["delivered", "stored", "oldest", "full in", "p99"],
+        ["what to know"],
+        title="Targets",
+    )
     for name, line in status["targets"].items():
         targets.add_row(
             name,
@@ -35,6 +62,9 @@ def tables(status: dict[str, Any]) -> list[Table]:
             line["breaker"],
             f"{line['delivered']:,}",
             f"{line['stored']:,}",
-            line["last_error"],
+            span(line["oldest_age"]),
+            span(line["full_in"]),
+            span(line["response_time"]["p99"]),
+            "; ".join(said for said in (line["alarm"], line["last_error"]) if said),
         )
     return [sources, targets]

@@ -1,6 +1,7 @@
 """Tables for people: numbers stay whole and names are never cut off, however narrow the terminal."""
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -61,3 +62,44 @@ def test_what_a_plant_says_is_no_markup_and_no_control_sequence() -> None:
     text = shown(status.tables(answer), 250)
     assert "ns=2;s=[default]Tank :key: \\x1b[2J" in text
     assert "\x1b" not in text
+
+
+def test_the_state_of_a_target_is_one_line_where_there_is_room() -> None:
+    answer = {
+        "status": "degraded",
+        "sources": {},
+        "targets": {
+            NAME: {
+                "connected": False, "breaker": "open", "delivered": 12_345_678, "stored": 600, "oldest_age": 5400.0,
+                "full_in": 4 * 86_400.0, "response_time": {"p50": 0.01, "p99": 0.042}, "alarm": "readings are discarded",
+                "last_error": "connection refused",
+            }
+        },
+    }  # fmt: skip
+    (line,) = [line for line in shown(status.tables(answer), 250).splitlines() if NAME in line]
+    assert " ".join(line.split()) == (
+        f"{NAME} no open 12,345,678 600 1.5 h 4.0 d 42 ms readings are discarded; connection refused"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0.0, "0 s"),
+        (0.0042, "4.2 ms"),
+        (0.042, "42 ms"),
+        (59.9, "60 s"),
+        (90, "1.5 min"),
+        (3 * 86_400, "3.0 d"),
+    ],
+)
+def test_spans_are_told_in_their_largest_unit(seconds: float | None, text: str) -> None:
+    assert status.span(seconds) == text
+
+
+def test_the_disk_is_told_how_long_it_lasts() -> None:
+    answer: dict[str, Any] = {"uptime": 7200.0, "disk": {"written_bytes": 12_300_000, "years": None}}
+    assert status.disk(answer) == ("disk: 12.3 MB written in 2.0 h; set gateway.endurance to learn how long it lasts")
+    answer["disk"]["years"] = 41.23
+    assert status.disk(answer).endswith("at this pace it lasts 41.2 years")
