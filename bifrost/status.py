@@ -34,7 +34,7 @@ def tables(status: dict[str, Any]) -> list[Table]:
     """The answer of GET /health as two tables: sources, then targets."""
     sources = Listing(
         ["source", "protocol", "state"],
-        ["received", "tags", "last\nreading"],
+        ["received", "tags", "gaps", "last\nreading"],
         ["detail"],
         title=f"Gateway {status['status']}",
     )
@@ -46,6 +46,7 @@ def tables(status: dict[str, Any]) -> list[Table]:
             line["state"],
             f"{line['received']:,}",
             f"{line['tags']:,}",
+            f"{line['gaps']:,}",
             datetime.fromtimestamp(last, UTC).strftime("%H:%M:%S UTC") if last else "–",
             line["detail"],
         )

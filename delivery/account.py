@@ -26,6 +26,10 @@ class SourceLine:
     routed: int
     dead_letters: int
 
+    def states(self) -> dict[str, int]:
+        """The counts by name, those of what was filtered in one."""
+        return asdict(self) | {"filtered": sum(self.filtered.values()), "unaccounted": self.unaccounted}
+
     @property
     def unaccounted(self) -> int:
         """Readings that are missing (positive) or too many."""
@@ -45,6 +49,10 @@ class TargetLine:
     stored: int
     discarded: dict[str, int]
     dead_letters: int
+
+    def states(self) -> dict[str, int]:
+        """The counts by name, those of what was discarded in one."""
+        return asdict(self) | {"discarded": sum(self.discarded.values()), "unaccounted": self.unaccounted}
 
     @property
     def unaccounted(self) -> int:

@@ -29,6 +29,20 @@ SOURCE_UP: Final = _gauge("bifrost_source_connected", "1 while a source is conne
 LAST_READING: Final = _gauge(
     "bifrost_source_last_reading_timestamp_seconds", "When a source last gave a reading", "source"
 )
+GAPS: Final = _counter("bifrost_source_gaps_total", "Times that readings of a source were missed", "source")
+LEDGER: Final = _gauge(
+    "bifrost_ledger_records",
+    "Readings of a source by what became of them, since the journal was begun",
+    "source",
+    "state",
+)
+ROUTE_LEDGER: Final = _gauge(
+    "bifrost_ledger_route_records",
+    "Readings of a source for a target by what became of them, since its spool was begun",
+    "source",
+    "connector",
+    "state",
+)
 
 SENT: Final = _counter("bifrost_cloud_data_points_sent_total", "Readings that a target acknowledged", "connector")
 FAILED: Final = _counter(

@@ -21,6 +21,23 @@ log = structlog.get_logger()
 _STEADY: float = 30.0  # seconds of running after which a failure counts as the first again
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Readings that will never come.
+
+    Attributes:
+        start: When they begin, µs since the epoch, UTC.
+        end: When they end.
+        reason: Why they will not come.
+        tags: Of how many tags.
+    """
+
+    start: int
+    end: int
+    reason: str
+    tags: int
+
+
 @dataclass(slots=True)
 class SourceStatus:
     """How a source stands.
@@ -32,6 +49,8 @@ class SourceStatus:
         received: Readings since the process began.
         reconnections: Times it was connected again since the process began.
         last_reading: When it last gave a reading, seconds since the epoch.
+        gaps: Gaps since the process began.
+        last_gap: The newest of them.
     """
 
     protocol: str
@@ -40,6 +59,8 @@ class SourceStatus:
     received: int = 0
     reconnections: int = 0
     last_reading: float | None = None
+    gaps: int = 0
+    last_gap: Gap | None = None
     tags: set[int] = field(default_factory=set)
 
 
@@ -57,6 +78,7 @@ class SourceIntake(Intake):
         self._tags = tags
         self._received = metrics.RECEIVED.labels(source)
         self._up = metrics.SOURCE_UP.labels(source)
+        self._gaps = metrics.GAPS.labels(source)
         self._last = metrics.LAST_READING.labels(source)
         self._reconnections = metrics.RECONNECTIONS.labels(source)
 
@@ -79,10 +101,13 @@ class SourceIntake(Intake):
 
     @override
     def gap(self, tags: Sequence[int], start: int, end: int, reason: str) -> None:
+        self.status.gaps += 1
+        self.status.last_gap = Gap(start, end, reason, len(tags))
+        self._gaps.inc()
         described = to_json({"gap": {"start": start, "end": end, "reason": reason}})
         rows = Columns()
         for tag in tags:
-            rows.add(tag, None, quality=Quality.BAD, source_time=start, flags=Flags.GAP, properties=described)
+            rows.add(tag, None, quality=Quality.STALE, source_time=start, flags=Flags.GAP, properties=described)
         self._journal.append(self._source, self._gateway_shard, rows, None)
 
     @override

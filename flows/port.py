@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import structlog
@@ -50,6 +51,8 @@ def status(process: Observed) -> dict[str, Any]:
             "reconnections": intake.status.reconnections,
             "last_reading": intake.status.last_reading,
             "tags": len(intake.status.tags),
+            "gaps": intake.status.gaps,
+            "last_gap": asdict(intake.status.last_gap) if intake.status.last_gap is not None else None,
         }
         for name, intake in dict(process.intakes).items()
     }

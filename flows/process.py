@@ -345,8 +345,18 @@ class Process:
         with self._scanning:
             began = time.monotonic()
             if began >= self._next_scan:
-                metrics.UNACCOUNTED.set(self.account().unaccounted)
+                self._show_account(self.account())
                 self._next_scan = next_scan(began, time.monotonic())
+
+    def _show_account(self, account: Account) -> None:
+        metrics.UNACCOUNTED.set(account.unaccounted)
+        for source, line in account.sources.items():
+            for state, count in line.states().items():
+                metrics.LEDGER.labels(source, state).set(count)
+        for target, lines in account.targets.items():
+            for source, of_target in lines.items():
+                for state, count in of_target.states().items():
+                    metrics.ROUTE_LEDGER.labels(source, target, state).set(count)
 
     # ------------------------------------------------------------------ stopping
 

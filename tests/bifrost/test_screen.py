@@ -53,7 +53,7 @@ def test_what_a_plant_says_is_no_markup_and_no_control_sequence() -> None:
         "status": "ok",
         "sources": {
             "a": {
-                "protocol": "opcua", "state": "down", "received": 1, "tags": 1, "last_reading": None,
+                "protocol": "opcua", "state": "down", "received": 1, "tags": 1, "gaps": 0, "last_reading": None,
                 "detail": "ns=2;s=[default]Tank :key: \x1b[2J",
             }
         },

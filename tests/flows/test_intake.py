@@ -13,7 +13,7 @@ from connectors.settings import SourceConfig
 from delivery import metrics
 from delivery.journal import Journal, shard_of
 from delivery.outcome import Outcome
-from flows.intake import SourceIntake, supervise
+from flows.intake import Gap, SourceIntake, supervise
 from normalization.reading import Columns, Flags, Quality, TagTable
 
 CONTEXT = Context("gw", Path("unused"))
@@ -152,7 +152,8 @@ async def test_a_gap_is_a_reading_per_tag(journal, tags):
     intake.gap(numbers, 1_000, 2_000, "buffer overflow")
     await intake.append(Columns())
     described = '{"gap":{"start":1000,"end":2000,"reason":"buffer overflow"}}'
-    assert rows_in(journal, "gateway", "press") == [(Quality.BAD, None, described, Flags.GAP)] * 2
+    assert rows_in(journal, "gateway", "press") == [(Quality.STALE, None, described, Flags.GAP)] * 2
+    assert (intake.status.gaps, intake.status.last_gap) == (1, Gap(1_000, 2_000, "buffer overflow", 2))
 
 
 async def test_a_reader_that_raises_at_once_does_not_spin(journal, tags):

@@ -32,6 +32,9 @@ NAMES = [
     "bifrost_zerobus_batches_failed",
     "bifrost_zerobus_circuit_breaker_state",
     "bifrost_source_connected",
+    "bifrost_source_gaps",
+    "bifrost_ledger_records",
+    "bifrost_ledger_route_records",
     "bifrost_spool_alarm",
     "bifrost_spool_oldest_seconds",
     "bifrost_spool_full_seconds",
@@ -96,6 +99,8 @@ def test_what_flows_can_be_seen(tmp_path, port):
         assert sample("bifrost_cloud_buffer_size", connector="second") > 1000
         assert sample("bifrost_source_connected", source="mqtt_line") == 1
         assert sample("bifrost_unaccounted") == 0
+        assert sample("bifrost_ledger_records", source="mqtt_line", state="journalled") > 100
+        assert sample("bifrost_ledger_route_records", source="mqtt_line", connector="second", state="stored") > 100
         assert json.loads(get(port, "/api/ledger"))["unaccounted"] == 0
         assert gateway.stop() < 5.0
 
