@@ -5,6 +5,7 @@ Layout of a directory::
     00000000000000000001-5a0c93d1.log    segment: number of its first record, and its marker
     00000000000000004711-e87f21b6.log    the newest segment takes the appends
     reserve                              room for the few records that free room when the disk is full
+    quarantine/                          segments in which damage was found, as they were
 
 Each record is ``marker(4) crc32(4) kind(1) pad(3) length(4) number(8) synced(8) payload``; the checksum covers
 everything after itself. Record numbers rise by one. `synced` is the number of the last record that was durable when this
@@ -42,6 +43,8 @@ HEAD: Final = 0
 _SYNCED: Final = 255  # says nothing but what its `synced` says
 MAX_RECORD: Final = 1024 * 1024 * 1024
 RESERVE: Final = 128 * 1024
+QUARANTINE: Final = "quarantine"  # where damaged segments are kept
+_KEPT_ASIDE: Final = 8
 _BLOCK: Final = 4096
 _CHUNK: Final = 1024 * 1024
 _NAME: Final = re.compile(r"(\d{20})-([0-9a-f]{8})\.log")
@@ -145,6 +148,7 @@ class Log:
         self._new_names = False
         self._failed: StoreError | None = None
         self._holds = 0
+        self._suspect: set[int] = set()  # segments in which damage was found
         self._reserve = directory / "reserve"
 
     # ------------------------------------------------------------------ files
@@ -171,7 +175,7 @@ class Log:
     def recover(self) -> Iterator[Record]:
         """The newest HEAD that can be trusted and every record after it; call once, before `begin`."""
         start, durable = self._start()
-        expected = 0
+        expected, before = 0, None
         for segment in self._segments[start:]:
             end = 0
             for record, position in self._scan(segment):
@@ -181,12 +185,27 @@ class Log:
                     self.torn, self._cut = True, (segment.first, end)
                     return
                 if record.number > (expected or segment.first):
-                    self.damaged += 1
+                    self._note_damage(before if expected and record.number == segment.first else segment)
                 end, expected = position, record.number + 1
                 self._next = expected
                 yield record
             if end < segment.size and segment is self._segments[-1]:
                 self.torn, self._cut = True, (segment.first, end)
+            before = segment
+
+    def _note_damage(self, segment: Segment | None) -> None:
+        """Count a place where records are lost that were durable, and keep the file aside for whoever wants to look."""
+        self.damaged += 1
+        metrics.DAMAGED.inc()
+        if segment is None or segment.first in self._suspect:
+            return
+        self._suspect.add(segment.first)
+        aside = self.directory / QUARANTINE
+        with contextlib.suppress(OSError):  # a full disk has no room for it
+            make_directory(aside)
+            (aside / segment.path.name).hardlink_to(segment.path)
+            for old in sorted(aside.iterdir())[:-_KEPT_ASIDE]:
+                old.unlink()
 
     def _start(self) -> tuple[int, int]:
         """Index of the segment to begin with, and number of the newest record that is known to be durable.
@@ -422,10 +441,13 @@ class Log:
                 if segment.first != cursor.segment:
                     cursor.segment, cursor.position = segment.first, 0
                 newest = segment is self._segments[-1]
+            expected = 0
             for record, position in self._scan(segment, cursor.position):
                 if upto is not None and record.number > upto:
                     return
-                cursor.position = position
+                if expected and record.number > expected and segment.first not in self._suspect:
+                    self._note_damage(segment)
+                cursor.position, expected = position, record.number + 1
                 yield record
             if newest:
                 return

@@ -83,5 +83,8 @@ OLDEST: Final = _gauge("bifrost_spool_oldest_seconds", "Age of the oldest readin
 TIME_TO_FULL: Final = _gauge(
     "bifrost_spool_full_seconds", "Time until a target's spool is full at its present growth; -1 for never", "connector"
 )
+DAMAGED: Final = _counter(
+    "bifrost_store_damage_total", "Places in journal, spools and dead letters where records were lost"
+)
 COLLISIONS: Final = _gauge("bifrost_path_collisions", "Paths that more than one tag has")
 UNACCOUNTED: Final = _gauge("bifrost_unaccounted", "Readings that the account cannot explain; 0 when all is well")

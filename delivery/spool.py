@@ -121,7 +121,8 @@ class Spool:
         self._urgent_first = self._lanes[::-1]
         self._flusher = Flusher(
             [lane.log for lane in self._lanes], _SYNC_INTERVAL, f"spool {directory.name}", self._keep_house
-        ).start()
+        )
+        self._flusher.start()
 
     # ------------------------------------------------------------------ appending (flow thread)
 

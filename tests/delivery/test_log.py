@@ -11,7 +11,7 @@ import pytest
 from delivery import log as log_module
 from delivery.disk import DirectoryLock, StoreError, StoreFullError
 from delivery.flusher import Flusher
-from delivery.log import HEAD, Log, Record
+from delivery.log import HEAD, QUARANTINE, Log, Record
 from tests.delivery.stores import until
 
 
@@ -117,8 +117,8 @@ def test_a_flipped_bit_loses_only_its_record(tmp_path: Path) -> None:
         log.append(1, [b"after"])
         assert [bytes(r.payload) for r in log.read(log.cursor(log.next_number - 1)) if r.kind == 1] == [b"after"]
         log.close()
-        for leftover in flipped.iterdir():
-            leftover.unlink()
+        shutil.rmtree(flipped)
+        flipped.mkdir()
 
 
 @pytest.mark.parametrize("size", [512, 4096])
@@ -521,3 +521,54 @@ def test_a_block_that_the_disk_cannot_read_loses_only_the_records_in_it(
     assert kept == [payload for payload in said if payload in kept]
     assert len(said) - 4096 // 130 - 2 <= len(kept) < len(said)
     assert log.damaged == 1
+
+
+def test_a_damaged_file_is_kept_aside_and_the_log_goes_on(tmp_path: Path) -> None:
+    said = filled(tmp_path, 50, size=100)
+    path = newest(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"record 20 ")] ^= 4
+    path.write_bytes(data)
+    log, found = opened(tmp_path)
+    assert payloads(found) == [payload for payload in said if not payload.startswith(b"record 20 ")]
+    assert log.damaged == 1
+    (kept,) = (tmp_path / QUARANTINE).iterdir()
+    assert kept.read_bytes() == bytes(data)
+    while len(log.segments()) > 1:
+        log.sync()
+        log.drop(log.segments()[0])
+    assert kept.read_bytes() == bytes(data), "and still there when the log has let go of it"
+    log.close()
+
+
+def test_damage_found_while_reading_is_counted_and_kept_aside(tmp_path: Path) -> None:
+    filled(tmp_path, 50, size=100)
+    path = newest(tmp_path)
+    log, _ = opened(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"record 20 ")] ^= 4
+    path.write_bytes(data)
+    for _ in range(2):
+        assert len([r for r in log.read(log.cursor(1)) if r.kind == 1]) == 49
+    assert log.damaged == 1
+    assert [kept.name for kept in (tmp_path / QUARANTINE).iterdir()] == [path.name]
+    log.close()
+
+
+def test_only_some_damaged_files_are_kept_aside(tmp_path: Path) -> None:
+    log, _ = opened(tmp_path, segment_bytes=300)
+    for i in range(20):
+        log.append(1, [f"record {i} ".encode() * 10])
+        log.append(1, [b"after"])
+        log.sync()
+        log.segment()
+    log.close()
+    for path in sorted(tmp_path.glob("*.log")):
+        data = path.read_bytes()
+        if b"record" in data:
+            path.write_bytes(data.replace(b"record", b"recorD", 1))
+    log, _ = opened(tmp_path)
+    list(log.read(log.cursor(1)))
+    assert log.damaged > 8
+    assert len(list((tmp_path / QUARANTINE).iterdir())) == 8
+    log.close()
