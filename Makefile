@@ -29,21 +29,31 @@ check: install ## Format, lint, types, import direction, generated docs
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/mypy benchmarks tests/benchmarks tests/bifrost tests/config tests/normalization
 	$(PY) -m pytest -q tests/test_layout.py
 	$(PY) -m config.reference --check
 	$(PY) -m flows.picture --check
+	$(PY) -m benchmarks.tables --check
 
 format: install ## Format the code and write the generated docs
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 	$(PY) -m config.reference
 	$(PY) -m flows.picture
+	$(PY) -m benchmarks.tables
+
+chaos: install counterparts ## Kills, power cuts, bit flips, full disks, outages: an hour; writes build/evidence/chaos.json
+	$(PY) -m tests.chaos $(ARGS)
+
+chaos-short: install counterparts ## The same in under 15 minutes
+	$(PY) -m tests.chaos --short $(ARGS)
 
 bench: install ## Measure; writes build/evidence/bench.json
 	$(PY) -m benchmarks.run
 
-evidence: ## Copy build/evidence to docs/evidence
+evidence: install ## Copy build/evidence to docs/evidence and write the tables of figures
 	mkdir -p docs/evidence && cp build/evidence/*.json docs/evidence/
+	$(PY) -m benchmarks.tables
 
 lock: install ## Resolve the dependencies anew
 	$(PY) -m pip install --quiet uv
@@ -52,4 +62,4 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run counterparts test check format bench evidence lock clean
+.PHONY: help install run counterparts test check format chaos chaos-short bench evidence lock clean

@@ -126,7 +126,7 @@ def carry_out(
         Workers(plant, Options(broker=broker, ledger=directory / "ledgers")) as workers,
         _emulator(directory, [source.name for source in plant.sources]) as emulator,
     ):
-        began, others = time.monotonic(), _cpu_of_others()
+        began, others = time.monotonic(), cpu_of_others()
         place = _configure(directory, workers.description, emulator)
         starts = []
         for number, (through, moment) in enumerate(zip(ways, moments, strict=True), 1):
@@ -138,7 +138,7 @@ def carry_out(
             _wait_first_delivery(place, process, last)
             _live(place, process, last, 2.0)  # plain life, so that its readings arrive too
             stopped, seconds = micros(), time.monotonic() - began
-            foreign = (_cpu_of_others() - others) / seconds / (os.cpu_count() or 1)
+            foreign = (cpu_of_others() - others) / seconds / (os.cpu_count() or 1)
             workers.stop()
             _wait_drained(place, process)
             asked = time.monotonic()
@@ -174,7 +174,7 @@ def _told(number: int, start: Start) -> str:
     return f"  life {number:2d} through {start.through:<11}: {first}, {end} after {lived:.2f} s"
 
 
-def _cpu_of_others() -> float:
+def cpu_of_others() -> float:
     """Seconds of processor time that neither this process nor any that it started has used, since the machine began."""
     machine = psutil.cpu_times()._asdict()
     busy = sum(machine[name] for name in ("user", "nice", "system", "irq", "softirq", "steal"))

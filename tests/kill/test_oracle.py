@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from normalization.reading import Flags
 from simulator.ledger import ACKED, RECORD, SENT, SERVED, Account
 from tests.kill.oracle import COLUMNS, Run, Verdict, judge
 
@@ -253,6 +254,12 @@ def test_a_duplicate_that_differs_is_found() -> None:
     world = World()
     world.zerobus.append(world.row("opcua", 7) | {"priority": 1, "quality": "BAD"})
     assert _wrong(world.judge()) == {"unequal": 1, "altered": 1}
+
+
+def test_a_reading_that_one_target_got_as_sent_again_is_the_same_reading() -> None:
+    world = World()
+    world.zerobus[world.zerobus.index(world.row("opcua", 7))] |= {"flags": int(Flags.RESENT)}
+    assert _wrong(world.judge()) == {}
 
 
 @pytest.mark.parametrize(("source", "expected"), [("mqtt", 1), ("modbus", 1)])

@@ -4,11 +4,9 @@ import asyncio
 import logging
 import time
 import zlib
-from array import array
-from collections import OrderedDict, deque
-from dataclasses import dataclass, field, replace
+from collections import deque
+from dataclasses import replace
 from typing import Final
-from zlib import crc32
 
 import msgspec
 from typing_extensions import override
@@ -17,9 +15,10 @@ from connectors.contract import Context, Finding, Intake, Reader, SourceState
 from connectors.sources.mqtt.config import MqttConfig
 from connectors.sources.mqtt.known import KnownTags
 from connectors.sources.mqtt.payload import Decoder
+from connectors.sources.mqtt.repeated import Received
 from connectors.sources.sparkplug import RebirthRequest, SparkplugHost
 from connectors.wire.mqtt import MqttSession, RefusedError
-from connectors.wire.mqtt_packets import DUP, Publish
+from connectors.wire.mqtt_packets import Publish
 from connectors.wire.mqtt_settings import SessionSettings
 from connectors.wire.sparkplug import parse_topic, rebirth_command
 from normalization.reading import Columns
@@ -30,7 +29,6 @@ _LINGER = 0.003
 _ROWS = 5_000
 _BYTES = 4 * 1024 * 1024
 _MAX_BYTES_WAITING = 64 * 1024 * 1024
-_MAX_IN_FLIGHT = 65_535
 _SLICE = 100  # topics that are looked up before the loop has its turn
 _PACE = 1.0  # seconds after which the state goes along with readings, so that a gap has a beginning
 _PACE_PER_TOPIC = 50e-6  # seconds after which new tags do, for each topic; to write them takes a fiftieth of that
@@ -43,64 +41,12 @@ class _Stored(msgspec.Struct, array_like=True):
     """
 
     heard: int = 0
-    packet_ids: bytes = b""
-    checksums: bytes = b""
+    next_slot: int = 0
+    ring: bytes = b""
     subscriptions: list[tuple[str, int]] = []
     client_id: str = ""
     births: bytes = b""
     known: bytes = b""
-
-
-@dataclass(slots=True)
-class Received:
-    """QoS 1 messages that the journal has while the broker may not know it: packet id and checksum, oldest first.
-
-    The broker may have `receive_maximum` messages under way, so what is older than that many has been acknowledged. A
-    broker that is not bound by it (3.1.1) may have more: then the older ones are kept until it is known to have worked
-    off their PUBACKs.
-    """
-
-    limit: int
-    bound: bool
-    entries: OrderedDict[int, int] = field(default_factory=OrderedDict)
-    received: int = 0
-    loaded: int = 0
-    first_new: int = 0
-
-    def is_repeated(self, message: Publish) -> bool:
-        """Whether this message, sent again by the broker, is one that was taken already; takes it if not."""
-        self.received += 1
-        packet_id = message.packet_id
-        checksum = crc32(message.payload, crc32(message.topic))
-        if message.head & DUP:
-            if self.entries.get(packet_id) == checksum:
-                return True
-        elif not self.first_new:
-            self.first_new = self.received
-        self.entries.pop(packet_id, None)
-        self.entries[packet_id] = checksum
-        return False
-
-    def trim(self, confirmed: int) -> None:
-        """Forget what the broker will not send again.
-
-        Args:
-            confirmed: How many of this connection's messages the broker is known to have worked off the PUBACKs of.
-        """
-        if self.first_new and confirmed >= self.first_new:
-            self.loaded = 0  # a broker repeats what is old before it sends what is new
-        keep = self.limit if self.bound else max(self.limit, self.loaded + self.received - confirmed)
-        while len(self.entries) > min(keep, _MAX_IN_FLIGHT):
-            self.entries.popitem(last=False)
-
-    def dump(self) -> tuple[bytes, bytes]:
-        """Packet ids and checksums, 2 and 4 bytes an entry."""
-        return array("H", self.entries.keys()).tobytes(), array("I", self.entries.values()).tobytes()
-
-    def load(self, packet_ids: bytes, checksums: bytes) -> None:
-        """Take over what `dump` returned."""
-        self.entries = OrderedDict(zip(memoryview(packet_ids).cast("H"), memoryview(checksums).cast("I"), strict=True))
-        self.loaded = len(self.entries)
 
 
 class MqttReader(Reader):
@@ -190,7 +136,7 @@ class _Connection:
             stored = _Stored(births=stored.births, client_id=client_id, known=stored.known, heard=stored.heard)
         self._stored = stored
         self._received = Received(config.receive_maximum, bound=config.version == "5")
-        self._received.load(stored.packet_ids, stored.checksums)
+        self._received.load(stored.ring, stored.next_slot)
         self._host = SparkplugHost(decoder.sparkplug_tag, decoder.reject_tag, config.sparkplug.rebirth_interval)
         if stored.births:
             self._host.restore(stored.births)
@@ -227,7 +173,7 @@ class _Connection:
         """The broker has accepted; no message has come yet."""
         self._host.reconnected(present)
         if not present:
-            self._received.load(b"", b"")
+            self._received.load(b"", 0)
             self._stored.subscriptions = []
             self._dirty = True
 
@@ -357,7 +303,7 @@ class _Connection:
         self._dirty = False
         self._received.trim(self._session.confirmed)
         stored, now = self._stored, self._loop.time()
-        stored.packet_ids, stored.checksums = self._received.dump()
+        stored.ring, stored.next_slot = self._received.dump()
         if self._told:  # until then a gap that is not recorded yet begins where it did
             stored.heard = time.time_ns() // 1000 - round((now - self._session.heard) * 1e6)
         if self._host.changed:
@@ -384,7 +330,7 @@ class _Connection:
             self._bytes_waiting -= size
             packet_ids += ids
         self._session.acknowledge(packet_ids)
-        if not self._received.bound and len(self._received.entries) > self._received.limit:
+        if not self._received.bound and len(self._received) > self._received.limit:
             self._session.ping()
         few = self._rows_waiting <= self._config.max_unacknowledged // 2
         if few and self._bytes_waiting <= _MAX_BYTES_WAITING // 2:

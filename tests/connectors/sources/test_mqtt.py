@@ -14,8 +14,6 @@ from pydantic import ValidationError
 
 from connectors.contract import Checks, Context, SourceState
 from connectors.sources.mqtt import MqttConfig
-from connectors.sources.mqtt.reader import Received
-from connectors.wire.mqtt_packets import DUP, Publish
 from normalization.reading import Flags, Quality, ValueType
 from tests.connectors.sources.mqtt_harness import config, has_readings, last_state, reading
 from tests.mosquitto_broker import Broker, free_port
@@ -387,45 +385,3 @@ def test_the_seed_source_loads() -> None:
         }
     )
     assert (loaded.clean_session, loaded.line) == (False, "line2")
-
-
-def _message(packet_id: int, payload: bytes, head: int = 0) -> Publish:
-    return Publish(b"t", payload, head | 2, packet_id, b"")
-
-
-def test_a_repeated_message_is_told_from_a_new_one_with_its_packet_id() -> None:
-    received = Received(limit=3, bound=True)
-    assert not received.is_repeated(_message(1, b"a"))
-    assert received.is_repeated(_message(1, b"a", DUP))
-    assert not received.is_repeated(_message(1, b"b", DUP))  # sent again by the broker, but never seen here
-    assert not received.is_repeated(_message(1, b"b"))  # the id is used anew, with the same content
-    restored = Received(limit=3, bound=True)
-    restored.load(*received.dump())
-    assert restored.is_repeated(_message(1, b"b", DUP))
-    assert len(b"".join(received.dump())) == 6
-
-
-def test_the_ring_holds_what_a_bound_broker_may_have_under_way() -> None:
-    received = Received(limit=3, bound=True)
-    for i in range(1, 11):
-        received.is_repeated(_message(i, b"x"))
-    received.trim(confirmed=0)
-    assert list(received.entries) == [8, 9, 10]
-
-
-def test_the_ring_of_an_unbound_broker_shrinks_only_when_it_has_confirmed() -> None:
-    received = Received(limit=3, bound=False)
-    for i in range(1, 11):
-        received.is_repeated(_message(i, b"x"))
-    received.trim(confirmed=0)
-    assert len(received.entries) == 10
-    received.trim(confirmed=4)
-    assert list(received.entries) == [5, 6, 7, 8, 9, 10]
-    resumed = Received(limit=3, bound=False)
-    resumed.load(*received.dump())
-    resumed.is_repeated(_message(5, b"x", DUP))
-    resumed.trim(confirmed=1)
-    assert len(resumed.entries) == 6  # more of the old ones may come
-    resumed.is_repeated(_message(11, b"x"))
-    resumed.trim(confirmed=2)
-    assert list(resumed.entries) == [9, 10, 11]

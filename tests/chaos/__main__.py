@@ -1,0 +1,43 @@
+"""``python -m tests.chaos [--short] [--seed N] [--only NAME]``: run the scenarios, print the goals, write chaos.json."""
+
+import argparse
+import secrets
+import sys
+import time
+from typing import Final
+
+from tests.chaos import runner
+from tests.chaos.scenario import Length, load_all
+
+_TELLS: Final = "%H:%M:%S"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{time.strftime(_TELLS)} {line}\n")
+    sys.stdout.flush()
+
+
+def main(arguments: list[str]) -> int:
+    """Run; the exit code is 1 when something did not hold."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="what CI runs, under 15 minutes")
+    parser.add_argument("--tiny", action="store_true", help="what the tests run, under a minute")
+    parser.add_argument("--seed", type=int, default=None, help="repeat what an earlier run drew")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a scenario; may be given again")
+    given = parser.parse_args(arguments)
+    length: Length = "tiny" if given.tiny else "short" if given.short else "long"
+    seed = secrets.randbelow(2**31) if given.seed is None else given.seed
+    scenarios = load_all()
+    known = {scenario.name for scenario in scenarios}
+    if unknown := sorted(set(given.only) - known):
+        parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    chosen = [scenario for scenario in scenarios if not given.only or scenario.name in given.only]
+    _say(f"chaos, {length}: {len(chosen)} scenarios, seed {seed}")
+    began = time.monotonic()
+    outcomes = runner.run_all(chosen, length, seed, _say)
+    _say(f"done in {time.monotonic() - began:.0f} s\n{runner.table(outcomes, seed)}")
+    return 1 if any(outcome.broken for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

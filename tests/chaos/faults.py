@@ -1,0 +1,343 @@
+"""What can go wrong in the world of numbered sources, by the names that scenarios use."""
+
+import contextlib
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tests.chaos.gateway import SourceSetup, TargetSetup
+from tests.chaos.lives import LOOK, ChaosError, Life, pause, until
+from tests.chaos.numbered_world import BEFORE, DURING, BeforeFault, World, copy_tree, free_bytes, set_way
+
+_TRACED: Final = 12.0  # seconds until a traced life that met no fault is ended
+_FAKETIME: Final = "faketime/libfaketime.so.1"
+_BLOCK: Final = 64 * 1024
+
+
+def _before(function: BeforeFault) -> BeforeFault:
+    BEFORE[function.__name__] = function
+    return function
+
+
+def _during(function: BeforeFault) -> BeforeFault:
+    DURING[function.__name__] = function
+    return function
+
+
+# ---------------------------------------------------------------------- ends of a life
+
+
+@_during
+def kill(world: World, options: dict[str, Any]) -> None:
+    """SIGKILL now."""
+    world.running.delivers()
+    world.running.kill()
+    world.figures.kills += 1
+
+
+@_before
+def as_process_1(world: World, options: dict[str, Any]) -> None:
+    """The next life is process 1 of a space of its own, as in a container."""
+    world.prefix = ["unshare", "--pid", "--fork"]
+
+
+@_during
+def stop(world: World, options: dict[str, Any]) -> None:
+    """SIGTERM now; the exit code must be 0. As process 1 a gateway ignores it until it has a handler."""
+    life = world.life
+    if life is not None and world.prefix:
+        until(lambda: life.handles_sigterm() or not life.alive(), 20, "a handler")
+    world.stop()
+
+
+# ---------------------------------------------------------------------- system calls
+
+
+def _trace(world: World, calls: str, inject: str, when: int) -> None:
+    world.traced = True
+    world.prefix = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"trace={calls}",
+        "-e",
+        f"inject={calls}:{inject}:when={when}",
+    ]
+
+
+def _drawn(world: World, options: dict[str, Any]) -> tuple[str, int]:
+    """Which calls, in turn, and which of them, small numbers more often; `first` is what only a first start does."""
+    first, number = options.get("first", []), options["round"]
+    calls, low, high = first[number] if number < len(first) else options["calls"][number % len(options["calls"])]
+    return calls, round(math.exp(world.chance.uniform(math.log(low), math.log(high))))
+
+
+@_before
+def kill_at_call(world: World, options: dict[str, Any]) -> None:
+    """The next life is killed as a thread enters its k-th call of a kind."""
+    calls, when = _drawn(world, options)
+    _trace(world, calls, "signal=KILL", when)
+    world.figures.kills += 1
+
+
+@_before
+def error_at_call(world: World, options: dict[str, Any]) -> None:
+    """In the next life each thread's k-th call of a kind fails."""
+    calls, when = _drawn(world, options)
+    error = options["errors"][(options["round"] + options["round"] // len(options["calls"])) % len(options["errors"])]
+    _trace(world, calls, f"error={error}", when)
+
+
+@_during
+def await_end(world: World, options: dict[str, Any]) -> None:
+    """Let a traced life meet its fault; end it when it has lived on with it, or never met it."""
+    life, most = world.life, float(options.get("most", _TRACED))
+    assert life is not None
+    began = time.monotonic()
+    lived = float(options.get("lives", 3.0))
+    while life.alive() and time.monotonic() - began < most:
+        if life.delivers() and time.monotonic() - life.started > (life.first_delivery or 0) + lived:
+            break
+        pause(LOOK)
+    if life.alive():
+        life.kill()
+        world.figures.not_hit += 1
+    else:
+        world.note_end()
+
+
+# ---------------------------------------------------------------------- targets
+
+
+@_during
+def behave(world: World, options: dict[str, Any]) -> None:
+    """A target behaves in another way, for some seconds or for good."""
+    target = options["target"]
+    set_way(world, target, options["way"])
+    if "seconds" in options:
+        other = next(t.name for t in world.setup.targets if t.name != target)
+        world.figures.stall_s.append(world.silence(float(options["seconds"]), other))
+        set_way(world, target, "ok")
+        world.figures.recovered_s.append(round(world.fresh(target), 2))
+
+
+@_before
+def behave_from_start(world: World, options: dict[str, Any]) -> None:
+    """A target behaves in another way from its first moment on."""
+    set_way(world, options["target"], options["way"])
+
+
+# ---------------------------------------------------------------------- disks
+
+
+@_during
+def fill(world: World, options: dict[str, Any]) -> None:
+    """Fill the small disk up, keep it full, then give the room back and see how long the gateway takes to go on."""
+    place = world.mounts[0]
+    filler = place / "filler"
+
+    def keep_full() -> None:
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while (left := free_bytes(place)) > 0:
+                file.write(bytes(_BLOCK if left > _BLOCK else 4096))
+
+    _keep(world, options, keep_full)
+    filler.unlink()
+    _recover(world, options)
+
+
+@_during
+def fill_inodes(world: World, options: dict[str, Any]) -> None:
+    """Use every inode of the small disk, keep it so, then give them back."""
+    place = world.mounts[0] / "inodes"
+    place.mkdir()
+
+    def keep_full() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                (place / str(time.monotonic_ns())).touch()
+
+    _keep(world, options, keep_full)
+    shutil.rmtree(place)
+    _recover(world, options)
+
+
+def _keep(world: World, options: dict[str, Any], keep_full: Callable[[], None]) -> None:
+    """Hold the disk full for the time of the fault; the gateway may end by it, and is started again."""
+    end = time.monotonic() + float(options["seconds"])
+    while time.monotonic() < end:
+        keep_full()
+        world.supervise()
+        pause(0.05)
+    if options.get("then") == "kill":
+        assert world.life is not None
+        world.life.kill()
+        world.figures.kills += 1
+
+
+def _recover(world: World, options: dict[str, Any]) -> None:
+    if world.life is None or not world.life.alive():
+        world.life = None
+        world.start_blind()
+    took = world.fresh("units", float(options.get("patience", 20.0)))
+    world.figures.recovered_s.append(round(took, 2))
+
+
+# ---------------------------------------------------------------------- clocks
+
+
+def faketime() -> Path | None:
+    """The library that shows a process a false clock."""
+    return next((path for path in sorted(Path("/usr/lib").glob(f"*/{_FAKETIME}"))), None)
+
+
+@_before
+def false_clock(world: World, options: dict[str, Any]) -> None:
+    """The next life sees a wall clock that `step` can set."""
+    clock = world.directory / "clock"
+    clock.write_text("+0")
+    world.environment = {
+        "LD_PRELOAD": str(faketime()),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
+    }
+
+
+@_during
+def step(world: World, options: dict[str, Any]) -> None:
+    """Set the wall clock, by `seconds` or `to` a year, and see how long nothing is acknowledged or delivered."""
+    offset = float(options.get("seconds", 0))
+    if "to" in options:
+        offset = datetime(int(options["to"]), 1, 2, tzinfo=UTC).timestamp() - time.time()
+    draft = world.directory / "clock.new"
+    draft.write_text(f"{offset:+.0f}")
+    life = world.running
+    sources = [source.name for source in world.setup.sources]
+    watched: list[Callable[[], int]] = [lambda t=t.name: life.taken(t) for t in world.setup.targets]  # type: ignore[misc]
+    from tests.chaos.lives import acked_bytes
+
+    watched += [lambda s=s: acked_bytes(world.directory, s) for s in sources]  # type: ignore[misc]
+    before = [look() for look in watched]
+    draft.replace(world.directory / "clock")
+    began = time.monotonic()
+    last, sizes, longest = [began] * len(watched), before, [0.0] * len(watched)
+    while (now := time.monotonic()) < began + float(options.get("watch", 6.0)) and life.alive():
+        for index, look in enumerate(watched):
+            size = look()
+            longest[index] = max(longest[index], now - last[index])
+            if size != sizes[index]:
+                sizes[index], last[index] = size, now
+        pause(LOOK)
+    world.figures.stall_s.append(round(max(longest), 2))
+    world.say(f"    clock {offset:+.0f} s through {life.way}: stalled {max(longest):.2f} s")
+    if not life.alive():
+        world.note_end()
+
+
+# ---------------------------------------------------------------------- what changes between starts
+
+
+@_before
+def change(world: World, options: dict[str, Any]) -> None:
+    """Add, rename or remove a source or a target that is not one of those watched."""
+    setup, chance = world.setup, world.chance
+    watched = {f"{protocol}_line" for protocol in ("mqtt", "modbus", "opcua")}
+    spare_sources = [s for s in setup.sources if s.name not in watched]
+    spare_targets = [t for t in setup.targets if t.name not in ("plain", "units")]
+    doable = ["add_source"] * (len(spare_sources) < 4) + ["add_target"] * (len(spare_targets) < 3)
+    doable += ["remove_source", "rename_source"] * bool(spare_sources) + ["remove_target", "rename_target"] * bool(
+        spare_targets
+    )
+    what = chance.choice(doable)
+    number = options["round"]
+    if what in ("remove_source", "rename_source"):
+        setup.sources.remove(chance.choice(spare_sources))
+    if what in ("add_source", "rename_source"):
+        protocol = chance.choice(("mqtt", "modbus", "opcua"))
+        setup.sources.append(SourceSetup(f"spare_{number}", protocol, 100))  # type: ignore[arg-type]
+        world.ever.append(f"spare_{number}")
+    if what in ("remove_target", "rename_target"):
+        setup.targets.remove(chance.choice(spare_targets))
+    if what in ("add_target", "rename_target"):
+        name = chance.choice([f"extra_{number}", "extra_again"])
+        if all(t.name != name for t in setup.targets):
+            setup.targets.append(TargetSetup(name))
+    chance.shuffle(setup.sources)
+
+
+@_before
+def old_recovery(world: World, options: dict[str, Any]) -> None:
+    """Every third start has the recovery directory of an earlier one, or none at all."""
+    kept, recovery = world.directory / "kept_recovery", world.stores / "recovery"
+    match options["round"] % 3:
+        case 0:
+            copy_tree(recovery, kept)
+        case 1:
+            shutil.rmtree(recovery, ignore_errors=True)
+        case _:
+            if kept.exists():
+                copy_tree(kept, recovery)
+
+
+@_during
+def second_gateway(world: World, options: dict[str, Any]) -> None:
+    """Another process on the same directory must be refused, and the first goes on."""
+    _refused(world, "belongs to process")
+    world.fresh("plain")
+
+
+@_before
+def foreign_directory(world: World, options: dict[str, Any]) -> None:
+    """A gateway of another name on this directory must be refused."""
+    if options["round"]:
+        world.setup.gateway = "stranger"
+        world.setup.save(world.directory)
+        _refused(world, "stranger")
+        world.setup.gateway = "chaos"
+        world.setup.save(world.directory)
+
+
+def _refused(world: World, word: str) -> None:
+    way = world.chance.choice(("bifrost_run", "bytewax_run"))
+    life = Life(world.directory, way)  # type: ignore[arg-type]
+    try:
+        until(lambda: not life.alive(), 20, "a refusal")
+        code, said = life.process.wait(), life.said()
+    except ChaosError:
+        life.kill()
+        code, said = 0, ""
+    world.figures.refusals += 1
+    if code == 0 or word not in said:
+        world.figures.not_refused += 1
+        world.say(f"    not refused through {way}: code {code}, {said[-300:]}")
+
+
+def missing(need: str) -> str:
+    """Why a scenario that needs this cannot run here; empty when it can."""
+    match need:
+        case "root":
+            return "" if os.getuid() == 0 and _can_mount() else "no right to mount a file system"
+        case "raw_socket":
+            return "" if os.getuid() == 0 else "no right to listen on the wire"
+        case "faketime":
+            return "" if faketime() else "libfaketime is not installed"
+        case "mosquitto":
+            return ""  # installed by the broker of the tests
+        case _:
+            return "" if shutil.which(need) else f"{need} is not installed"
+
+
+def _can_mount() -> bool:
+    tried = subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True)
+    return tried.returncode == 0

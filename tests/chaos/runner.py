@@ -1,0 +1,201 @@
+"""Runs scenarios one after another, says how it goes, and keeps what was found as evidence."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.chaos import faults, goals, worlds
+from tests.chaos.scenario import Length, Scenario
+from tests.evidence import FOLDER, conditions, record
+from tests.kill.campaign import cpu_of_others
+
+PACKAGES: Final = ("bifrost-gateway", "bytewax", "pyarrow", "numpy", "deltalake", "databricks-zerobus-ingest-sdk")
+_QUIET: Final = 0.15  # share of the processors that others may use while something is timed
+# Added up over the scenarios that speak of them; of the rest the largest counts.
+_ADDED: Final = {"runs", "states", "flips", "started", "lost", "visible_twice", "needed_operator", "wrong_values"}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How one scenario ended.
+
+    Attributes:
+        scenario: The scenario.
+        figures: What was counted and measured.
+        broken: What did not hold, in words.
+        not_run: Why it was not run; empty when it was.
+        foreign: Share of the machine's processors that others used meanwhile.
+        seconds: How long it took.
+        kept: Where its files are; None when they are gone.
+    """
+
+    scenario: Scenario
+    figures: dict[str, Any] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+    not_run: str = ""
+    foreign: float = 0.0
+    seconds: float = 0.0
+    kept: Path | None = None
+
+
+def run_scenario(
+    scenario: Scenario, length: Length, seed: int, say: Callable[[str], None], directory: Path | None = None
+) -> Outcome:
+    """Run one scenario; its files are kept when something did not hold.
+
+    Args:
+        scenario: The scenario.
+        length: How long the run is.
+        seed: Everything random is drawn from it and the scenario's name.
+        say: Prints progress.
+        directory: Where its files go; one of its own when None.
+    """
+    if reason := next(filter(None, map(faults.missing, scenario.needs)), ""):
+        return Outcome(scenario, not_run=reason)
+    place = directory or Path(tempfile.mkdtemp(prefix=f"bifrost-chaos-{scenario.name}-"))
+    outcome, began, others = Outcome(scenario), time.monotonic(), cpu_of_others()
+    chance = random.Random(f"{seed} {scenario.name}")
+    try:
+        world = worlds.WORLDS[scenario.world]
+        outcome.figures = world(scenario, scenario.load_for(length), place, chance, say)
+        outcome.foreign = (cpu_of_others() - others) / (time.monotonic() - began) / (os.cpu_count() or 1)
+        outcome.broken = scenario.broken(outcome.figures, quiet=outcome.foreign < _QUIET)
+    except Exception as error:  # noqa: BLE001 - the edge of a scenario: the others are run all the same, and this one has failed
+        outcome.broken = [f"{type(error).__name__}: {error}"]
+        say(traceback.format_exc())
+    outcome.seconds = round(time.monotonic() - began, 1)
+    if outcome.broken:
+        outcome.kept = place
+    elif directory is None:
+        shutil.rmtree(place, ignore_errors=True)
+    return outcome
+
+
+def run_all(scenarios: Sequence[Scenario], length: Length, seed: int, say: Callable[[str], None]) -> list[Outcome]:
+    """Run scenarios in order; the evidence is written after each, so that a run that is cut short leaves what it found."""
+    outcomes = []
+    for scenario in scenarios:
+        if not scenario.runs_in(length):
+            continue
+        say(f"{scenario.test:<8} {scenario.name}: {scenario.about}")
+        outcome = run_scenario(scenario, length, seed, say)
+        outcomes.append(outcome)
+        say(_told(outcome))
+        if not outcome.not_run:
+            record("chaos", evidence(outcome, length, seed, _known()))
+    return outcomes
+
+
+def _told(outcome: Outcome) -> str:
+    if outcome.not_run:
+        return f"  not run: {outcome.not_run}"
+    shown = ", ".join(f"{name} {_shown(figure)}" for name, figure in outcome.figures.items() if _telling(name, figure))
+    lines = [f"  {'BROKEN' if outcome.broken else 'holds'} after {outcome.seconds:g} s: {shown}"]
+    lines += [f"    {what}" for what in outcome.broken]
+    if outcome.foreign >= _QUIET and outcome.scenario.timed:
+        missed = [what for what in outcome.scenario.broken(outcome.figures) if what not in outcome.broken]
+        lines += [
+            f"    {what}; not judged, others used {100 * outcome.foreign:.0f} % of the processors" for what in missed
+        ]
+    if outcome.kept:
+        lines.append(f"    files are kept in {outcome.kept}")
+    return "\n".join(lines)
+
+
+def _telling(name: str, figure: Any) -> bool:
+    return isinstance(figure, int | float) and (figure != 0 or name in ("lost", "unaccounted", "wrong_values"))
+
+
+def _shown(figure: float) -> str:
+    return f"{figure:,}" if isinstance(figure, int) else f"{figure:,.3g}"
+
+
+def _known() -> dict[str, Any]:
+    path = FOLDER / "chaos.json"
+    return dict(json.loads(path.read_text("utf-8")).get("scenarios", {})) if path.exists() else {}
+
+
+def evidence(outcome: Outcome, length: Length, seed: int, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What chaos.json holds after this outcome: each scenario's own figures, and the figures that are drawn from them.
+
+    Args:
+        outcome: What was found just now.
+        length: How long the run is.
+        seed: Its seed.
+        known: What is there of each scenario already.
+    """
+    scenario = outcome.scenario
+    found = {
+        "test": scenario.test,
+        "length": length,
+        "seed": seed,
+        "seconds": outcome.seconds,
+        "broken": outcome.broken,
+        "cpu_share_of_others": round(outcome.foreign, 2),
+        "figures": outcome.figures,
+        "evidence": scenario.evidence,
+        "proves": scenario.proves,
+        "date": conditions(())["date"],
+    }
+    scenarios = {**known, scenario.name: found}
+    return drawn(scenarios) | {
+        "scenarios": scenarios,
+        "conditions": conditions(PACKAGES, **_tools()) | {"seed": seed, "length": length},
+    }
+
+
+def drawn(scenarios: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of the whole, from those of the scenarios."""
+    found: dict[str, Any] = {}
+    for entry in scenarios.values():
+        for place, name in entry["evidence"].items():
+            figure = entry["figures"].get(name)
+            if figure is None:
+                continue
+            outer, _, inner = place.partition(".")
+            where, key = (found.setdefault(outer, {}), inner) if inner else (found, outer)
+            if key not in where:
+                where[key] = figure
+            elif key in _ADDED:
+                where[key] += figure
+            else:
+                where[key] = max(where[key], figure)
+    every = [entry["figures"]["unaccounted"] for entry in scenarios.values() if "unaccounted" in entry["figures"]]
+    if every:
+        found["unaccounted"] = sum(every)
+    return found
+
+
+def _tools() -> dict[str, str]:
+    """Versions of the programs that scenarios need."""
+    found = {}
+    for tool, asked in (("strace", "--version"), ("mosquitto", "-h")):
+        path = shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        said = subprocess.run([path, asked], capture_output=True, text=True, check=False).stdout if path else "absent"
+        found[tool] = said.split("\n")[0].rpartition(" ")[2]
+    return found
+
+
+def table(outcomes: Sequence[Outcome], seed: int) -> str:
+    """The goals with their figures, and what was not run."""
+    figures = {outcome.scenario.name: outcome.figures for outcome in outcomes if outcome.figures}
+    proves = {outcome.scenario.name: outcome.scenario.proves for outcome in outcomes}
+    lines = goals.table(figures, proves)
+    not_run = [outcome for outcome in outcomes if outcome.not_run]
+    lines += [f"not run: {outcome.scenario.name}: {outcome.not_run}" for outcome in not_run]
+    broken = [outcome.scenario.name for outcome in outcomes if outcome.broken]
+    lines.append(
+        f"{len(outcomes) - len(not_run)} scenarios run, {len(not_run)} not run, {len(broken)} broken; seed {seed}"
+    )
+    if broken:
+        lines.append(f"broken: {', '.join(broken)}")
+    return "\n".join(lines)

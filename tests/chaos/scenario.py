@@ -1,0 +1,118 @@
+"""The scenario format: one YAML file says what runs, what goes wrong and when, and what must hold then.
+
+::
+
+    name: disk_full            the file's name
+    test: R6                   row of the test plan
+    about: one line
+    proves: [G1, G4, G10]      goals that its figures speak of
+    world: numbered            what carries the load, see `tests.chaos.worlds`
+    needs: [root]              without these it is not run, and that is counted with the reason
+    load: {rate: 1000, rounds: 3}
+    faults:
+      - {do: fill, at: 2.0}            2 s after the first delivery of the round
+      - {do: kill, at: [0.2, 3.0]}     drawn anew, by the seed, in each round
+    expect: {lost: 0, recovered_s: {max: 10}}
+    timed: {p99_ms: {max: 10}}     the same for what only an otherwise idle machine can measure: not judged on a busy one
+    short: {rounds: 1}         laid over `load` in `make chaos-short`; `tiny` in `make test`
+    evidence: {kills.runs: kills, kills.lost: lost}     what goes where in chaos.json
+"""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+FOLDER: Final = Path(__file__).parent / "scenarios"
+Length = Literal["tiny", "short", "long"]
+
+
+class Fault(BaseModel):
+    """One thing that goes wrong; what else it is told is its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    do: str
+    at: float | tuple[float, float] = 0.0
+    after: Literal["delivery", "start"] = "delivery"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What this kind of fault is told."""
+        return dict(self.model_extra or {})
+
+    def moment(self, chance: random.Random) -> float:
+        """Seconds after the first delivery, or the start, of the round."""
+        return chance.uniform(*self.at) if isinstance(self.at, tuple) else self.at
+
+
+class Bound(BaseModel):
+    """Between what a figure must lie, both included."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min: float | None = None
+    max: float | None = None
+
+    def holds(self, figure: float) -> bool:
+        """Whether a figure lies within."""
+        return (self.min is None or figure >= self.min) and (self.max is None or figure <= self.max)
+
+
+class Scenario(BaseModel):
+    """A scenario file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    test: str
+    about: str
+    proves: list[str] = Field(default_factory=list)
+    world: str
+    needs: list[str] = Field(default_factory=list)
+    load: dict[str, Any] = Field(default_factory=dict)
+    faults: list[Fault] = Field(default_factory=list)
+    expect: dict[str, float | Bound]
+    timed: dict[str, float | Bound] = Field(default_factory=dict)
+    tiny: dict[str, Any] | None = None
+    short: dict[str, Any] | None = Field(default_factory=dict)
+    evidence: dict[str, str] = Field(default_factory=dict)
+
+    def runs_in(self, length: Length) -> bool:
+        """Whether it is part of a run of this length."""
+        return length == "long" or getattr(self, length) is not None
+
+    def load_for(self, length: Length) -> dict[str, Any]:
+        """The load of a run of this length."""
+        return self.load | (({} if length == "long" else getattr(self, length)) or {})
+
+    def broken(self, figures: Mapping[str, Any], *, quiet: bool = True) -> list[str]:
+        """Each expectation that the figures do not fulfil, in words; what is timed only if the machine was `quiet`."""
+        found = []
+        for name, wanted in (self.expect | (self.timed if quiet else {})).items():
+            bound = wanted if isinstance(wanted, Bound) else Bound(min=wanted, max=wanted)
+            figure = figures.get(name)
+            if figure is None or not bound.holds(figure):
+                limits = " to ".join("…" if edge is None else f"{edge:g}" for edge in (bound.min, bound.max))
+                found.append(f"{name} is {figure}, expected {limits}")
+        return found
+
+
+def load(path: Path) -> Scenario:
+    """Read a scenario file.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    found = Scenario.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    if found.name != path.stem:
+        raise ValueError(f"{path} calls itself {found.name}")
+    return found
+
+
+def load_all(folder: Path = FOLDER) -> list[Scenario]:
+    """All scenarios, in the order of their test."""
+    return sorted((load(path) for path in folder.glob("*.yaml")), key=lambda s: (int(s.test[1:].split()[0]), s.name))
