@@ -1,20 +1,17 @@
 """The command line. Verbs import what they need when they run, so that help and completion are quick."""
 
-import contextlib
-import json
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from bifrost.dlq import dlq
+from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
+from bifrost.spool import spool
 from simulator.cli import app as simulator_app
 from simulator.zerobus.cli import zerobus as zerobus_emulator
-
-if TYPE_CHECKING:
-    from config.models import Configuration
 
 app = typer.Typer(
     name="bifrost",
@@ -42,53 +39,7 @@ def _bifrost(
     pass
 
 
-ConfigFile = Annotated[
-    Path,
-    typer.Option("--config", "-c", envvar="BIFROST_CONFIG", help="Configuration file (YAML)."),
-]
-DEFAULT_CONFIG = Path("config/gateway.yaml")
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
-
-
-def _duration(text: str | None) -> float | None:
-    from connectors.settings import seconds
-
-    if text is None:
-        return None
-    if text.replace(".", "", 1).isdecimal():
-        return float(text)
-    try:
-        return float(str(seconds(text)))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
 For = Annotated[str | None, typer.Option("--for", help="Stop after this time, e.g. 20s or 5m.", metavar="DURATION")]
-
-
-@contextlib.contextmanager
-def _stores_told() -> Iterator[None]:
-    """A directory that cannot be used is the user's to mend: one line and exit code 1, no traceback."""
-    from delivery.disk import StoreError
-
-    try:
-        yield
-    except (OSError, StoreError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-
-
-def _load(config: Path) -> "Configuration":
-    from config.loader import load_or_exit
-    from config.logs import configure
-
-    loaded = load_or_exit(config)
-    configure(loaded.log_level)
-    return loaded
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False))
 
 
 @app.command()
@@ -99,16 +50,16 @@ def run(config: ConfigFile = DEFAULT_CONFIG, seconds: For = None) -> None:
     leave_on_signals()
     from bifrost.run import run as run_gateway
 
-    for_seconds = _duration(seconds)
-    loaded = _load(config)
-    with _stores_told():
+    for_seconds = duration(seconds)
+    loaded = load(config)
+    with stores_told():
         sys.exit(run_gateway(loaded, for_seconds))
 
 
 @app.command()
 def check(config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Check a configuration: every problem at once, with file, line and column. Exit code 2 when there is one."""
-    loaded = _load(config)
+    loaded = load(config)
     sources = ", ".join(f"{s.name} ({s.protocol})" for s in loaded.sources) or "none"
     targets = ", ".join(f"{name} ({t.type})" for name, t in loaded.targets.items())
     typer.echo(
@@ -121,7 +72,7 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
     """Show how the running gateway, its sources and its targets stand. Exit code 1 when it does not run."""
     from bifrost.run import ask
 
-    loaded = _load(config)
+    loaded = load(config)
     if loaded.port is None:
         typer.echo("the configuration opens no HTTP port (web_ui.enabled); try bifrost ledger", err=True)
         raise typer.Exit(1)
@@ -130,7 +81,7 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
         typer.echo(f"no gateway `{loaded.gateway}` answers on {loaded.listen}:{loaded.port}", err=True)
         raise typer.Exit(1)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     from bifrost.screen import console
     from bifrost.status import disk, tables
@@ -145,11 +96,11 @@ def ledger(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
     """Show the account: what came in, what went out, what is still here; exit code 1 when it does not add up."""
     from bifrost.run import account
 
-    loaded = _load(config)
-    with _stores_told():
+    loaded = load(config)
+    with stores_told():
         found = account(loaded)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         from bifrost.ledger import tables
         from bifrost.screen import console
@@ -169,9 +120,9 @@ def try_source(
     """Read one source and show its readings; nothing is delivered and nothing is stored. Exit code 1 when none came."""
     from bifrost.try_source import try_source as read
 
-    for_seconds = _duration(seconds) or 0.0
-    loaded = _load(config)
-    with _stores_told():
+    for_seconds = duration(seconds) or 0.0
+    loaded = load(config)
+    with stores_told():
         code = read(loaded, source, for_seconds, as_json=as_json)
     raise typer.Exit(code)
 
@@ -196,17 +147,17 @@ def demo(
     from bifrost.demo import Demo, DemoError, print_summary
     from bifrost.screen import console
 
-    run = Demo(data_dir.absolute(), _duration(seconds), tags, rate, sources, console(stderr=True))
+    run = Demo(data_dir.absolute(), duration(seconds), tags, rate, sources, console(stderr=True))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: run.stop())
     try:
-        with _stores_told():
+        with stores_told():
             summary = run.run()
     except DemoError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         print_summary(summary, run.rejected, console())
     raise typer.Exit(0 if summary["wrong_paths"] == 0 and summary["unaccounted"] == 0 else 1)
@@ -236,7 +187,7 @@ def ddl(
     if table is not None:
         names = [table]
     else:
-        names = [t.provider_config.table for t in _load(config).targets.values() if isinstance(t, ZeroBusConfig)]
+        names = [t.provider_config.table for t in load(config).targets.values() if isinstance(t, ZeroBusConfig)]
     if not names:
         typer.echo(
             "the configuration has no ZeroBus table; name one: bifrost zerobus ddl catalog.schema.table", err=True
@@ -248,6 +199,8 @@ def ddl(
         raise typer.BadParameter(str(error)) from error
 
 
+app.add_typer(dlq, name="dlq")
+app.add_typer(spool, name="spool")
 simulator_app.command(name="zerobus")(zerobus_emulator)
 app.add_typer(simulator_app, name="sim")
 

@@ -5,10 +5,11 @@ from typing import Any
 from rich.table import Table
 
 from bifrost.screen import Listing
+from bifrost.status import kept_table
 
 
 def tables(account: dict[str, Any]) -> list[Table]:
-    """The account (`delivery.account.Account.to_dict`) as two tables: sources, then targets."""
+    """The account (`delivery.account.Account.to_dict`) as tables: sources, targets, and what is kept for others."""
     sources = Listing(
         ["source"], ["journalled", "waiting", "filtered", "routed", "dead\nletters", "unaccounted"], title="Sources"
     )
@@ -26,4 +27,4 @@ def tables(account: dict[str, Any]) -> list[Table]:
             discarded = sum(line["discarded"].values())
             counts = (line["routed"], line["delivered"], line["stored"], discarded, line["dead_letters"])
             targets.add_row(target, name, *(f"{count:,}" for count in (*counts, line["unaccounted"])))
-    return [sources, targets]
+    return [sources, targets, *kept_table(account.get("kept"))]

@@ -2,10 +2,11 @@
 
 import http.client
 import json
+import shutil
 import threading
 import urllib.request
 from datetime import timedelta
-from typing import Any
+from typing import Any, BinaryIO
 
 from config.models import NAME_FILE, Configuration
 from delivery.account import Account
@@ -26,6 +27,7 @@ def run(config: Configuration, seconds: float | None = None) -> int:
     os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
     process = Process(config)
     process.on_signals()
+    process.claim()
     directory = recovery_directory(config)
     prepare_recovery(directory, config.gateway)
     if seconds is not None:
@@ -38,15 +40,42 @@ def run(config: Configuration, seconds: float | None = None) -> int:
     return 1
 
 
-def ask(config: Configuration, path: str) -> dict[str, Any] | None:
-    """What the running gateway of this name answers to GET `path`; None when none runs."""
+def address(config: Configuration) -> str:
+    """Where the HTTP port of a gateway of this configuration is reached."""
     host = "127.0.0.1" if config.listen in ("", "0.0.0.0", "::") else config.listen
+    return f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}"
+
+
+def ask(
+    config: Configuration, path: str, order: dict[str, Any] | None = None, patience: float = 5.0
+) -> dict[str, Any] | None:
+    """What the running gateway of this name answers; None when none runs.
+
+    Args:
+        config: Its configuration.
+        path: What is asked for.
+        order: What is to be done; None to look only.
+        patience: Seconds that the answer may take.
+    """
+    body = None if order is None else json.dumps({**order, "gateway": config.gateway}).encode()
+    request = urllib.request.Request(
+        f"http://{address(config)}{path}", body, {"content-type": "application/json"} if body else {}
+    )
     try:
-        with urllib.request.urlopen(f"http://{host}:{config.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=patience) as answer:  # noqa: S310 - always http
             found = json.load(answer)
             return found if isinstance(found, dict) and found.get("gateway") == config.gateway else None
     except (OSError, http.client.HTTPException, ValueError):  # nobody, or not a gateway
         return None
+
+
+def fetch(config: Configuration, path: str, out: BinaryIO, patience: float) -> bool:
+    """Write what the running gateway of this name answers, however long it is; False when none runs."""
+    if config.port is None or ask(config, "/health") is None:
+        return False
+    with urllib.request.urlopen(f"http://{address(config)}{path}", timeout=patience) as answer:
+        shutil.copyfileobj(answer, out)
+    return True
 
 
 def account(config: Configuration) -> dict[str, Any]:
@@ -59,6 +88,7 @@ def account(config: Configuration) -> dict[str, Any]:
     process = Process(config)
     process.open_stores()
     try:
-        return {"gateway": config.gateway, **process.account().to_dict()}
+        kept = {"kept": process.kept} if process.kept else {}
+        return {"gateway": config.gateway, **process.account().to_dict(), **kept}
     finally:
         process.close()

@@ -31,7 +31,7 @@ def disk(status: dict[str, Any]) -> str:
 
 
 def tables(status: dict[str, Any]) -> list[Table]:
-    """The answer of GET /health as two tables: sources, then targets."""
+    """The answer of GET /health as tables: sources, targets, and dead letters where there are some."""
     sources = Listing(
         ["source", "protocol", "state"],
         ["received", "tags", "gaps", "last\nreading"],
@@ -68,4 +68,24 @@ def tables(status: dict[str, Any]) -> list[Table]:
             span(line["response_time"]["p99"]),
             "; ".join(said for said in (line["alarm"], line["last_error"]) if said),
         )
-    return [sources, targets]
+    return [sources, targets, *_letters(status.get("dead_letters")), *kept_table(status.get("kept"))]
+
+
+def kept_table(kept: dict[str, dict[str, Any]] | None) -> list[Table]:
+    """Spools of targets that are not in the configuration, where there are some."""
+    if not kept:
+        return []
+    shown = Listing(["target"], ["readings", "bytes"], title="Kept (bifrost spool ls)")
+    for name, line in kept.items():
+        shown.add_row(name, f"{line['readings']:,}", f"{line['bytes']:,}")
+    return [shown]
+
+
+def _letters(line: dict[str, Any] | None) -> list[Table]:
+    """Dead letters, where there are some or were."""
+    if line is None or not (line["stored"] or line["discarded"]):
+        return []
+    shown = Listing([], ["stored", "bytes", "quota", "discarded"], ["alarm"], title="Dead letters (bifrost dlq list)")
+    counts = (line["stored"], line["bytes"], line["quota_bytes"], line["discarded"])
+    shown.add_row(*(f"{count:,}" for count in counts), line["alarm"])
+    return [shown]

@@ -18,6 +18,7 @@ from config.schema import follow, plain
 from config.yaml_nodes import Problem, ProblemsError, compose, construct, merge, place_of
 from connectors.settings import SourceConfig, TargetConfig
 from connectors.targets.zerobus import source_targets, targets
+from delivery.dead_letters import LetterPolicy
 from normalization.rules import Rule
 
 log = structlog.get_logger()
@@ -167,7 +168,9 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
             name: buffer_policy(target.buffer, gateway.cloud.buffer, persistent=target.disk_persistent)
             for name, target in found.items()
         },
+        dead_letters=LetterPolicy(gateway.dead_letters.quota, gateway.dead_letters.overflow == "drop_oldest"),
         commit_interval=gateway.commit_interval,
+        report_interval=gateway.report_interval or None,
         endurance=gateway.endurance,
         probe_interval=gateway.cloud.health_check_interval or 60.0,
         warnings=tuple(document.warnings),

@@ -16,6 +16,7 @@ from connectors.targets.console import ConsoleConfig
 from connectors.targets.delta import DeltaConfig
 from connectors.targets.file import FileConfig
 from connectors.targets.zerobus import ZeroBusConfig, ZeroBusSection
+from delivery.dead_letters import LetterPolicy
 from delivery.entry import Compression
 from delivery.overflow import BufferPolicy, Overflow
 from delivery.waiting import Drain
@@ -96,6 +97,15 @@ class CloudSection(Settings):
     connectors: dict[Name, Target] = Field({}, description="the targets by name; the embedded Delta Lake when empty")
 
 
+class DeadLetterSection(Settings):
+    """Readings that no target takes."""
+
+    quota: Size = Field(1024**3, gt=0, description="bytes of dead letters on disk")
+    overflow: Literal["drop_oldest", "keep"] = Field(
+        "drop_oldest", description="what goes when that is reached: the oldest (drop_oldest), or those that come (keep)"
+    )
+
+
 class GatewaySection(Settings):
     """The gateway itself."""
 
@@ -116,11 +126,17 @@ class GatewaySection(Settings):
         description="time that a write of the journal to disk waits for more readings; longer means less wear of the disk "
         "and later acknowledgements",
     )
+    report_interval: Duration | None = Field(
+        None,
+        description="time between two reports of the gateway on itself, as readings of the protocol `gateway`: the account "
+        "of each source and target, and up to when a target has all; none when absent",
+    )
     endurance: Size | None = Field(
         None,
         description="bytes that may be written to the disk before it wears out, as its data sheet says (TBW); "
         "`bifrost status` then tells how long it lasts",
     )
+    dead_letters: DeadLetterSection = Field(DeadLetterSection(), description="readings that no target takes")
     cloud: CloudSection = Field(CloudSection(), description="the targets")
 
 
@@ -204,7 +220,9 @@ class Configuration:
         log_level: Least level that is logged.
         memory_rows: Readings held in memory per target.
         buffers: How readings wait, by target.
+        dead_letters: How dead letters are bounded.
         commit_interval: Seconds that a group commit of the journal waits for more readings.
+        report_interval: Seconds between two reports of the gateway on itself; None for none.
         endurance: Bytes that the disk can be written with before it wears out; None when nobody said.
         probe_interval: Longest time between two attempts to reach a target, seconds.
         warnings: What is allowed but hardly meant, each with its place.
@@ -223,7 +241,9 @@ class Configuration:
     log_level: str = "info"
     memory_rows: int = 100_000
     buffers: Mapping[str, BufferPolicy] = field(default_factory=dict)
+    dead_letters: LetterPolicy = field(default_factory=LetterPolicy)
     commit_interval: float = 0.005
+    report_interval: float | None = None
     endurance: int | None = None
     probe_interval: float = 60.0
     warnings: tuple[str, ...] = ()

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from delivery.dead_letters import OVERFLOW, PURGED, REPLAYED
+from delivery.letter import FLOW
 from delivery.outcome import JournalAccount, LaneAccount
 
 _SCAN_SHARE: Final = 0.02  # of a core's time, at most, for counting what is stored for the metrics
+LEFT: Final = {PURGED: "dead letters purged", OVERFLOW: "dead letters over quota"}  # as the account calls them
 _SCAN_PAUSE: Final = 1.0  # seconds between two scans, at least
 
 
@@ -91,31 +94,55 @@ class Account:
         }
 
 
-def settle_accounts(journal: JournalAccount, spools: Mapping[str, LaneAccount]) -> Account:
+Removed = Mapping[str, Mapping[str, Mapping[str, int]]]
+"""Readings that left the store of dead letters, by reason, target and source."""
+
+
+def settle_accounts(
+    journal: JournalAccount, spools: Mapping[str, LaneAccount], removed: Removed | None = None
+) -> Account:
     """Put the stores' accounts together. Read the journal's first: what it let go, the spools have had before."""
     outcome = journal.outcome
-    sources = {
-        name: SourceLine(
-            journalled=journalled,
-            waiting=journal.waiting[name],
-            filtered={reason: counts[name] for reason, counts in outcome.filtered.items() if counts[name]},
-            routed=outcome.routed[name],
-            dead_letters=outcome.dead[name],
-        )
-        for name, journalled in sorted(journal.journalled.items())
-    }
+    left = removed or {}
+    sources = {name: _source_line(name, journal, _left(left, FLOW, name)) for name in sorted(journal.journalled)}
     targets: dict[str, dict[str, TargetLine]] = {}
     for target, spool in spools.items():
         settled = outcome.targets.get(target, Counter())
         targets[target] = {
-            name: TargetLine(
-                routed=spool.routed[name],
-                settled=settled[name],
-                delivered=spool.delivered[name],
-                stored=spool.stored[name],
-                discarded={reason: counts[name] for reason, counts in spool.discarded.items() if counts[name]},
-                dead_letters=spool.dead[name],
-            )
+            name: _target_line(name, spool, settled[name], _left(left, target, name))
             for name in sorted({*spool.routed, *settled})
         }
     return Account(sources, targets)
+
+
+def _left(removed: Removed, target: str, source: str) -> dict[str, int]:
+    """How many dead letters of a source left their store, by reason."""
+    found = {reason: by_target.get(target, {}).get(source, 0) for reason, by_target in removed.items()}
+    return {reason: count for reason, count in found.items() if count}
+
+
+def _source_line(name: str, journal: JournalAccount, left: dict[str, int]) -> SourceLine:
+    outcome = journal.outcome
+    filtered = Counter({reason: counts[name] for reason, counts in outcome.filtered.items()})
+    filtered.update({LEFT.get(reason, reason): count for reason, count in left.items() if reason != REPLAYED})
+    return SourceLine(
+        journalled=journal.journalled[name],
+        waiting=journal.waiting[name],
+        filtered={reason: count for reason, count in filtered.items() if count},
+        routed=outcome.routed[name] + left.get(REPLAYED, 0),
+        dead_letters=outcome.dead[name] - sum(left.values()),
+    )
+
+
+def _target_line(name: str, spool: LaneAccount, settled: int, left: dict[str, int]) -> TargetLine:
+    gone = {LEFT.get(reason, reason): count for reason, count in left.items() if reason != REPLAYED}
+    discarded = Counter({reason: counts[name] for reason, counts in spool.discarded.items()})
+    discarded.update(gone)
+    return TargetLine(
+        routed=spool.routed[name],
+        settled=settled,
+        delivered=spool.delivered[name],
+        stored=spool.stored[name],
+        discarded={reason: count for reason, count in discarded.items() if count},
+        dead_letters=spool.dead[name] - sum(gone.values()),  # the spool itself counts those that are sent again
+    )

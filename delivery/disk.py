@@ -13,6 +13,19 @@ class StoreFullError(StoreError):
     """The disk under a store is full."""
 
 
+class StoreLockedError(StoreError):
+    """Another process has the directory of a store.
+
+    Attributes:
+        directory: The directory.
+        owner: Number of the process.
+    """
+
+    def __init__(self, directory: Path, owner: str) -> None:
+        super().__init__(f"{directory} belongs to process {owner}; stop it, or give this gateway its own directory")
+        self.directory, self.owner = directory, owner
+
+
 class DirectoryLock:
     """Holds a directory for this process; a second process is refused."""
 
@@ -24,9 +37,7 @@ class DirectoryLock:
         except OSError as error:
             owner = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
             os.close(self._fd)
-            raise StoreError(
-                f"{directory} belongs to process {owner}; stop it, or give this gateway its own directory"
-            ) from error
+            raise StoreLockedError(directory, owner) from error
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, str(os.getpid()).encode(), 0)
 

@@ -8,7 +8,7 @@ them.
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -69,6 +69,19 @@ def decode(mask: int, raw_size: int, data: memoryview) -> list[pa.Array]:
     batch = pa.ipc.read_record_batch(raw, schema)
     found = dict(zip(present, batch.columns, strict=True))
     return [found[i] if i in found else pa.nulls(len(batch), COLUMNS.field(i).type) for i in range(len(COLUMNS))]
+
+
+class Appends(Protocol):
+    """A log that records can be appended to."""
+
+    def append(self, kind: int, parts: Sequence[bytes]) -> int:
+        """Append one record; returns its number."""
+
+
+def write_tags(log: Appends, kind: int, rows: Sequence[Any]) -> None:
+    """Append a TAGS record, twice: one that is damaged must not cost the entries that need it."""
+    for _ in range(2):
+        log.append(kind, [pack(rows)])
 
 
 class TagScribe:

@@ -73,6 +73,7 @@ class Forwarder:
         self._woken = False
         self._stopping = False
         self._attempts: dict[int, int] = {}
+        self._first: dict[int, float] = {}  # when a unit was tried first, seconds since the epoch
         self._retry: list[Unit] = []
         self._waiting_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"forwarder {name}", daemon=True)
@@ -291,6 +292,7 @@ class Forwarder:
         limits = self._writer.limits
         batch = unit.batch()
         began = time.monotonic()
+        self._first.setdefault(unit.number, time.time())
         rejected = RejectedRecords([], [], rest_written=True)
         # entries made under a larger limit; a target that remembers units takes each number once only
         step = max(1, len(batch)) if limits.remembers_units else limits.rows
@@ -333,8 +335,12 @@ class Forwarder:
                 await self._send(batch.slice(0, half), number, start, rejected)
                 await self._send(batch.slice(half), number, start + half, rejected)
 
-    def _succeeded(self, unit: Unit, rows: int, took: float) -> None:
+    def _forget(self, unit: Unit) -> None:
         self._attempts.pop(unit.number, None)
+        self._first.pop(unit.number, None)
+
+    def _succeeded(self, unit: Unit, rows: int, took: float) -> None:
+        self._forget(unit)
         self._answered()
         self.status.note_success(rows, took)
         metrics.SENT.labels(self.name).inc(rows)
@@ -355,10 +361,18 @@ class Forwarder:
     def _reject(self, unit: Unit, rejected: RejectedRecords) -> None:
         batch = unit.batch()
         letters = batch.take(rejected.indices)
-        self._dead_letters.append(letters, rejected.reasons, self.name, self._attempts.get(unit.number, 0) + 1)
+        self.spool.sync()  # else a power cut could leave the dead letter, and the flow bring the reading again as a new one
+        self._dead_letters.append(
+            letters,
+            rejected.reasons,
+            self.name,
+            self._attempts.get(unit.number, 0) + 1,
+            first=self._first.get(unit.number),
+            places=unit.places(rejected.indices),
+        )
         self._dead_letters.wait()
         self.spool.reject(unit, rejected.indices, rest_delivered=rejected.rest_written)
-        self._attempts.pop(unit.number, None)
+        self._forget(unit)
         self._answered()
         metrics.OPERATIONS.labels(self.name, "rejected").inc()
         metrics.FAILED.labels(self.name).inc(len(rejected.indices))

@@ -73,11 +73,35 @@ class Identities:
             del self._runs[shard]
             del self._highest[shard]
 
+    def discard(self, shard: str, sequences: np.ndarray) -> None:
+        """Forget these sequences alone."""
+        kept: list[tuple[int, int, np.ndarray | None]] = []
+        for first, last, members in self._runs.get(shard, []):
+            inside = sequences[(sequences >= first) & (sequences <= last)]
+            if not len(inside):
+                kept.append((first, last, members))
+                continue
+            rest = np.setdiff1d(np.arange(first, last + 1) if members is None else members, inside)
+            if len(rest):
+                kept.append((int(rest[0]), int(rest[-1]), rest))
+        if kept:
+            self._runs[shard] = kept
+        elif shard in self._runs:
+            del self._runs[shard], self._highest[shard]
+
     def count(self, shard: str) -> int:
         """How many sequences of `shard` are remembered."""
         return sum(
             last - first + 1 if members is None else len(members) for first, last, members in self._runs.get(shard, [])
         )
+
+    def sequences(self, shard: str) -> np.ndarray:
+        """The sequences of `shard` that are remembered."""
+        runs = [
+            np.arange(first, last + 1) if members is None else members
+            for first, last, members in self._runs.get(shard, [])
+        ]
+        return np.concatenate([np.empty(0, np.int64), *runs])
 
     def shards(self) -> list[str]:
         """Shards of which something is remembered."""
@@ -126,3 +150,18 @@ def by_shard(batch: pa.RecordBatch, index: pa.Array) -> list[tuple[np.ndarray, p
     codes = shard.indices.to_numpy().astype(np.int64) * len(gateway.dictionary) + gateway.indices.to_numpy()
     parts = [np.flatnonzero(codes == code) for code in np.unique(codes)]
     return [(rows[part], batch.take(pa.array(part))) for part in parts]
+
+
+def spelled(sequences: np.ndarray) -> tuple[int, int] | bytes:
+    """Sequences as a record holds them: the first and the last when they are without holes."""
+    first, last = int(sequences[0]), int(sequences[-1])
+    if last - first + 1 == len(sequences) and (np.diff(sequences) == 1).all():
+        return first, last
+    return sequences.astype("<i8").tobytes()
+
+
+def unspelled(spelled: Sequence[int] | bytes) -> np.ndarray:
+    """Sequences that `spelled` wrote."""
+    if isinstance(spelled, bytes):
+        return np.frombuffer(spelled, "<i8")
+    return np.arange(spelled[0], spelled[1] + 1)

@@ -3,6 +3,8 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
+import numpy as np
+
 
 class Intervals:
     """Numbers from `first` to `last`, any number of times; neighbours grow together."""
@@ -19,6 +21,24 @@ class Intervals:
 
     def __len__(self) -> int:
         return len(self._firsts)
+
+    def holds(self, first: int, last: int) -> bool:
+        """Whether all numbers from `first` to `last` are in it."""
+        at = bisect_right(self._firsts, first) - 1
+        return at >= 0 and last <= self._lasts[at]
+
+    def has(self, numbers: np.ndarray) -> np.ndarray:
+        """Which of `numbers` are in it, as booleans."""
+        if not self._firsts:
+            return np.zeros(len(numbers), bool)
+        at = np.searchsorted(np.array(self._firsts), numbers, side="right") - 1
+        return (at >= 0) & (numbers <= np.array(self._lasts)[at])
+
+    def add_all(self, numbers: np.ndarray) -> None:
+        """Put in `numbers`."""
+        for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+            if len(run):
+                self.add(int(run[0]), int(run[-1]))
 
     def add(self, first: int, last: int) -> None:
         """Put in the numbers from `first` to `last`."""

@@ -26,7 +26,7 @@ import pyarrow as pa
 import structlog
 
 from delivery.disk import StoreError, StoreFullError
-from delivery.entry import TagReader, TagScribe, decode, encode, pack, unpack
+from delivery.entry import TagReader, TagScribe, decode, encode, pack, unpack, write_tags
 from delivery.log import HEAD, Cursor, Log, Record
 from delivery.outcome import JournalAccount, Outcome
 from delivery.patch import Patch, patch, patched
@@ -138,6 +138,8 @@ class Journal:
         self._announce: list[tuple[int, int, int]] = []  # shard, commit and sequence of trims not yet durable
         self._memory_rows = 0
         self._behind: Cursor | None = None
+        self._committing = 0  # when the first reading of the commit under way came, µs; 0 for none
+        self._commit_times: deque[tuple[int, int]] = deque()  # commits of this run: number, and when they began, µs
         self._counted = 0  # newest commit that the counts speak of
         self._closing = False
         self._log = Log(directory, self._head, min(_SEGMENT_BYTES, quota // 8))
@@ -253,6 +255,7 @@ class Journal:
                 self._wait_for_room()
                 with self._lock:
                     pending, self._pending = self._pending, Pending()
+                    self._committing = pending.began
                     self._enough.clear()
                 self._commit(pending)
         except Exception as error:  # the edge of the journal's thread: without it readers would wait for ever
@@ -289,9 +292,12 @@ class Journal:
         with self._lock:
             if self._behind is None and entries and self._memory_rows > self.memory_rows:
                 self._behind = self._log.cursor(entries[0][1].number)
+            if entries:
+                self._commit_times.append((entries[0][1].number, pending.began))
             if self._behind is None:
                 for index, entry in entries:
                     self._push(index, entry)
+            self._committing = 0
         if entries:
             self._tell_arrival()
         pending.resolve()
@@ -356,7 +362,7 @@ class Journal:
                 columns = (entry.batch or pa.RecordBatch.from_pylist([], RAW)).columns[: len(FACTS)]
                 columns[0], rows = self._scribe.translate(segment, columns[0])
                 if rows:
-                    self._log.append(_TAGS, [pack(rows)])
+                    write_tags(self._log, _TAGS, rows)
                 mask, raw_size, body = encode(columns)
                 described.append([index, entry.first, entry.rows, entry.sources, mask, raw_size, len(body)])
                 bodies.append(body)
@@ -563,6 +569,24 @@ class Journal:
         """Readings by source that went to `target`, as far as they are done."""
         with self._lock:
             return Counter(self._outcome.targets.get(target, {}))
+
+    def oldest_received(self) -> int | None:
+        """When the oldest reading was received that is not durable behind the flow, µs since the epoch; None for none.
+
+        0 as long as that cannot be told, because readings of an earlier run wait.
+        """
+        with self._lock:
+            times = [began for began in (self._pending.began, self._committing) if began]
+            waiting = [queue[0].number for s in self._shards for queue in (s.handed, s.ready) if queue]
+            if self._behind is not None:
+                waiting.append(min(shard.queued for shard in self._shards) + 1)
+            first = min(waiting, default=self._log.next_number)
+            if first <= self._opened:
+                return 0
+            while self._commit_times and self._commit_times[0][0] < first:
+                self._commit_times.popleft()
+            times += [began for _, began in self._commit_times][:1]
+            return min(times, default=None)
 
     @property
     def waiting_rows(self) -> int:

@@ -17,17 +17,19 @@ import pyarrow as pa
 import structlog
 
 from delivery.disk import StoreFullError
-from delivery.entry import COLUMNS, Compression, TagReader, TagScribe, decode, encode, pack, unpack
+from delivery.entry import COLUMNS, Compression, TagReader, TagScribe, decode, encode, pack, unpack, write_tags
+from delivery.identities import spelled, unspelled
 from delivery.intervals import Intervals
 from delivery.ledger import Close, LaneLedger, Numbers
 from delivery.log import HEAD, Cursor, Log, Record
 from delivery.memory import MemoryLog
+from delivery.origin import Origin
 from delivery.outcome import LaneAccount
 from delivery.unit import Entry, Unit
 from delivery.waiting import Drain, Queue, Waiting
 from normalization.reading import FACTS, TagTable
 
-_TAGS, _ENTRY, _CLOSE, _UNIT, _LEFT_OUT = 1, 2, 3, 4, 5
+TAGS, ENTRY, _CLOSE, _UNIT, _LEFT_OUT = 1, 2, 3, 4, 5
 _REFILL_ROWS: Final = 10_000  # read back at once, at least: opening a segment costs more than some rows
 _NOT_YET: Final = 2**62
 _SEQUENCE: Final = FACTS.get_field_index("sequence")
@@ -84,7 +86,7 @@ class Lane:
         self._entry_rows, self._entry_bytes, self._limit = entry_rows, entry_bytes, memory_rows
         self._now = now
         self._lock = lock or threading.RLock()
-        self._ledger = LaneLedger(numbers or Numbers(), own_shard)
+        self.ledger = LaneLedger(numbers or Numbers(), own_shard)
         self._resume = False  # the open unit is from before the start
         self._settled_at: dict[int, int] = {}  # segment: record that settled the last of its entries so far
         self._outstanding: dict[int, int] = {}  # segment: entries read or appended in this run and not settled
@@ -92,6 +94,8 @@ class Lane:
         self._compression = compression
         self._marks, self._resent = marks_resent, 0  # entries up to here may have been sent before
         self._inside: set[int] = set()  # entries in memory or under way
+        self._under_way: dict[int, Entry] = {}  # entries in units that were taken
+        self._received: dict[int, int] = {}  # segment: when the first reading appended in this run was received, µs
         self._released: deque[Unit] = deque()
         self._waiting = Waiting(drain, live_share)
         self._unwritten: deque[tuple[Close, set[int]]] = deque()
@@ -99,8 +103,8 @@ class Lane:
         self._recover()
         self._scribe, self._reader = TagScribe(tags), TagReader(tags)
         self._log.begin()
-        self._segment = self._log.segments()[-1]
-        self._behind: Cursor | None = self._log.cursor(self._ledger.done + 1)  # where reading back goes on, forwards
+        self._segment = self._began = self._log.segments()[-1]
+        self._behind: Cursor | None = self._log.cursor(self.ledger.done + 1)  # where reading back goes on, forwards
         self._unread: list[int] = []  # segments to be read back, newest last, with `Drain.NEWEST_FIRST`
         if drain is Drain.NEWEST_FIRST:
             self._behind, self._unread = None, self._log.segments()
@@ -108,14 +112,14 @@ class Lane:
     # ------------------------------------------------------------------ state
 
     def _head(self) -> bytes:
-        return self._ledger.to_bytes()
+        return self.ledger.to_bytes()
 
     def _recover(self) -> None:
-        ledger = self._ledger
+        ledger = self.ledger
         for record in self._log.recover():
             if record.kind == HEAD:
                 ledger.load(record.payload, self.directory)
-            elif record.kind == _ENTRY:
+            elif record.kind == ENTRY:
                 self._recover_entry(record)
             elif record.kind == _CLOSE:
                 ledger.close(*unpack(record.payload))
@@ -123,24 +127,25 @@ class Lane:
                 ledger.record(*unpack(record.payload))
             elif record.kind == _LEFT_OUT:
                 gateway, shard, sequences, sources, reason = unpack(record.payload)
-                ledger.leave_out(gateway, shard, _read(sequences), sources, reason)
+                ledger.leave_out(gateway, shard, unspelled(sequences), sources, reason)
         self._resume = ledger.open is not None
         self.failed()
         if self._log.damaged:
             log.error("spool damaged, readings may be lost", spool=str(self.directory), places=self._log.damaged)
 
     def _recover_entry(self, record: Record) -> None:
-        _, gateway, shard, first, last, rows, sources, _, mask, raw_size, body = unpack(record.payload)
+        _, gateway, shard, first, last, rows, sources, _, mask, raw_size, body, *origin = unpack(record.payload)
         if last - first + 1 == rows:
             sequences = np.arange(first, last + 1)
         else:
             sequences = decode(mask, raw_size, memoryview(body))[_SEQUENCE].to_numpy()
-        self._ledger.enter(record.number, gateway, shard, sequences, sources)
+        came = Origin.from_list(origin[0]) if origin else None
+        self.ledger.enter(record.number, gateway, shard, sequences, sources, came)
 
     # ------------------------------------------------------------------ appending (flow thread)
 
-    def append(self, gateway: str, shard: str, batch: pa.RecordBatch) -> None:
-        """Take readings of one shard, a batch of `stream_schema`, that no lane of the spool has had.
+    def append(self, gateway: str, shard: str, batch: pa.RecordBatch, origin: Origin | None = None) -> None:
+        """Take readings of one shard, a batch of `stream_schema`, that no lane of the spool has had, or that went.
 
         Raises:
             StoreFullError: The disk is full.
@@ -148,36 +153,40 @@ class Lane:
         with self._lock:
             try:
                 for start in range(0, len(batch), self._entry_rows):
-                    self._append_entry(gateway, shard, batch.slice(start, self._entry_rows))
+                    share = origin and origin.take(slice(start, start + self._entry_rows))
+                    self._append_entry(gateway, shard, batch.slice(start, self._entry_rows), share)
             except StoreFullError:
                 self._scribe.announce_again()
                 raise
 
-    def _append_entry(self, gateway: str, shard: str, batch: pa.RecordBatch) -> None:
+    def _append_entry(self, gateway: str, shard: str, batch: pa.RecordBatch, origin: Origin | None) -> None:
         segment = self._begin_segment()
         columns = [batch.column(name) for name in COLUMNS.names]
         process_tags = columns[0]
         columns[0], rows = self._scribe.translate(segment, process_tags)
         mask, raw_size, body = encode(columns, self._compression)
         if rows:
-            self._log.append(_TAGS, [pack(rows)])
+            write_tags(self._log, TAGS, rows)
         if raw_size > self._entry_bytes and len(batch) > 1:
             half = len(batch) // 2
-            self._append_entry(gateway, shard, batch.slice(0, half))
-            self._append_entry(gateway, shard, batch.slice(half))
+            self._append_entry(gateway, shard, batch.slice(0, half), origin and origin.take(slice(half)))
+            self._append_entry(gateway, shard, batch.slice(half), origin and origin.take(slice(half, None)))
             return
         sequences = columns[_SEQUENCE].to_numpy()
         first, last = int(sequences.min()), int(sequences.max())
         sources = self._tags.count_sources(process_tags.to_numpy())
-        now, previous = self._now(), self._ledger.newest
+        now, previous = self._now(), self.ledger.newest
         described = [previous, gateway, shard, first, last, len(batch), sources, now, mask, raw_size, memoryview(body)]
-        number = self._log.append(_ENTRY, [pack(described)])
+        described += [origin.to_list()] if origin else []
+        number = self._log.append(ENTRY, [pack(described)])
         self.raw_bytes += raw_size
         self.compressed_bytes += body.size
-        self._ledger.enter(number, gateway, shard, sequences, sources)
+        self.ledger.enter(number, gateway, shard, sequences, sources, origin)
         columns[0] = process_tags
         self._newest[segment] = now
-        self._keep(Entry(number, previous, segment, gateway, shard, len(batch), raw_size, sources, now, columns))
+        entry = Entry(number, previous, segment, gateway, shard, len(batch), raw_size, sources, now, columns)
+        self._received[segment] = min(entry.received, self._received.get(segment, _NOT_YET))
+        self._keep(entry)
 
     def _keep(self, entry: Entry) -> None:
         """Keep a new entry in memory, or leave it to be read back."""
@@ -227,24 +236,29 @@ class Lane:
         """
         with self._lock:
             self._begin_segment()
-            described = [gateway, shard, _spelled(sequences), sources, reason]
+            described = [gateway, shard, spelled(sequences), sources, reason]
             self._log.append(_LEFT_OUT, [pack(described)], urgent=True)
-            self._ledger.leave_out(gateway, shard, sequences, sources, reason)
+            self.ledger.leave_out(gateway, shard, sequences, sources, reason)
 
     def had(self, gateway: str, shard: str, sequences: np.ndarray) -> np.ndarray | None:
         """Which readings the lane has had; None when none."""
         with self._lock:
-            return self._ledger.had(gateway, shard, sequences)
+            return self.ledger.had(gateway, shard, sequences)
 
     def forget(self, shard: str, upto: int) -> None:
         """The journal has durably trimmed `shard` up to sequence `upto`: those readings will not come again."""
         with self._lock:
-            self._ledger.forget(shard, upto)
+            self.ledger.forget(shard, upto)
+
+    def left(self, number: int, rows: int) -> np.ndarray:
+        """Rows of entry `number`, of so many, that wait or are under way."""
+        with self._lock:
+            return self.ledger.left(number, rows)
 
     def close_epoch(self) -> int:
         """An epoch of the flow ends; readings of steps are remembered for two more. Number of the lane's last record."""
         with self._lock:
-            self._ledger.close_epoch()
+            self.ledger.close_epoch()
             return self._log.next_number - 1
 
     # ------------------------------------------------------------------ taking (forwarder thread)
@@ -287,12 +301,12 @@ class Lane:
                 yield entry
 
     def _decode(self, record: Record, reader: TagReader) -> Entry | None:
-        if record.kind == _TAGS:
+        if record.kind == TAGS:
             reader.learn(record.segment, unpack(record.payload))
         number = record.number
-        if record.kind != _ENTRY or number in self._inside or self._ledger.is_settled(number):
+        if record.kind != ENTRY or number in self._inside or self.ledger.is_settled(number):
             return None
-        previous, gateway, shard, _, _, rows, sources, appended, mask, raw_size, body = unpack(record.payload)
+        previous, gateway, shard, _, _, rows, sources, appended, mask, raw_size, body, *_ = unpack(record.payload)
         columns = decode(mask, raw_size, memoryview(body))
         if not reader.translate(record.segment, columns):
             log.error(
@@ -337,7 +351,7 @@ class Lane:
                 self._resume = False
                 self._release_open()
             if self._released:
-                return self._released.popleft()
+                return self._hand_out(self._released.popleft())
             while True:
                 if self._waiting.wants(rows):
                     self._refill(min(max(rows, _REFILL_ROWS), self._limit))
@@ -347,7 +361,7 @@ class Lane:
                 entries = self._expire(taken, not_before)
                 if entries:
                     break
-            return self._unit(self._ledger.number_unit(), entries, self._resent)
+            return self._hand_out(self._unit(self.ledger.number_unit(), entries, self._resent))
 
     def _expire(self, entries: list[Entry], not_before: float) -> list[Entry]:
         """Discard what is too old; returns the rest."""
@@ -358,14 +372,14 @@ class Lane:
         return [entry for entry in entries if entry.appended >= not_before]
 
     def _unit(self, number: int, entries: list[Entry], resent: int) -> Unit:
-        dead = {e.number: self._ledger.dead[e.number] for e in entries if e.number in self._ledger.dead}
+        dead = {e.number: self.ledger.dead[e.number] for e in entries if e.number in self.ledger.dead}
         return Unit(number, entries, dead, self._tags, resent, self.priority)
 
     def _release_open(self) -> None:
         """Find the entries of the unit that was recorded before the start, and let it go first."""
-        if self._ledger.open is None:
+        if self.ledger.open is None:
             return
-        number, wanted = self._ledger.open
+        number, wanted = self.ledger.open
         found: dict[int, Entry] = {}
         for segment in sorted({self._log.segment_of(entry) for entry in wanted}):
             for entry in self._entries(segment):
@@ -380,7 +394,7 @@ class Lane:
         """A write failed: what the lane holds now counts as sent again when it goes out."""
         with self._lock:
             if self._marks:
-                self._resent = self._ledger.newest
+                self._resent = self.ledger.newest
 
     def record(self, unit: Unit) -> int:
         """Note the unit itself, so that it can be sent again unchanged after a crash; number of the record.
@@ -390,15 +404,15 @@ class Lane:
         """
         entries = [e.number for e in unit.entries]
         with self._lock:
-            if self._ledger.open == (unit.number, entries):
+            if self.ledger.open == (unit.number, entries):
                 return 0
             number = self._log.append(_UNIT, [pack([unit.number, entries])], urgent=True)
-            self._ledger.record(unit.number, entries)
+            self.ledger.record(unit.number, entries)
         return number
 
-    def settle(self, unit: Unit) -> None:
-        """The target has the unit: its entries leave the lane."""
-        self._close(unit.number, unit.entries, [])
+    def settle(self, unit: Unit, reason: str = "") -> None:
+        """The target has the unit, or it is discarded for a reason: its entries leave the lane."""
+        self._close(unit.number, unit.entries, [], reason)
 
     def reject(self, unit: Unit, indices: Sequence[int], *, rest_delivered: bool) -> None:
         """Rows of the unit's batch are dead letters, which are durable elsewhere already.
@@ -416,6 +430,7 @@ class Lane:
             self._close(unit.number, [e for e in unit.entries if e.number not in left], described)
             for entry in unit.entries:
                 if entry.number in left:
+                    self._under_way.pop(entry.number, None)
                     self._waiting.again.push(entry)
 
     def _close(
@@ -425,19 +440,20 @@ class Lane:
         dead_sources = {number: Counter(sources) for number, _, sources in dead}
         gone: Counter[str] = Counter()
         with self._lock:
-            entries = [e for e in entries if not self._ledger.is_settled(e.number)]
+            entries = [e for e in entries if not self.ledger.is_settled(e.number)]
             intervals = Intervals()
             for entry in entries:
                 gone.update(entry.sources)
-                gone.subtract(self._ledger.dead_sources.get(entry.number, {}))
+                gone.subtract(self.ledger.dead_sources.get(entry.number, {}))
                 gone.subtract(dead_sources.get(entry.number, {}))
                 if entry.number in self._inside:
                     self._inside.discard(entry.number)
                     self._outstanding[entry.segment] -= 1
+                self._under_way.pop(entry.number, None)
                 intervals.add(entry.previous + 1, entry.number)
             counts = {source: count for source, count in gone.items() if count}
             described = (unit, intervals.to_list(), counts, dead, reason)
-            self._ledger.close(*described)
+            self.ledger.close(*described)
             segments = {entry.segment for entry in entries}
             self._settled_at |= dict.fromkeys(segments, _NOT_YET)
             self._unwritten.append((described, segments))
@@ -454,9 +470,33 @@ class Lane:
         except StoreFullError as error:
             log.warning("spool cannot note a delivery yet", spool=str(self.directory), error=str(error))
 
+    def _hand_out(self, unit: Unit) -> Unit:
+        self._under_way |= {entry.number: entry for entry in unit.entries}
+        return unit
+
+    def oldest_stored(self) -> float | None:
+        """When the oldest reading that waits or is under way was appended, by the lane's clock; None when there is none."""
+        with self._lock:
+            moments = [self.oldest(), *(entry.appended for entry in self._under_way.values())]
+            return min((moment for moment in moments if moment is not None), default=None)
+
+    def oldest_received(self) -> int | None:
+        """When the oldest reading that the target does not have was received, µs since the epoch; None when it has all.
+
+        0 as long as that cannot be told, because readings of an earlier run have not been read back.
+        """
+        with self._lock:
+            entries = [*self._under_way.values(), *(entry for unit in self._released for entry in unit.entries)]
+            moments = [entry.received for entry in (*entries, *self._waiting.entries)]
+            unread = [segment for segment in self._log.segments() if self._is_unread(segment)]
+            moments += [self._received.get(segment, 0 if segment < self._began else _NOT_YET) for segment in unread]
+            return min((moment for moment in moments if moment < _NOT_YET), default=None)
+
     def release(self, unit: Unit) -> None:
         """The unit was not settled: it waits again, unchanged, before all others."""
         with self._lock:
+            for entry in unit.entries:
+                self._under_way.pop(entry.number, None)
             self._released = deque(sorted([*self._released, unit], key=lambda released: released.number))
 
     # ------------------------------------------------------------------ letting go
@@ -475,13 +515,15 @@ class Lane:
                     continue
                 if not self._log.drop(segment):
                     break
-                for per_segment in (self._outstanding, self._settled_at, self._newest):
+                for per_segment in (self._outstanding, self._settled_at, self._newest, self._received):
                     per_segment.pop(segment, None)
-            self._ledger.drop(self._log.segments()[0] - 1)
+            self.ledger.drop(self._log.segments()[0] - 1)
 
     def _is_settled(self, segment: int) -> bool:
-        unread = segment in self._unread or (self._behind is not None and self._behind.segment <= segment)
-        return not unread and not self._outstanding.get(segment)
+        return not self._is_unread(segment) and not self._outstanding.get(segment)
+
+    def _is_unread(self, segment: int) -> bool:
+        return segment in self._unread or (self._behind is not None and self._behind.segment <= segment)
 
     def discard_oldest(self, reason: str, before: float = float("inf")) -> tuple[int, Counter[str]]:
         """Discard what waits in the oldest segment where something does; what is under way is spared.
@@ -535,14 +577,14 @@ class Lane:
     @property
     def stored_rows(self) -> int:
         """Readings that wait or are under way."""
-        account = self._ledger.account
+        account = self.ledger.account
         gone = [account.delivered, account.dead, *account.discarded.values()]
         return account.routed.total() - sum(counts.total() for counts in gone)
 
     @property
     def discarded(self) -> dict[str, int]:
         """Readings that were let go, by reason."""
-        return {reason: counts.total() for reason, counts in self._ledger.account.discarded.items()}
+        return {reason: counts.total() for reason, counts in self.ledger.account.discarded.items()}
 
     @property
     def size(self) -> int:
@@ -559,29 +601,31 @@ class Lane:
     def untrimmed(self, shards: Iterable[str]) -> int:
         """Readings of the journal's `shards` that the flow may bring again."""
         with self._lock:
-            return self._ledger.untrimmed(shards)
+            return self.ledger.untrimmed(shards)
 
     def account(self) -> LaneAccount:
         """The account of the lane; what is stored is counted by scanning."""
         with self._log.held():
             with self._lock:
                 account = LaneAccount()
-                ledger = self._ledger
+                ledger = self.ledger
                 account.add(ledger.account)
                 done, settled = ledger.done, Intervals(ledger.settled.to_list())
                 dead = {number: dict(sources) for number, sources in ledger.dead_sources.items()}
                 last = self._log.next_number - 1
             for record in self._log.read(self._log.cursor(done + 1), last):
-                if record.kind == _ENTRY and record.number > done and record.number not in settled:
+                if record.kind == ENTRY and record.number > done and record.number not in settled:
                     account.stored.update(unpack(record.payload)[6])
                     account.stored.subtract(dead.get(record.number, {}))
         return account
 
-    def follow(self, routed: Counter[str], reason: str) -> None:
-        """Count readings that came before the lane was begun as discarded."""
+    def follow(self, routed: Counter[str], dead: Counter[str], reason: str) -> None:
+        """Count readings that came before the lane was begun as discarded, but for `dead` ones."""
         with self._lock:
-            self._ledger.account.routed.update(routed)
-            self._ledger.account.discarded.setdefault(reason, Counter()).update(routed)
+            account = self.ledger.account
+            account.routed.update(routed)
+            account.dead.update(routed & dead)
+            account.discarded.setdefault(reason, Counter()).update(routed - dead)
 
     def close(self) -> None:
         """Sync and close."""
@@ -591,18 +635,3 @@ class Lane:
 def _left(entry: Entry, *dead: dict[int, np.ndarray]) -> bool:
     """Whether a row of `entry` is in none of `dead`."""
     return sum(len(rows.get(entry.number, ())) for rows in dead) < entry.rows
-
-
-def _spelled(sequences: np.ndarray) -> tuple[int, int] | bytes:
-    """Sequences as a record holds them: the first and the last when they are without holes."""
-    first, last = int(sequences[0]), int(sequences[-1])
-    if last - first + 1 == len(sequences) and (np.diff(sequences) == 1).all():
-        return first, last
-    return sequences.astype("<i8").tobytes()
-
-
-def _read(spelled: Sequence[int] | bytes) -> np.ndarray:
-    """Sequences that `_spelled` wrote."""
-    if isinstance(spelled, bytes):
-        return np.frombuffer(spelled, "<i8")
-    return np.arange(spelled[0], spelled[1] + 1)

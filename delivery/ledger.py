@@ -16,9 +16,10 @@ from delivery.disk import StoreError
 from delivery.entry import pack, unpack
 from delivery.identities import Identities
 from delivery.intervals import Intervals
+from delivery.origin import Origin
 from delivery.outcome import LaneAccount
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3  # 2 knew no dead letters that are sent again
 
 Close = tuple[
     int, list[tuple[int, int]], dict[str, int], Sequence[Sequence[Any]], str
@@ -47,6 +48,7 @@ class LaneLedger:
         dead: Rows that are dead letters, of entries that are not settled.
         dead_sources: How many of them are of each source.
         newest: Number of the newest entry.
+        replayed: Dead letters that were sent again, by their store, until they have left it for certain.
     """
 
     def __init__(self, numbers: Numbers, own_shard: Callable[[str], bool]) -> None:
@@ -58,6 +60,7 @@ class LaneLedger:
         self.dead: dict[int, np.ndarray] = {}
         self.dead_sources: dict[int, Counter[str]] = {}
         self.newest = 0
+        self.replayed: dict[str, Intervals] = {}
         self._own_shard = own_shard
         self._known = Identities()
         self._derived: deque[Identities] = deque([Identities()], maxlen=3)
@@ -77,6 +80,7 @@ class LaneLedger:
                 [account.routed, account.delivered, account.dead, account.discarded],
                 self._known.to_list(),
                 [run for generation in self._derived for run in generation.to_list()],
+                {store: numbers.to_list() for store, numbers in self.replayed.items()},
             ]
         )
 
@@ -87,10 +91,11 @@ class LaneLedger:
             StoreError: Another version wrote it.
         """
         version, *rest = unpack(data)
-        if version != _FORMAT:
+        if version not in (_FORMAT, 2):
             age = "a newer" if version > _FORMAT else "an older"
             raise StoreError(f"{directory} was written by {age} version of Bifrost; start that version")
-        next_unit, opened, self.done, settled, self.newest, dead, counts, known, derived = rest
+        next_unit, opened, self.done, settled, self.newest, dead, counts, known, derived, *replayed = rest
+        self.replayed = {store: Intervals(numbers) for part in replayed for store, numbers in part.items()}
         self.numbers.next = max(self.numbers.next, next_unit)
         self.open = (opened[0], opened[1]) if opened else None
         self.settled = Intervals(settled)
@@ -104,11 +109,25 @@ class LaneLedger:
 
     # ------------------------------------------------------------------ readings that come
 
-    def enter(self, number: int, gateway: str, shard: str, sequences: np.ndarray, sources: dict[str, int]) -> None:
-        """Entry `number` holds these readings."""
+    def enter(
+        self,
+        number: int,
+        gateway: str,
+        shard: str,
+        sequences: np.ndarray,
+        sources: dict[str, int],
+        origin: Origin | None = None,
+    ) -> None:
+        """Entry `number` holds these readings, which were dead letters when they have an origin."""
         self.newest = number
-        self._remember(gateway, shard, sequences)
-        self.account.routed.update(sources)
+        if origin is None or origin.untrimmed:
+            self._remember(gateway, shard, sequences)
+        if origin is None or origin.from_flow:
+            self.account.routed.update(sources)
+        else:
+            self.account.dead.subtract(sources)
+        if origin is not None:
+            self.replayed.setdefault(origin.store, Intervals()).add_all(np.sort(origin.numbers))
 
     def leave_out(self, gateway: str, shard: str, sequences: np.ndarray, sources: dict[str, int], reason: str) -> None:
         """These readings came and were discarded."""
@@ -155,6 +174,15 @@ class LaneLedger:
     def record(self, unit: int, entries: list[int]) -> None:
         """A unit is recorded."""
         self.open, self.numbers.next = (unit, entries), max(self.numbers.next, unit + 1)
+
+    def waits(self, number: int, row: int) -> bool:
+        """Whether row `row` of entry `number` has neither been delivered, nor discarded, nor become a dead letter."""
+        return number <= self.newest and not self.is_settled(number) and row not in self.dead.get(number, ())
+
+    def left(self, number: int, rows: int) -> np.ndarray:
+        """Rows of entry `number`, of so many, that wait."""
+        every = np.arange(0 if self.is_settled(number) else rows)
+        return every[~np.isin(every, self.dead.get(number, ()))]
 
     def is_settled(self, number: int) -> bool:
         """Whether entry `number` is."""

@@ -65,6 +65,10 @@ QUEUE_SIZE: Final = _gauge("bifrost_backpressure_queue_size", "Readings in memor
 QUEUE_CAPACITY: Final = _gauge("bifrost_backpressure_queue_capacity", "Readings held in memory at most")
 SPOOLED_BYTES: Final = _gauge("bifrost_backpressure_disk_spooled_bytes", "Bytes of journal and spools on disk")
 DEAD_LETTERS: Final = _gauge("bifrost_backpressure_dlq_messages", "Dead letters in the store")
+DEAD_LETTER_BYTES: Final = _gauge("bifrost_dead_letters_bytes", "Bytes of dead letters on disk")
+DEAD_LETTERS_DISCARDED: Final = _gauge(
+    "bifrost_dead_letters_discarded_records", "Dead letters let go or left out because their store was full"
+)
 
 ZEROBUS_SENT: Final = _counter("bifrost_zerobus_batches_sent_total", "Units that ZeroBus acknowledged", "connector")
 ZEROBUS_FAILED: Final = _counter("bifrost_zerobus_batches_failed_total", "Units that ZeroBus did not take", "connector")

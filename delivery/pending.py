@@ -33,11 +33,13 @@ class Pending:
         columns: Readings by shard.
         states: State of the readers that gave one, by source.
         rows: How many readings.
+        began: When the first of them came, µs since the epoch.
     """
 
     columns: dict[int, Columns] = field(default_factory=dict)
     states: dict[str, bytes] = field(default_factory=dict)
     rows: int = 0
+    began: int = 0
     _appends: dict[int, list[_Append]] = field(default_factory=dict)
     _waiters: dict[asyncio.AbstractEventLoop, list["asyncio.Future[None]"]] = field(default_factory=dict)
 
@@ -63,6 +65,7 @@ class Pending:
             else:
                 self.columns[index] = rows
             self._appends.setdefault(index, []).append(_Append(source, now, count, done))
+            self.began = self.began or now
             self.rows += count
         if state is not None:
             self.states[source] = state

@@ -22,16 +22,19 @@ from delivery.disk import StoreError, StoreFullError, make_directory
 from delivery.flusher import Flusher
 from delivery.health import Growth
 from delivery.identities import by_shard, fresh
+from delivery.intervals import Intervals
 from delivery.lane import EXPIRED, Lane
 from delivery.ledger import Numbers
+from delivery.origin import Origin
 from delivery.outcome import LaneAccount
 from delivery.overflow import BufferPolicy, Overflow, Thinner
-from delivery.unit import Unit
+from delivery.unit import Place, Unit
 from normalization.reading import TagTable
 
 _SYNC_INTERVAL: Final = 0.05
 _HOUSEKEEPING: Final = 1.0  # seconds between two looks at the age of what is stored
 _RETRY_FULL: Final = 0.2
+_PATIENCE: Final = 1.0  # seconds that a disk is full before something goes for it
 _LEAST_SEGMENT: Final = 64 * 1024
 _THIN_FROM: Final = 0.8  # of the quota
 _ALARM: Final = 60.0  # seconds that an alarm lasts after a reading was discarded
@@ -90,6 +93,7 @@ class Spool:
         self._owed = 0  # bytes to be freed before more are written, while the disk has too little room
         self._keeps = False  # readings do not expire: the target refuses the gateway, not the readings
         self._told_full = False
+        self._full_since: float | None = None
         self._growth = Growth()
         self._next_look = 0.0
         self._last_discard: float | None = None
@@ -148,11 +152,18 @@ class Spool:
                 if not self._told_full:
                     log.warning("disk full, the flow waits", spool=str(self.directory), error=str(error))
                 self._told_full = True
-                if self.policy.overflow is not Overflow.BLOCK and not self._going:
-                    self._free_lowest(self._lanes[-1].priority)
+                self._make_room_on_disk()
                 return
-            self._told_full = False
+            self._told_full, self._full_since = False, None
             self._waiting_for_room.popleft()
+
+    def _make_room_on_disk(self) -> None:
+        """Discard what the policy lets go, once a disk has been full for a while; some room may come by itself."""
+        now = time.monotonic()
+        if self._full_since is None:
+            self._full_since = now
+        elif now - self._full_since >= _PATIENCE and self.policy.overflow is not Overflow.BLOCK and not self._going:
+            self._free_lowest(self._lanes[-1].priority)
 
     def _admit(self, gateway: str, shard: str, batch: pa.RecordBatch) -> None:
         """Put readings of one shard, less those that were here before, into their lanes; or leave them out."""
@@ -185,6 +196,79 @@ class Spool:
             if found is not None:
                 known = found if known is None else known | found
         return known
+
+    def replay(self, batch: pa.RecordBatch, origin: Origin) -> bool:
+        """Take readings that were dead letters, less those that were taken already; nothing is discarded for them.
+
+        Args:
+            batch: Readings, a batch of `stream_schema`.
+            origin: The dead letters that they were.
+
+        Returns:
+            Whether there was room for all; `replayed` tells for which there was.
+        """
+        with self._lock:
+            if self._waiting_for_room or self._is_full() or self._is_scarce():
+                return False
+            try:
+                for rows, part in by_shard(batch, pa.array(np.arange(len(batch)))):
+                    self._replay_shard(part, origin.take(rows))
+            except StoreFullError:
+                return False
+        self.wake()
+        return True
+
+    def _replay_shard(self, batch: pa.RecordBatch, origin: Origin) -> None:
+        gateway, shard = batch.column("gateway")[0].as_py(), batch.column("shard")[0].as_py()
+        known = self.replayed(origin.store).has(origin.numbers)
+        had = self._had(gateway, shard, batch.column("sequence").to_numpy()) if origin.from_flow else None
+        rows = np.flatnonzero(~(known if had is None else known | had))
+        priority = batch.column("priority").to_numpy()[rows]
+        lanes = np.maximum(np.searchsorted(self._priorities, priority, side="right") - 1, 0)
+        for index in np.unique(lanes):
+            share = rows[lanes == index]
+            self._lanes[int(index)].append(gateway, shard, batch.take(pa.array(share)), origin.take(share))
+
+    def replayed(self, store: str) -> Intervals:
+        """Dead letters of `store` that were sent again and may not have left it."""
+        found = Intervals()
+        with self._lock:
+            for lane in self._lanes:
+                for first, last in lane.ledger.replayed.get(store, Intervals()).to_list():
+                    found.add(first, last)
+        return found
+
+    def forget_replayed(self, store: str) -> None:
+        """The dead letters of `store` that were sent again have left it for certain."""
+        with self._lock:
+            for lane in self._lanes:
+                lane.ledger.replayed.pop(store, None)
+
+    def waits(self, place: Place) -> bool:
+        """Whether the reading that lies there waits or is under way."""
+        priority, entry, row = place
+        with self._lock:
+            return any(lane.priority == priority and lane.ledger.waits(entry, row) for lane in self._lanes)
+
+    def purge(self, reason: str) -> int:
+        """Discard everything that waits, but for what is under way; returns how many readings."""
+        count = 0
+        for lane in self._lanes:
+            if lane.interrupted and (unit := lane.take(1, 1)) is not None:  # the target may have it: it is under way
+                lane.release(unit)
+            while gone := lane.discard_oldest(reason)[1]:
+                count += gone.total()
+        self.sync()
+        return count
+
+    def sync(self) -> None:
+        """Return when everything that the spool was told is durable.
+
+        Raises:
+            StoreError: The disk fails.
+        """
+        for lane, last in [(lane, lane.log.next_number - 1) for lane in self._lanes]:
+            self._flusher.wait(lane.log, last)
 
     def had(self, shard: str, sequences: np.ndarray) -> np.ndarray | None:
         """Which readings of the journal's `shard` the spool has had; None when none."""
@@ -345,9 +429,9 @@ class Spool:
         lane = self._lane(unit)
         self._flusher.wait(lane.log, lane.record(unit))
 
-    def settle(self, unit: Unit) -> None:
-        """The target has the unit: its entries leave the spool."""
-        self._lane(unit).settle(unit)
+    def settle(self, unit: Unit, reason: str = "") -> None:
+        """The target has the unit, or it is discarded for a reason: its entries leave the spool."""
+        self._lane(unit).settle(unit, reason)
 
     def reject(self, unit: Unit, indices: Sequence[int], *, rest_delivered: bool) -> None:
         """Rows of the unit's batch are dead letters, which are durable elsewhere already.
@@ -407,9 +491,22 @@ class Spool:
 
     @property
     def oldest_age(self) -> float | None:
-        """Seconds that the oldest reading has waited; None when nothing waits."""
-        oldest = self.oldest()
-        return None if oldest is None else max(0.0, self._now() - oldest)
+        """Seconds that the oldest reading that the target does not have has waited; None when it has all."""
+        stored = [when for lane in self._lanes if (when := lane.oldest_stored()) is not None]
+        return max(0.0, self._now() - min(stored)) if stored else None
+
+    def oldest_received(self) -> int | None:
+        """When the oldest reading that the target does not have was received, µs since the epoch; None when it has all.
+
+        0 as long as that cannot be told, because readings of an earlier run have not been read back.
+        """
+        with self._lock:
+            waiting = [
+                int(batch.column("received_time").view(pa.int64()).to_numpy().min())
+                for _, _, batch in self._waiting_for_room
+            ]
+        found = [when for lane in self._lanes if (when := lane.oldest_received()) is not None]
+        return min([*waiting, *found], default=None)
 
     @property
     def compression(self) -> float | None:
@@ -443,13 +540,14 @@ class Spool:
             account.add(lane.account())
         return account
 
-    def follow(self, routed: Counter[str]) -> None:
+    def follow(self, routed: Counter[str], dead: Counter[str] | None = None) -> None:
         """Begin after the spools in memory of earlier processes.
 
         Args:
             routed: Readings by source that went to those; what became of them is not known here.
+            dead: Readings by source that became dead letters.
         """
-        self._lanes[0].follow(routed, EARLIER)
+        self._lanes[0].follow(routed, dead or Counter(), EARLIER)
 
     def close(self) -> None:
         """Sync and close.

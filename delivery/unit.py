@@ -9,7 +9,12 @@ import pyarrow as pa
 from delivery.entry import COLUMNS
 from normalization.reading import FACTS, Flags, TagTable, numbers, repeat, view
 
-_TYPE, _DOUBLE, _INT, _FLAGS = (FACTS.get_field_index(name) for name in ("type", "value_double", "value_int", "flags"))
+_TYPE, _DOUBLE, _INT, _FLAGS, _RECEIVED = (
+    FACTS.get_field_index(name) for name in ("type", "value_double", "value_int", "flags", "received_time")
+)
+
+Place = tuple[int, int, int]
+"""Where a reading lies in a spool: priority of the lane, number of the entry, row in it."""
 
 
 @dataclass(slots=True)
@@ -39,6 +44,11 @@ class Entry:
     sources: dict[str, int]
     appended: float
     columns: list[pa.Array]
+
+    @property
+    def received(self) -> int:
+        """When the first of its readings was received, µs since the epoch."""
+        return int(self.columns[_RECEIVED].view(pa.int64()).to_numpy().min())
 
 
 @dataclass(slots=True)
@@ -102,8 +112,7 @@ class Unit:
 
     def locate(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Rows of `batch` as rows of entries, by entry number."""
-        kept = self._kept()
-        rows = np.asarray(indices, np.int64) if kept is None else kept[np.asarray(indices, np.int64)]
+        rows = self._rows(indices)
         found: dict[int, np.ndarray] = {}
         start = 0
         for entry in self.entries:
@@ -112,6 +121,20 @@ class Unit:
                 found[entry.number] = inside
             start += entry.rows
         return found
+
+    def places(self, indices: Sequence[int]) -> list[Place]:
+        """Where rows of `batch` lie in the spool."""
+        starts = np.cumsum([0, *(entry.rows for entry in self.entries)])
+        rows = self._rows(indices)
+        at = np.searchsorted(starts, rows, side="right") - 1
+        return [
+            (self.priority, self.entries[entry].number, row)
+            for entry, row in zip(at.tolist(), (rows - starts[at]).tolist(), strict=True)
+        ]
+
+    def _rows(self, indices: Sequence[int]) -> np.ndarray:
+        kept = self._kept()
+        return np.asarray(indices, np.int64) if kept is None else kept[np.asarray(indices, np.int64)]
 
 
 def _runs(names: Sequence[str], lengths: Sequence[int]) -> pa.DictionaryArray:

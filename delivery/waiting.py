@@ -71,6 +71,11 @@ class Waiting:
         queues = (self.again, self.backlog, self.live)
         return min((queue.entries[0].appended for queue in queues if queue.entries), default=None)
 
+    @property
+    def entries(self) -> list[Entry]:
+        """All of them."""
+        return [*self.again.entries, *self.backlog.entries, *self.live.entries]
+
     def wants(self, rows: int) -> bool:
         """Whether more should be read back before a unit of `rows` readings is taken."""
         return self.backlog.rows < rows and not (self.drain is Drain.NEWEST_FIRST and self.live.entries)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import bytewax.operators as op
 import numpy as np
@@ -19,6 +19,7 @@ from bytewax.operators.windowing import EventClock
 
 from delivery import metrics
 from delivery.outcome import Outcome
+from flows.isolation import isolate, refuse_routing, refused
 from flows.process import Process
 from normalization.reading import (
     FACTS,
@@ -38,7 +39,6 @@ from normalization.rules import Routed, take
 log = structlog.get_logger()
 
 Batches = Stream[pa.RecordBatch]
-_Made = TypeVar("_Made")
 _PRIORITY: Final = "priority"
 _REJECT, _SEQUENCE = (FACTS.get_field_index(name) for name in ("reject", "sequence"))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,41 +80,6 @@ def normalize(step_id: str, up: Batches, process: Process) -> Batches:  # noqa: 
         return normalized
 
     return op.flat_map("normalize", up, shim)
-
-
-def isolate(
-    work: Callable[[pa.RecordBatch], _Made], refuse: Callable[[pa.RecordBatch, str], _Made], batch: pa.RecordBatch
-) -> list[_Made]:
-    """What `work` makes of a batch; where it fails, of its halves, so that only the readings at fault are refused.
-
-    An exception that left a step would come again with the same readings at every start.
-
-    Args:
-        work: What is to be done with a batch.
-        refuse: What is to be done with a single reading that `work` cannot take, and why it cannot.
-        batch: The batch.
-    """
-    try:
-        return [work(batch)]
-    except Exception as error:  # noqa: BLE001 - the edge of the flow's steps: a failure is data
-        if len(batch) > 1:
-            half = len(batch) // 2
-            return [*isolate(work, refuse, batch.slice(0, half)), *isolate(work, refuse, batch.slice(half))]
-        log.error("a reading cannot be used", error=f"{type(error).__name__}: {error}")
-        return [refuse(batch, f"{type(error).__name__}: {error}")] if len(batch) else []
-
-
-def refused(batch: pa.RecordBatch, reason: str, tags: TagTable) -> pa.RecordBatch:
-    """A batch of an input with `reject` set throughout, as a batch of `stream_schema`."""
-    count = len(batch)
-    facts = [batch.column(name) for name in FACTS.names]
-    facts[_REJECT] = pa.array([reason] * count, pa.string())
-    number = facts[0].to_numpy()
-    if count and not 0 <= number.min() <= number.max() < len(tags):
-        unknown = tags.intern(Tag("", "", "", "", ""))
-        facts[0] = pa.array(np.where((number >= 0) & (number < len(tags)), number, unknown).astype(np.int32))
-    priority = pa.array(np.zeros(count, np.int32))
-    return view(facts, batch.column("gateway"), batch.column("shard"), tags, pa.nulls(count, pa.float64()), priority)
 
 
 @dataclass(frozen=True)
@@ -164,19 +129,12 @@ def decide(step_id: str, up: Batches, process: Process) -> Stream[Routed]:  # no
     tags = process.tags
 
     def shim(batch: pa.RecordBatch) -> list[Routed]:
-        routed = isolate(lambda part: process.router(localize(part, tags)), _refuse_routing, batch)
+        routed = isolate(lambda part: process.router(localize(part, tags)), refuse_routing, batch)
         for part in routed:
             note_outcome(part, process)
         return routed
 
     return op.flat_map("rules", up, shim)
-
-
-def _refuse_routing(batch: pa.RecordBatch, reason: str) -> Routed:
-    every = np.arange(len(batch))
-    reasons = pa.array([reason] * len(batch), pa.string())
-    batch = batch.set_column(_REJECT, batch.schema.field(_REJECT), reasons)
-    return Routed(batch, {}, every, every[:0], 0)
 
 
 def note_outcome(routed: Routed, process: Process) -> None:

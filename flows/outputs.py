@@ -3,12 +3,26 @@
 Every output is partitioned, because only those hold an epoch until what they were given is durable.
 """
 
+import contextlib
+import time
+from collections import deque
+from typing import Final
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
-from delivery.disk import StoreError
+from delivery.disk import StoreError, StoreFullError
+from delivery.letter import DECODE, NORMALIZE
 from flows.process import Process
+from normalization.normalizer import Normalizer
+from normalization.reading import Quality, ValueType
+from normalization.rules import take
+from normalization.values import REASONS
+
+_RETRY_FULL: Final = 0.2
 
 
 class _SpoolPartition(StatefulSinkPartition[pa.RecordBatch, None]):
@@ -61,20 +75,46 @@ class _DeadLetterPartition(StatefulSinkPartition[pa.RecordBatch, None]):
         self._process = process
         self._store = process.dead_letters
 
+        self._waiting: deque[pa.RecordBatch] = deque()  # a full disk could not take them, nor a word about them
+
     @override
     def write_batch(self, values: list[pa.RecordBatch]) -> None:
+        self._waiting.extend(values)
         try:
-            for batch in values:
-                self._store.append(batch, batch.column("reject").to_pylist())
+            self._write()
         except StoreError as error:
             self._process.fail(error)
+
+    def _write(self) -> None:
+        with contextlib.suppress(StoreFullError):
+            while self._waiting:
+                for kind, batch in by_class(self._waiting[0], self._process.normalizer):
+                    self._store.append(batch, batch.column("reject").to_pylist(), error_class=kind)
+                self._waiting.popleft()
 
     @override
     def snapshot(self) -> None:
         try:
+            while self._waiting:
+                time.sleep(_RETRY_FULL)  # the flow may not go on before this epoch is durable
+                self._write()
             self._store.wait()
         except StoreError as error:
             self._process.fail(error)
+
+
+def by_class(batch: pa.RecordBatch, normalizer: Normalizer) -> list[tuple[str, pa.RecordBatch]]:
+    """Rejected readings apart by error class: what could not be decoded is bytes, and no step said why."""
+    said = pa.array([*REASONS, *normalizer.rejected.values()], pa.string())
+    undecoded = pc.and_(
+        pc.equal(batch.column("type"), pa.scalar(ValueType.BYTES, pa.int8())),
+        pc.and_(
+            pc.equal(batch.column("quality"), pa.scalar(Quality.BAD, pa.int8())),
+            pc.invert(pc.is_in(batch.column("reject"), said)),
+        ),
+    ).to_numpy(zero_copy_only=False)
+    parts = [(DECODE, np.flatnonzero(undecoded)), (NORMALIZE, np.flatnonzero(~undecoded))]
+    return [(kind, take(batch, rows)) for kind, rows in parts if len(rows)]
 
 
 class DeadLetterSink(FixedPartitionedSink[pa.RecordBatch, None]):

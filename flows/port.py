@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -18,6 +18,7 @@ from delivery.wear import written_bytes, years
 if TYPE_CHECKING:
     from config.models import Configuration
     from delivery.account import Account
+    from delivery.dead_letters import DeadLetterStore
     from delivery.forwarder import Forwarder
     from flows.intake import SourceIntake
 
@@ -32,6 +33,8 @@ class Observed(Protocol):
     draining: bool
     intakes: "dict[str, SourceIntake]"
     forwarders: "dict[str, Forwarder]"
+    dead_letters: "DeadLetterStore"
+    kept: dict[str, dict[str, Any]]
 
     def account(self) -> "Account":
         """The account of the gateway."""
@@ -82,10 +85,12 @@ def status(process: Observed) -> dict[str, Any]:
         }
         for name, forwarder in process.forwarders.items()
     }
+    letters = process.dead_letters
     uptime, written, endurance = time.time() - process.started, written_bytes(), process.config.endurance
     healthy = all(s["state"] == "connected" for s in sources.values()) and all(
         not t["last_error"] and not t["alarm"] for t in targets.values()
     )
+    healthy = healthy and not letters.alarm
     return {
         "gateway": process.config.gateway,
         "status": "draining" if process.draining else "ok" if healthy else "degraded",
@@ -93,6 +98,14 @@ def status(process: Observed) -> dict[str, Any]:
         "disk": {"written_bytes": written, "years": years(endurance, written, uptime) if endurance else None},
         "sources": sources,
         "targets": targets,
+        "kept": process.kept,
+        "dead_letters": {
+            "stored": letters.total,
+            "bytes": letters.size,
+            "quota_bytes": letters.policy.quota,
+            "discarded": letters.discarded,
+            "alarm": letters.alarm,
+        },
     }
 
 
@@ -114,7 +127,8 @@ def create_app(process: Observed, routers: list[APIRouter]) -> FastAPI:
     @app.get("/api/ledger")
     def ledger() -> dict[str, Any]:
         """The account of the gateway."""
-        return {"gateway": process.config.gateway, **process.account().to_dict()}
+        kept = {"kept": process.kept} if process.kept else {}
+        return {"gateway": process.config.gateway, **process.account().to_dict(), **kept}
 
     for router in routers:
         app.include_router(router)
@@ -128,12 +142,14 @@ class Port:
         process: What it tells about.
         host: Address to listen on.
         port: Port to listen on.
+        routers: Routes beside its own.
     """
 
     routers: ClassVar[list[Callable[[Observed], APIRouter]]] = []
 
-    def __init__(self, process: Observed, host: str, port: int) -> None:
+    def __init__(self, process: Observed, host: str, port: int, routers: Sequence[APIRouter] = ()) -> None:
         self._process, self._host, self._port = process, host, port
+        self._own_routers = routers
         self._thread = threading.Thread(target=self._serve, name="port", daemon=True)
 
     def start(self) -> None:
@@ -143,7 +159,7 @@ class Port:
     def _serve(self) -> None:
         import uvicorn
 
-        app = create_app(self._process, [make(self._process) for make in self.routers])
+        app = create_app(self._process, [*self._own_routers, *(make(self._process) for make in self.routers)])
         config = uvicorn.Config(app, self._host, self._port, log_config=None, access_log=False, lifespan="off")
         server = uvicorn.Server(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

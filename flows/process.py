@@ -34,17 +34,19 @@ from delivery.clock import AgeClock
 from delivery.dead_letters import DeadLetterStore
 from delivery.disk import DirectoryLock, StoreError, write_durably
 from delivery.forwarder import Forwarder
-from delivery.journal import SHARDS, Journal
+from delivery.journal import SHARDS, Journal, shard_of
 from delivery.outcome import Outcome
 from delivery.pace import RateLimit
 from delivery.retry import RetryPolicy
 from delivery.spool import Spool
 from delivery.wear import written_bytes
-from flows import main_module
+from flows import main_module, report
 from flows.clock import lead
 from flows.intake import SourceIntake, supervise
 from flows.options import check_bytewax_options, prepare_recovery
 from flows.port import Port
+from flows.replays import resume_replays
+from flows.spools import file_name, kept
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
 from normalization.rules import Router
@@ -57,6 +59,8 @@ _LEAVE_AT_LATEST: Final = 4.0  # seconds after the signal
 _CLOSE_AT_LATEST: Final = 0.5  # seconds after that
 _FORWARDER_PATIENCE: Final = 3.0
 _NOTE_AGES: Final = 300.0
+_DISK_FULL: Final = ("DiskFull", "extended_code: 4874")  # in what Bytewax says; 4874 is SQLITE_IOERR_SHMSIZE
+_FULL_PAUSE: Final = 1.0
 _IDLE_WAIT: Final = 0.05
 _TURN: Final = 0.02  # seconds between two turns of the flow: each costs the same for one reading as for some hundred
 
@@ -90,6 +94,8 @@ class Process:
         self.spools: dict[str, Spool] = {}
         self.forwarders: dict[str, Forwarder] = {}
         self.intakes: dict[str, SourceIntake] = {}
+        self.kept: dict[str, dict[str, Any]] = {}  # spools of targets that are not configured, as plain values
+        self.opening_kept = threading.Lock()
         self.started = time.time()
         self.draining = False
         self.lead = lead()  # of the wall clock, before the flow began
@@ -100,6 +106,7 @@ class Process:
         self._leaving = threading.Lock()  # held by the thread that ends the process
         self._drained: set[int] = set()
         self._reading_ended = threading.Event()
+        self._directory_lock: DirectoryLock | None = None
         self._scanning = threading.Lock()
         self._next_scan = 0.0
         self._latest = 0.0
@@ -129,7 +136,11 @@ class Process:
             for forwarder in self.forwarders.values():
                 forwarder.start()
             if self.config.port is not None:
-                self._port = Port(self, self.config.listen, self.config.port)
+                from flows.letters_port import letters_router
+                from flows.spools_port import spools_router
+
+                routers = [letters_router(self), spools_router(self)]
+                self._port = Port(self, self.config.listen, self.config.port, routers)
                 self._port.start()
 
     def _remember_name(self, directory: Path) -> None:
@@ -142,6 +153,15 @@ class Process:
                 f"set gateway.name to `{known}`, or give this gateway its own directory"
             )
 
+    def claim(self) -> None:
+        """Take the directory for this process: before anything in it is touched, the flow's recovery store too.
+
+        Raises:
+            StoreError: It belongs to another process.
+        """
+        if self._directory_lock is None:
+            self._directory_lock = DirectoryLock(self.config.directory)
+
     def open_stores(self) -> None:
         """Open journal, dead letters and spools.
 
@@ -149,14 +169,16 @@ class Process:
             StoreError: The directory belongs to another process, or was written by a newer version.
         """
         directory = self.config.directory
-        self._directory_lock = DirectoryLock(directory)
+        self.claim()
         self._remember_name(directory)
         self.ages = AgeClock(directory / "clock")
         self.journal = Journal(
             directory / "journal", self.config.gateway, self.tags, linger=self.config.commit_interval
         )
         self._own = {self.journal.shard_name(index) for index in range(len(SHARDS))}
-        self.dead_letters = DeadLetterStore(directory / "dead_letters", self.tags, self._own.__contains__)
+        self.dead_letters = DeadLetterStore(
+            directory / "dead_letters", self.tags, self._own.__contains__, self.config.dead_letters
+        )
         self.journal.on_trimmed.append(self.dead_letters.forget)
         for name, target in self.config.targets.items():
             place = directory / "targets" / file_name(name)
@@ -175,7 +197,7 @@ class Process:
                 marks_resent=not writer.limits.remembers_units,
             )
             if not target.disk_persistent:
-                spool.follow(self.journal.settled(name))
+                spool.follow(self.journal.settled(name), self.dead_letters.came(name))
             self.journal.on_trimmed.append(spool.forget)
             self.spools[name] = spool
             self.forwarders[name] = Forwarder(
@@ -188,6 +210,10 @@ class Process:
                 rate=RateLimit(target.rate_limit.rows, target.rate_limit.bytes, target.rate_limit.messages),
                 zerobus=target.type == "zerobus",
             )
+        resume_replays(self)
+        self.kept = kept(self)
+        for name, line in self.kept.items():
+            log.warning("readings are kept for a target that is not configured", target=name, readings=line["readings"])
         self._opened = True
 
     def _io(self) -> None:
@@ -200,6 +226,8 @@ class Process:
     async def _read(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._noting = asyncio.create_task(self._note_ages())
+        if self.config.report_interval:
+            self._readers.append(asyncio.create_task(self._report(self.config.report_interval), name=report.SOURCE))
         for source in self.config.sources:
             if source.enabled:
                 intake = SourceIntake(source.name, source.protocol, self.journal, self.tags)
@@ -216,6 +244,20 @@ class Process:
             self._reading_ended.set()
         await asyncio.Event().wait()  # futures of the journal still want this loop
 
+    async def _report(self, interval: float) -> None:
+        """Append what the gateway says of itself, every `interval` seconds."""
+        shard = shard_of("gateway", report.SOURCE)
+        while True:
+            await asyncio.sleep(interval)
+            account, now = await asyncio.to_thread(self.account), time.time_ns() // 1000
+            journal = self.journal.oldest_received()  # before the spools: what leaves it is in them by then
+            complete = {
+                name: report.complete_up_to(now, journal, spool.oldest_received())
+                for name, spool in self.spools.items()
+            }
+            rows = report.columns(account, complete, self.config.gateway, self.tags.intern, now)
+            await self.journal.append(report.SOURCE, shard, rows, None)
+
     async def _note_ages(self) -> None:
         while True:
             await asyncio.to_thread(self.ages.note)
@@ -228,17 +270,25 @@ class Process:
     # ------------------------------------------------------------------ running
 
     def run(self, flow: Callable[[], object]) -> None:
-        """Run the flow, and again from its last snapshot whenever the wall clock was set back.
+        """Run the flow, and again from its last snapshot when the wall clock was set back or its disk was full.
 
         Args:
             flow: Runs it on one worker, in this thread, until it is left.
         """
-        self._runs_again = self._set_back = True
-        while self._set_back:
+        self._runs_again = again = True
+        while again:
             self._set_back = False
             self._turns.clear()
             self.lead = lead()
-            flow()
+            try:
+                flow()
+            except BaseException as panic:  # what Bytewax makes of its recovery store's errors is no Exception
+                if not any(sign in str(panic) for sign in _DISK_FULL) or self._leaving.locked():
+                    raise
+                log.error("no room for the flow's snapshots, it begins again at the last one", wait_s=_FULL_PAUSE)
+                time.sleep(_FULL_PAUSE)
+            else:
+                again = self._set_back
 
     def clock_set_back(self, seconds: float) -> None:
         """Called by a partition: the epoch would last so much longer. Leaves the flow if it is run again.
@@ -311,13 +361,15 @@ class Process:
             if had is not None:
                 routed |= had
                 outcome.targets[name] = Counter(self.tags.count_sources(ids[had]))
-        outcome.routed.update(self.tags.count_sources(ids[routed]))
         dead = self.dead_letters.had(shard, sequences)
-        if dead is not None:
-            outcome.dead.update(self.tags.count_sources(ids[dead & ~routed]))
-            routed |= dead
-        if not routed.all():
-            outcome.filtered["no rule"] = Counter(self.tags.count_sources(ids[~routed]))
+        if dead is None:
+            dead = np.zeros(len(batch), bool)
+        # What is in a spool as well was a dead letter that was sent again, and the store of dead letters counts it.
+        outcome.dead.update(self.tags.count_sources(ids[dead]))
+        outcome.routed.update(self.tags.count_sources(ids[routed & ~dead]))
+        known = routed | dead
+        if not known.all():
+            outcome.filtered["no rule"] = Counter(self.tags.count_sources(ids[~known]))
         return outcome
 
     # ------------------------------------------------------------------ looking
@@ -325,7 +377,8 @@ class Process:
     def account(self) -> Account:
         """The account of this gateway."""
         journal = self.journal.account()
-        return settle_accounts(journal, {name: spool.account() for name, spool in self.spools.items()})
+        spools = {name: spool.account() for name, spool in self.spools.items()}
+        return settle_accounts(journal, spools, self.dead_letters.removed())
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are counted when somebody looks."""
@@ -342,6 +395,8 @@ class Process:
         metrics.SPOOLED_BYTES.set(self.journal.size + sum(spool.size for spool in self.spools.values()))
         metrics.WRITTEN.set(written_bytes())
         metrics.DEAD_LETTERS.set(self.dead_letters.total)
+        metrics.DEAD_LETTER_BYTES.set(self.dead_letters.size)
+        metrics.DEAD_LETTERS_DISCARDED.set(self.dead_letters.discarded)
         with self._scanning:
             began = time.monotonic()
             if began >= self._next_scan:
@@ -407,7 +462,9 @@ class Process:
         self.dead_letters.close()
         for spool in self.spools.values():
             spool.close()
-        self._directory_lock.release()
+        if self._directory_lock is not None:
+            self._directory_lock.release()
+            self._directory_lock = None
 
     def fail(self, error: StoreError) -> None:
         """A store failed: say so and end the process; the journal brings back what was under way."""
@@ -428,11 +485,6 @@ class Process:
             signal.signal(number, lambda *_: self.drain())
 
 
-def file_name(name: str) -> str:
-    """A target's name as the name of its folder."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-
-
 def recovery_directory(config: Configuration) -> Path:
     """Where the flow's recovery store lies under `bifrost run`."""
     return config.directory / "recovery"
@@ -446,6 +498,10 @@ def under_bytewax(config: Configuration | None = None) -> Process:
     """
     process = Process(config or load_or_exit(Path(os.environ.get("BIFROST_CONFIG", "config/gateway.yaml"))))
     if main_module() == "bytewax.run":
+        try:
+            process.claim()
+        except StoreError as error:
+            sys.exit(str(error))
         check_bytewax_options(sys.argv[1:], os.environ, process.config.gateway)
         os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
         process.on_signals()

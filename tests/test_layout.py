@@ -207,10 +207,10 @@ def test_nothing_is_called_by_what_it_is_not() -> None:
 # Where everything is caught and not raised again: how often, and why.
 CATCHES_ALL = {
     "flows/intake.py": (1, "the edge of a reader's loop: log, count, start it again"),
-    "flows/operators.py": (1, "the edge of the flow's steps: the readings at fault become rejects"),
+    "flows/isolation.py": (1, "the edge of the flow's steps: the readings at fault become rejects"),
     "flows/process.py": (
-        1,
-        "the edge of the I/O thread: log and end the process, which is better than to read nothing",
+        2,
+        "the edge of the I/O thread: log and end the process, which is better than to read nothing; what Bytewax panics with",
     ),
     "delivery/journal.py": (1, "the edge of the journal's thread: the flow and the readers are told, the process ends"),
     "delivery/forwarder.py": (3, "the edge of a forwarder's loop: log, count, back off; also while a writer closes"),

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from delivery import dead_letters as dead_letters_module
-from delivery.dead_letters import FLOW, DeadLetterStore
+from delivery.dead_letters import DeadLetterStore
 from delivery.disk import StoreError, StoreFullError
+from delivery.letter import FLOW
 from normalization.reading import TagTable
 from tests.delivery.stores import SHARD, content, own, sequences_of, stream, tag_table
 

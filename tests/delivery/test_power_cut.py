@@ -18,11 +18,14 @@ import pytest
 
 from delivery import journal as journal_module
 from delivery.account import settle_accounts
-from delivery.dead_letters import FLOW, DeadLetterStore
+from delivery.dead_letters import PURGED, REPLAYED, DeadLetterStore, LetterPolicy
 from delivery.disk import StoreError
 from delivery.journal import Journal
+from delivery.letter import FLOW, FLOW_WORD, DeadLetters, Selection
+from delivery.origin import Origin
 from delivery.outcome import Outcome
 from delivery.overflow import BufferPolicy
+from delivery.replay import Replayed, finish, forget_marks, replay
 from delivery.spool import Spool
 from delivery.unit import Unit
 from delivery.waiting import Drain
@@ -50,6 +53,7 @@ class Promises:
     value_of: dict[Identity, int] = field(default_factory=dict)
     sent: dict[int, list[Identity]] = field(default_factory=dict)  # units that the remembering target has
     delivered: dict[str, Counter[Identity]] = field(default_factory=lambda: {REMEMBERING: Counter(), PLAIN: Counter()})
+    purged: set[int] = field(default_factory=set)  # values that somebody has begun to purge
 
     def name(self, batch: pa.RecordBatch) -> list[Identity]:
         """Identities of a batch; no identity may have named another value before."""
@@ -78,7 +82,8 @@ class Gateway:
         self.tags: TagTable = tag_table()
         self.journal = Journal(directory / "journal", GATEWAY, self.tags, linger=0.0, memory_rows=30)
         own = {self.journal.shard_name(index) for index in range(16)}.__contains__
-        self.letters = DeadLetterStore(directory / "dead", self.tags, own)
+        self.letters = DeadLetterStore(directory / "dead", self.tags, own, LetterPolicy(quota=200_000))
+        self.mended = rng.random() < 0.3  # the plain target takes what it refused
         self.spools = {
             name: Spool(
                 directory / name,
@@ -99,6 +104,7 @@ class Gateway:
             self.handed[index] = promises.offsets[index] or 0
         self.open: Unit | None = None
         self.under_way: list[Unit] = []
+        self.half = finish(self.letters, self.spools)
 
     def settle(self, batch: pa.RecordBatch) -> Outcome:
         shard, sequences = batch.column("shard")[0].as_py(), batch.column("sequence").to_numpy()
@@ -108,11 +114,12 @@ class Gateway:
             if had is not None:
                 known |= had
                 outcome.targets[name] = Counter(self.tags.count_sources(ids[had]))
-        outcome.routed.update(self.tags.count_sources(ids[known]))
         dead = self.letters.had(shard, sequences)
         if dead is not None:
-            outcome.dead.update(self.tags.count_sources(ids[dead & ~known]))
-            known |= dead
+            outcome.dead.update(self.tags.count_sources(ids[dead]))
+            known &= ~dead
+        outcome.routed.update(self.tags.count_sources(ids[known]))
+        known = known if dead is None else known | dead
         outcome.filtered["no rule"] = Counter(self.tags.count_sources(ids[~known]))
         return outcome
 
@@ -191,13 +198,16 @@ class Gateway:
         while self.under_way and (settle or len(self.under_way) > 3):
             chosen = self.under_way.pop(self.rng.randrange(len(self.under_way)))
             batch = chosen.batch()
-            bad = [i for i, value in enumerate(batch.column("value_int").to_pylist()) if value % 10 in dead_at_target]
+            refused = frozenset() if self.mended else dead_at_target
+            bad = [i for i, value in enumerate(batch.column("value_int").to_pylist()) if value % 10 in refused]
             if bad:
                 whole = self.rng.random() < 0.5
                 if whole:
                     good = [i for i in range(len(batch)) if i not in bad]
                     self.promises.delivered[PLAIN].update(self.promises.name(batch.take(pa.array(good, pa.int64()))))
-                self.letters.append(batch.take(pa.array(bad)), ["no"] * len(bad), PLAIN, 1)
+                places = chosen.places(bad)
+                spool.sync()
+                self.letters.append(batch.take(pa.array(bad)), ["no"] * len(bad), PLAIN, 1, places=places)
                 self.letters.wait()
                 spool.reject(chosen, bad, rest_delivered=whole)
             else:
@@ -205,8 +215,48 @@ class Gateway:
                 spool.settle(chosen)
         return unit is not None
 
+    def chosen(self, target: str) -> list[DeadLetters]:
+        limit = self.rng.choice([1, 3, None])
+        return list(Selection(target=target or FLOW_WORD, limit=limit).among(self.letters.letters()))
+
+    def replay(self) -> None:
+        """Dead letters of the plain target are sent again, and those of the flow go to both."""
+        with self.letters.moving:
+            replay(self.letters, self.spools[PLAIN], self.chosen(PLAIN), Replayed())
+            for letters in self.chosen(FLOW) if self.rng.random() < 0.3 else []:
+                self.replay_flow(letters)
+
+    def replay_flow(self, letters: DeadLetters) -> None:
+        self.letters.wait()
+        shard, sequences = letters.batch.column("shard")[0].as_py(), letters.batch.column("sequence").to_numpy()
+        untrimmed = self.letters.had(shard, sequences) is not None
+        self.promises.name(letters.batch)
+        for spool in self.spools.values():
+            assert spool.replay(letters.batch, Origin(self.letters.id, letters.numbers, True, untrimmed))
+        for spool in self.spools.values():
+            spool.sync()
+        self.letters.remove([letters], REPLAYED)
+        self.letters.wait()
+        for spool in self.spools.values():
+            forget_marks(self.letters, spool)
+
+    def purge(self) -> None:
+        with self.letters.moving:
+            for letters in self.chosen(self.rng.choice([FLOW, PLAIN])):
+                self.promises.purged |= set(letters.batch.column("value_int").to_pylist())
+                self.letters.remove([letters], PURGED)
+            self.letters.wait()
+
+    def finish_flow(self) -> None:
+        """What a crash left half-done goes on."""
+        for letters in list(self.letters.letters()):
+            rows = np.flatnonzero(self.half.has(letters.numbers))
+            if letters.target == FLOW and len(rows):
+                self.replay_flow(letters.take(rows))
+
     def finish(self) -> None:
         """Bring everything that is left to where it belongs."""
+        self.finish_flow()
         for index in SHARDS_USED:
             while self.flow(index, 100):
                 pass
@@ -229,16 +279,24 @@ class Gateway:
         for letters in self.letters.letters():
             promises.name(letters.batch)
             dead[letters.target].update(letters.batch.column("value_int").to_pylist())
-        assert set(dead[FLOW]) >= {n for n in promises.acked if n % 10 in dead_in_flow}
-        assert set(dead[PLAIN]) >= {n for n in promises.acked if n % 10 in dead_at_target}
+        everywhere = set(promises.delivered[REMEMBERING]) & set(promises.delivered[PLAIN])
+        replayed = {promises.value_of[identity] for identity in everywhere} - expected
+        assert not set(dead[FLOW]) & replayed, "a reading was sent again and is a dead letter still"
+        assert set(dead[FLOW]) | replayed | promises.purged >= {n for n in promises.acked if n % 10 in dead_in_flow}
+        taken = {promises.value_of[identity] for identity in promises.delivered[PLAIN]}
+        assert set(dead[PLAIN]) | taken | promises.purged >= {n for n in promises.acked if n % 10 in dead_at_target}
         for counts in dead.values():
             assert set(counts.values()) <= {1}, "a dead letter is kept twice"
         states = [int(self.journal.state(f"source{n}") or b"-1") for n in range(2)]
         assert max(states) >= promises.state
-        account = settle_accounts(self.journal.account(), {n: spool.account() for n, spool in self.spools.items()})
+        spools = {name: spool.account() for name, spool in self.spools.items()}
+        account = settle_accounts(self.journal.account(), spools, self.letters.removed())
         assert account.unaccounted == 0, account
         assert sum(line.waiting for line in account.sources.values()) == 0
-        assert self.letters.counts(PLAIN) == self.spools[PLAIN].account().dead
+        gone = Counter[str]()
+        for reason, by_target in self.letters.removed().items():
+            gone.update(by_target.get(PLAIN, {}) if reason != REPLAYED else {})
+        assert self.letters.counts(PLAIN) + gone == spools[PLAIN].dead
 
     def stop(self) -> None:
         """Leave the files as they are."""
@@ -278,8 +336,12 @@ async def live(directory: Path, disk: Disk, promises: Promises, rng: random.Rand
             gateway.trim()
         elif draw < 0.9:
             gateway.forward_remembering(settle=rng.random() < 0.7)
-        else:
+        elif draw < 0.96:
             gateway.forward_plain(settle=rng.random() < 0.5)
+        elif draw < 0.985:
+            gateway.replay()
+        else:
+            gateway.purge()
         await asyncio.sleep(0)
         with disk.lock:
             noticed()

@@ -111,7 +111,7 @@ def test_a_derived_reading_is_remembered_for_two_snapshots(tmp_path: Path, table
     assert deliver_all(spool) == [5, 99]
     for _ in range(3):
         spool.snapshot()
-    assert sum(len(g.shards()) for g in spool.lanes[0]._ledger._derived) == 0, "and not for ever"
+    assert sum(len(g.shards()) for g in spool.lanes[0].ledger._derived) == 0, "and not for ever"
     spool.close()
 
 

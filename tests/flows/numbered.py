@@ -30,14 +30,15 @@ class NumberedConfig(SourceConfig):
 
 
 class NumberedReader(Reader):
-    """Gives n = 1, 2, 3 …; after a restart it goes on after the newest number whose state was committed."""
+    """Gives n = 1, 2, 3 …; after a restart it goes on after the newest number that was committed, or acknowledged: what is
+    lost in spite of that must not be given again."""
 
     def __init__(self, config: NumberedConfig) -> None:
         self._config = config
 
     @override
     async def run(self, intake: Intake, state: bytes | None) -> None:
-        n = int(state or b"0")
+        n = max(int(state or b"0"), _last(self._config.acked))
         tags = [intake.tag(self._config.tag("dev", f"a{i}", f"tag_{i}")) for i in range(self._config.tag_count)]
         intake.state(SourceState.CONNECTED)
         fd = os.open(self._config.acked, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -55,6 +56,11 @@ class NumberedReader(Reader):
                 await waiting[0]
                 waiting = [w for w in waiting if not w.done()]
             await asyncio.sleep(period)
+
+
+def _last(acked: Path) -> int:
+    numbers = acked.read_text().split("\n")[:-1] if acked.exists() else []
+    return max(map(int, numbers), default=0)
 
 
 class TellingConfig(TargetConfig):
@@ -109,6 +115,7 @@ def configuration(
     port: int | None = None,
     gateway: str = "gw",
     celsius: bool = False,
+    report: float | None = None,
 ) -> Configuration:
     """Three numbered sources, two telling targets."""
     tags = [TagMapping(match="*", unit="°C")] if celsius else []
@@ -135,10 +142,14 @@ def configuration(
                 path=directory / "second.jsonl", fail=fail_second, hang=hang_second, retry_delay=0.1, timeout=60
             ),
         },
-        rules=(Rule("even", "value >= 0 AND tag_name LIKE 'tag_%'", ("first",), 1),),
+        rules=(
+            Rule("even", "value >= 0 AND tag_name LIKE 'tag_%'", ("first",), 1),
+            Rule("reports", "protocol = 'gateway'", ("first",), 0),
+        ),
         default=("second",),
         source_targets={f"{p}_line": "second" for p in PROTOCOLS},
         port=port,
+        report_interval=report,
         log_level="warning",
     )
 

@@ -41,6 +41,8 @@ NAMES = [
     "bifrost_disk_syncs",
     "bifrost_disk_written_bytes",
     "bifrost_unaccounted",
+    "bifrost_dead_letters_bytes",
+    "bifrost_dead_letters_discarded_records",
 ]
 
 
