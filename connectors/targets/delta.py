@@ -65,7 +65,12 @@ class DeltaConfig(TargetConfig):
     )
     batch_size: int | None = Field(200_000, ge=1, description="readings in one commit, at most")
     flush_interval: Duration | None = Field(2.0, description="time that a reading may wait for a commit to fill")
-    compact_every: int = Field(100, ge=0, description="commits after which small files are merged; 0 for never")
+    compact_every: int = Field(
+        100,
+        ge=0,
+        description="commits after which small files are merged; 0 for never, which is needed where another engine optimizes "
+        "the table: two merges at a time double rows",
+    )
     file_size: Size = Field(64 * 1024**2, gt=0, description="size of a file that merging aims at, e.g. 64MiB")
     file_retention: Duration = Field(
         86400.0, ge=3600, description="time that a merged file stays for who is still reading it, at least 1h"
