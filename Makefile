@@ -48,6 +48,9 @@ chaos: install counterparts ## Kills, power cuts, bit flips, full disks, outages
 chaos-short: install counterparts ## The same in under 15 minutes
 	$(PY) -m tests.chaos --short $(ARGS)
 
+soak: install ## Hours with faults, in which nothing may grow (HOURS=4); writes build/evidence/soak.json
+	$(PY) -m tests.chaos.soak --hours $(or $(HOURS),4)
+
 bench: install ## Measure; writes build/evidence/bench.json
 	$(PY) -m benchmarks.run
 
@@ -62,4 +65,4 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run counterparts test check format chaos chaos-short bench evidence lock clean
+.PHONY: help install run counterparts test check format chaos chaos-short soak bench evidence lock clean
