@@ -35,6 +35,7 @@ _SYNC_INTERVAL: Final = 0.05
 _HOUSEKEEPING: Final = 1.0  # seconds between two looks at the age of what is stored
 _RETRY_FULL: Final = 0.2
 _PATIENCE: Final = 1.0  # seconds that a disk is full before something goes for it
+_ROOMY: Final = 10.0  # seconds without a full disk after which it counts as one that has room
 _LEAST_SEGMENT: Final = 64 * 1024
 _THIN_FROM: Final = 0.8  # of the quota
 _ALARM: Final = 60.0  # seconds that an alarm lasts after a reading was discarded
@@ -93,7 +94,7 @@ class Spool:
         self._owed = 0  # bytes to be freed before more are written, while the disk has too little room
         self._keeps = False  # readings do not expire: the target refuses the gateway, not the readings
         self._told_full = False
-        self._full_since: float | None = None
+        self._full_since = self._full_last = float("-inf")
         self._growth = Growth()
         self._next_look = 0.0
         self._last_discard: float | None = None
@@ -154,15 +155,16 @@ class Spool:
                 self._told_full = True
                 self._make_room_on_disk()
                 return
-            self._told_full, self._full_since = False, None
+            self._told_full = False
             self._waiting_for_room.popleft()
 
     def _make_room_on_disk(self) -> None:
         """Discard what the policy lets go, once a disk has been full for a while; some room may come by itself."""
         now = time.monotonic()
-        if self._full_since is None:
+        if now - self._full_last > _ROOMY:
             self._full_since = now
-        elif now - self._full_since >= _PATIENCE and self.policy.overflow is not Overflow.BLOCK and not self._going:
+        self._full_last = now
+        if now - self._full_since >= _PATIENCE and self.policy.overflow is not Overflow.BLOCK and not self._going:
             self._free_lowest(self._lanes[-1].priority)
 
     def _admit(self, gateway: str, shard: str, batch: pa.RecordBatch) -> None:
