@@ -21,13 +21,15 @@ _LONGEST: Final = 10  # seconds
 _COMMAND: Final = "  python -m bytewax.run flows.gateway -r data/recovery -s 1 -b 0"
 
 
-def check_bytewax_options(arguments: Sequence[str], environment: Mapping[str, str], gateway: str) -> None:
-    """Refuse options of `bytewax.run` that would lose readings, and make the recovery store when it is new.
+def check_bytewax_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Path:
+    """Refuse options of `bytewax.run` that would lose readings.
 
     Args:
         arguments: What stands behind `python -m bytewax.run`.
         environment: Environment variables; Bytewax takes its options from there too.
-        gateway: Name of the gateway.
+
+    Returns:
+        The recovery directory.
 
     Raises:
         SystemExit: An option is refused; the message says why and what to do.
@@ -56,7 +58,7 @@ def check_bytewax_options(arguments: Sequence[str], environment: Mapping[str, st
         sys.exit(f"-s {snapshots}: {reason}; give 1 to {_LONGEST} seconds:\n{_COMMAND}")
     if options.backup is not None and options.backup < 0:
         sys.exit(f"-b {options.backup}: the time to keep old snapshots for cannot be negative")
-    prepare_recovery(Path(options.recovery), gateway)
+    return Path(options.recovery)
 
 
 def prepare_recovery(directory: Path, gateway: str) -> None:

@@ -498,11 +498,12 @@ def under_bytewax(config: Configuration | None = None) -> Process:
     """
     process = Process(config or load_or_exit(Path(os.environ.get("BIFROST_CONFIG", "config/gateway.yaml"))))
     if main_module() == "bytewax.run":
+        recovery = check_bytewax_options(sys.argv[1:], os.environ)
         try:
             process.claim()
         except StoreError as error:
             sys.exit(str(error))
-        check_bytewax_options(sys.argv[1:], os.environ, process.config.gateway)
+        prepare_recovery(recovery, process.config.gateway)
         os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
         process.on_signals()
         _run_by(process, sys.modules["__main__"])

@@ -20,7 +20,7 @@ SOUND = ["flows.gateway", "-s", "1", "-b", "0"]
 
 def refusal(arguments, environment=None):
     with pytest.raises(SystemExit) as ended:
-        check_bytewax_options(arguments, environment or {}, "gw")
+        check_bytewax_options(arguments, environment or {})
     assert isinstance(ended.value.code, str), "a message, hence exit code 1"
     return ended.value.code
 
@@ -61,14 +61,14 @@ def test_every_row_of_the_table_has_a_test():
 def test_a_new_recovery_directory_is_made(tmp_path):
     for number, given in enumerate((["-r", "{}"], ["-r{}"], ["--recovery-directory={}"], ["--recovery", "{}"])):
         directory = tmp_path / "deep" / str(number)
-        check_bytewax_options([*SOUND, *(part.format(directory) for part in given)], {}, "gw")
+        prepare_recovery(check_bytewax_options([*SOUND, *(part.format(directory) for part in given)], {}), "gw")
         assert [p.name for p in directory.iterdir()] == ["part-0.sqlite3"]
         assert directory.stat().st_mode & 0o777 == directory.parent.stat().st_mode & 0o777 == 0o700
     by_variable = tmp_path / "by_variable"
-    check_bytewax_options(SOUND, {"BYTEWAX_RECOVERY_DIRECTORY": str(by_variable)}, "gw")
+    prepare_recovery(check_bytewax_options(SOUND, {"BYTEWAX_RECOVERY_DIRECTORY": str(by_variable)}), "gw")
     assert (by_variable / "part-0.sqlite3").exists()
     made = (by_variable / "part-0.sqlite3").read_bytes()
-    check_bytewax_options(SOUND, {"BYTEWAX_RECOVERY_DIRECTORY": str(by_variable)}, "gw")
+    prepare_recovery(check_bytewax_options(SOUND, {"BYTEWAX_RECOVERY_DIRECTORY": str(by_variable)}), "gw")
     assert (by_variable / "part-0.sqlite3").read_bytes() == made
 
 
