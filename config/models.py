@@ -121,7 +121,7 @@ class GatewaySection(Settings):
         None, description="least level that is logged: debug, info, warning or error (default info)"
     )
     commit_interval: Duration = Field(
-        0.005,
+        0.003,
         le=1,
         description="time that a write of the journal to disk waits for more readings; longer means less wear of the disk "
         "and later acknowledgements",
@@ -242,7 +242,7 @@ class Configuration:
     memory_rows: int = 100_000
     buffers: Mapping[str, BufferPolicy] = field(default_factory=dict)
     dead_letters: LetterPolicy = field(default_factory=LetterPolicy)
-    commit_interval: float = 0.005
+    commit_interval: float = 0.003
     report_interval: float | None = None
     endurance: int | None = None
     probe_interval: float = 60.0

@@ -112,7 +112,7 @@ class Journal:
         gateway: str,
         tags: TagTable,
         *,
-        linger: float = 0.005,
+        linger: float = 0.003,
         commit_rows: int = 10_000,
         quota: int = 2 * 1024**3,
         memory_rows: int = 200_000,

@@ -25,7 +25,7 @@ from normalization.reading import Columns
 
 _log = logging.getLogger(__name__)
 
-_LINGER = 0.003
+_LINGER = 0.001
 _ROWS = 5_000
 _BYTES = 4 * 1024 * 1024
 _MAX_BYTES_WAITING = 64 * 1024 * 1024
