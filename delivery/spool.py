@@ -19,6 +19,7 @@ import pyarrow as pa
 import structlog
 
 from delivery.disk import StoreError, StoreFullError, make_directory
+from delivery.entry import COLUMNS
 from delivery.flusher import Flusher
 from delivery.health import Growth
 from delivery.identities import by_shard, fresh
@@ -169,6 +170,7 @@ class Spool:
 
     def _admit(self, gateway: str, shard: str, batch: pa.RecordBatch) -> None:
         """Put readings of one shard, less those that were here before, into their lanes; or leave them out."""
+        batch = batch.select(COLUMNS.names)  # what follows takes rows out of it
         sequences = batch.column("sequence").to_numpy()
         keep = fresh(sequences, self._had(gateway, shard, sequences))
         if keep is not None:
