@@ -17,7 +17,7 @@ import pyarrow as pa
 import structlog
 
 from delivery.disk import StoreFullError
-from delivery.entry import COLUMNS, Compression, TagReader, TagScribe, decode, encode, pack, unpack, write_tags
+from delivery.entry import Compression, TagReader, TagScribe, decode, encode, pack, unpack, write_tags
 from delivery.identities import spelled, unspelled
 from delivery.intervals import Intervals
 from delivery.ledger import Close, LaneLedger, Numbers
@@ -145,7 +145,7 @@ class Lane:
     # ------------------------------------------------------------------ appending (flow thread)
 
     def append(self, gateway: str, shard: str, batch: pa.RecordBatch, origin: Origin | None = None) -> None:
-        """Take readings of one shard, a batch of `stream_schema`, that no lane of the spool has had, or that went.
+        """Take readings of one shard, the columns of ``COLUMNS``, that no lane of the spool has had, or that went.
 
         Raises:
             StoreFullError: The disk is full.
@@ -161,7 +161,7 @@ class Lane:
 
     def _append_entry(self, gateway: str, shard: str, batch: pa.RecordBatch, origin: Origin | None) -> None:
         segment = self._begin_segment()
-        columns = [batch.column(name) for name in COLUMNS.names]
+        columns = batch.columns
         process_tags = columns[0]
         columns[0], rows = self._scribe.translate(segment, process_tags)
         mask, raw_size, body = encode(columns, self._compression)
@@ -354,7 +354,7 @@ class Lane:
                 return self._hand_out(self._released.popleft())
             while True:
                 if self._waiting.wants(rows):
-                    self._refill(min(max(rows, _REFILL_ROWS), self._limit))
+                    self._refill(max(rows, min(_REFILL_ROWS, self._limit)))
                 taken = self._waiting.take(rows, size, more=self._left_behind)
                 if not taken:
                     return None

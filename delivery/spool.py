@@ -5,11 +5,12 @@ makes room. Readings are deduped by identity over all lanes, whatever step, rule
 bounded; `BufferPolicy` says what goes when it is full, and every reading that goes is counted by source and reason.
 """
 
+import itertools
 import os
 import re
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,8 @@ from normalization.reading import TagTable
 
 _SYNC_INTERVAL: Final = 0.05
 _HOUSEKEEPING: Final = 1.0  # seconds between two looks at the age of what is stored
+_GATHER_SHARE: Final = 64  # of the readings that may be stored, one part is gathered at most
+_GATHER_QUOTA: Final = 16 * 1024  # bytes of the quota for each reading that is gathered, so that a small one is kept
 _RETRY_FULL: Final = 0.2
 _PATIENCE: Final = 1.0  # seconds that a disk is full before something goes for it
 _ROOMY: Final = 10.0  # seconds without a full disk after which it counts as one that has room
@@ -62,6 +65,7 @@ class Spool:
         memory_rows: Readings held in memory per lane; more are read back from disk.
         marks_resent: Whether readings that may have been sent before say so.
         segment_bytes: Size at which a new segment is begun, at most.
+        gather_rows: Readings that are gathered before they are written, at most.
         now: The clock that readings age by, in seconds; a step of the wall clock does not move it.
     """
 
@@ -79,6 +83,7 @@ class Spool:
         memory_rows: int = 100_000,
         marks_resent: bool = True,
         segment_bytes: int = 16 * 1024 * 1024,
+        gather_rows: int = 4_000,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.directory = directory
@@ -91,10 +96,15 @@ class Spool:
         self._lock = threading.RLock()
         self._numbers = Numbers()
         self._thinner = Thinner(self.policy.keep_every)
-        self._waiting_for_room: deque[tuple[str, str, pa.RecordBatch]] = deque()  # a full disk could not take them
+        self._arrived: dict[tuple[str, str], list[pa.RecordBatch]] = {}  # in no lane yet
+        self._arrived_rows = 0
+        self._arrived_since = 0.0
+        self._gather = min(gather_rows, self.policy.quota // _GATHER_QUOTA)
+        if self.policy.rows is not None:
+            self._gather = min(self._gather, self.policy.rows // _GATHER_SHARE)
         self._owed = 0  # bytes to be freed before more are written, while the disk has too little room
         self._keeps = False  # readings do not expire: the target refuses the gateway, not the readings
-        self._told_full = False
+        self._no_room = False  # the disk did not take what has arrived
         self._full_since = self._full_last = float("-inf")
         self._growth = Growth()
         self._next_look = 0.0
@@ -135,29 +145,39 @@ class Spool:
     def append(self, batch: pa.RecordBatch) -> None:
         """Take readings of `stream_schema`; those that the spool has had already are left out.
 
-        What a full disk cannot take is held in memory, and `snapshot` does not return before it is written.
+        They are gathered, so that small batches become large entries, until somebody asks for them. What a full disk cannot
+        take is held in memory, and `snapshot` does not return before it is written.
         """
         for _, part in by_shard(batch, batch.column("sequence")):
-            gateway, shard = part.column("gateway")[0].as_py(), part.column("shard")[0].as_py()
+            names = part.column("gateway")[0].as_py(), part.column("shard")[0].as_py()
             with self._lock:
-                self._waiting_for_room.append((gateway, shard, part))
-                self._write_waiting()
+                if not self._arrived:
+                    self._arrived_since = self._now()
+                self._arrived.setdefault(names, []).append(part.select(COLUMNS.names))
+                self._arrived_rows += len(part)
+        if self._arrived_rows >= self._gather:
+            self._admit_arrived()
         self.wake()
 
-    def _write_waiting(self) -> None:
-        """Write what waits for room, as far as there is some."""
-        while self._waiting_for_room:
-            gateway, shard, batch = self._waiting_for_room[0]
-            try:
-                self._admit(gateway, shard, batch)
-            except StoreFullError as error:
-                if not self._told_full:
-                    log.warning("disk full, the flow waits", spool=str(self.directory), error=str(error))
-                self._told_full = True
-                self._make_room_on_disk()
-                return
-            self._told_full = False
-            self._waiting_for_room.popleft()
+    def _admit_arrived(self) -> bool:
+        """Put what has arrived into the lanes, as far as there is room; returns whether that is all."""
+        with self._lock:
+            for (gateway, shard), parts in list(self._arrived.items()):
+                while parts:
+                    some = parts[: 1 if self._no_room else None]  # on a full disk, what is small finds room first
+                    try:
+                        self._admit(gateway, shard, some[0] if len(some) == 1 else pa.concat_batches(some))
+                    except StoreFullError as error:
+                        if not self._no_room:
+                            log.warning("disk full, the flow waits", spool=str(self.directory), error=str(error))
+                        self._no_room = True
+                        self._make_room_on_disk()
+                        return False
+                    del parts[: len(some)]
+                    self._arrived_rows -= sum(map(len, some))
+                del self._arrived[gateway, shard]
+            self._no_room = False
+            return True
 
     def _make_room_on_disk(self) -> None:
         """Discard what the policy lets go, once a disk has been full for a while; some room may come by itself."""
@@ -170,7 +190,6 @@ class Spool:
 
     def _admit(self, gateway: str, shard: str, batch: pa.RecordBatch) -> None:
         """Put readings of one shard, less those that were here before, into their lanes; or leave them out."""
-        batch = batch.select(COLUMNS.names)  # what follows takes rows out of it
         sequences = batch.column("sequence").to_numpy()
         keep = fresh(sequences, self._had(gateway, shard, sequences))
         if keep is not None:
@@ -179,7 +198,7 @@ class Spool:
             kept = self._thin_out(lane, gateway, shard, part) if self._thins else part
             if not len(kept):
                 continue
-            if self._make_room(lane.priority, kept.nbytes):
+            if self._make_room(lane.priority, kept):
                 lane.append(gateway, shard, kept)
             else:
                 self._leave_out(lane, gateway, shard, kept, OVERFLOW)
@@ -189,9 +208,15 @@ class Spool:
             return []
         priority = batch.column("priority").to_numpy()
         lanes = np.maximum(np.searchsorted(self._priorities, priority, side="right") - 1, 0)
-        if lanes[0] == lanes[-1] and (lanes == lanes[0]).all():
-            return [(self._lanes[int(lanes[0])], batch)]
-        return [(self._lanes[int(i)], batch.take(pa.array(np.flatnonzero(lanes == i)))) for i in np.unique(lanes)]
+        order = np.argsort(lanes, kind="stable")
+        lanes = lanes[order]
+        starts = [0, *(np.flatnonzero(np.diff(lanes)) + 1), len(lanes)]
+        if len(starts) > 2:
+            batch = batch.take(pa.array(order))
+        return [
+            (self._lanes[int(lanes[start])], batch.slice(start, end - start))
+            for start, end in itertools.pairwise(starts)
+        ]
 
     def _had(self, gateway: str, shard: str, sequences: np.ndarray) -> np.ndarray | None:
         known: np.ndarray | None = None
@@ -212,7 +237,7 @@ class Spool:
             Whether there was room for all; `replayed` tells for which there was.
         """
         with self._lock:
-            if self._waiting_for_room or self._is_full() or self._is_scarce():
+            if not self._admit_arrived() or self._is_full() or self._is_scarce():
                 return False
             try:
                 for rows, part in by_shard(batch, pa.array(np.arange(len(batch)))):
@@ -227,6 +252,7 @@ class Spool:
         known = self.replayed(origin.store).has(origin.numbers)
         had = self._had(gateway, shard, batch.column("sequence").to_numpy()) if origin.from_flow else None
         rows = np.flatnonzero(~(known if had is None else known | had))
+        batch = batch.select(COLUMNS.names)
         priority = batch.column("priority").to_numpy()[rows]
         lanes = np.maximum(np.searchsorted(self._priorities, priority, side="right") - 1, 0)
         for index in np.unique(lanes):
@@ -257,7 +283,7 @@ class Spool:
     def purge(self, reason: str) -> int:
         """Discard everything that waits, but for what is under way; returns how many readings."""
         count = 0
-        for lane in self._lanes:
+        for lane in self.lanes:
             if lane.interrupted and (unit := lane.take(1, 1)) is not None:  # the target may have it: it is under way
                 lane.release(unit)
             while gone := lane.discard_oldest(reason)[1]:
@@ -271,12 +297,13 @@ class Spool:
         Raises:
             StoreError: The disk fails.
         """
-        for lane, last in [(lane, lane.log.next_number - 1) for lane in self._lanes]:
+        for lane, last in [(lane, lane.log.next_number - 1) for lane in self.lanes]:
             self._flusher.wait(lane.log, last)
 
     def had(self, shard: str, sequences: np.ndarray) -> np.ndarray | None:
         """Which readings of the journal's `shard` the spool has had; None when none."""
         with self._lock:
+            self._admit_arrived()
             return self._had("", shard, sequences)
 
     def forget(self, shard: str, upto: int) -> None:
@@ -290,7 +317,7 @@ class Spool:
         Raises:
             StoreError: The disk fails.
         """
-        while self._waiting_for_room:
+        while not self._admit_arrived():
             time.sleep(_RETRY_FULL)  # the flow may not go on before this epoch is durable; the flusher tries again
         for lane, last in [(lane, lane.close_epoch()) for lane in self._lanes]:
             self._flusher.wait(lane.log, last)
@@ -300,7 +327,7 @@ class Spool:
     @property
     def blocked(self) -> bool:
         """Whether the flow should bring nothing more until there is room."""
-        if self._waiting_for_room:
+        if self._no_room:
             return True
         return self.policy.overflow is Overflow.BLOCK and (self._is_full() or self._is_scarce())
 
@@ -312,7 +339,7 @@ class Spool:
         quota, rows = self.policy.quota * share, self.policy.rows
         if self.size >= quota and self.size - self._going >= quota:
             return True
-        return rows is not None and self.stored_rows >= rows * share
+        return rows is not None and sum(lane.stored_rows for lane in self._lanes) >= rows * share
 
     @property
     def _going(self) -> int:
@@ -326,12 +353,12 @@ class Spool:
         disk = os.statvfs(self.directory)
         return disk.f_bavail * disk.f_frsize < self.policy.free_disk
 
-    def _make_room(self, priority: int, size: int) -> bool:
+    def _make_room(self, priority: int, batch: pa.RecordBatch) -> bool:
         """Whether readings of `priority` may be appended; what the policy lets go for them has gone then."""
         if self.policy.overflow is Overflow.BLOCK:
             return True
         if self._is_scarce():
-            self._owed += size
+            self._owed += batch.nbytes
         else:
             self._owed = 0
         while self._owed > 0 or self._is_full():
@@ -381,7 +408,7 @@ class Spool:
     @property
     def alarm(self) -> str:
         """Why somebody should look: readings were discarded, or nothing flows; empty when all is well."""
-        if self._waiting_for_room:
+        if self._no_room:
             return "disk full"
         if self.blocked:
             return "full, the sources wait"
@@ -393,6 +420,8 @@ class Spool:
     def take(self, rows: int, size: int) -> Unit | None:
         """The next unit: entries of about `rows` readings and `size` bytes at most; None when nothing waits."""
         with self._lock:
+            if not self._no_room:
+                self._admit_arrived()
             interrupted = [lane for lane in self._urgent_first if lane.interrupted]
             for lane in interrupted or self._urgent_first:
                 unit = lane.take(rows, size, self._not_before(lane))
@@ -415,11 +444,12 @@ class Spool:
 
     def oldest(self) -> float | None:
         """When the oldest reading that waits was appended, by the spool's clock; None when nothing waits."""
-        return min((when for lane in self._lanes if (when := lane.oldest()) is not None), default=None)
+        found = [when for lane in self._lanes if (when := lane.oldest()) is not None]
+        return min([*found, self._arrived_since] if self._arrived else found, default=None)
 
     def waiting(self, rows: int) -> bool:
-        """Whether `rows` readings wait to be taken in one lane."""
-        return any(lane.waiting(rows) for lane in self._lanes)
+        """Whether about `rows` readings wait to be taken in one lane."""
+        return self._arrived_rows >= rows or any(lane.waiting(rows) for lane in self._lanes)
 
     def _lane(self, unit: Unit) -> Lane:
         return self._lanes[int(np.searchsorted(self._priorities, unit.priority))]
@@ -456,9 +486,8 @@ class Spool:
     def _keep_house(self) -> None:
         for lane in self._lanes:
             lane.drop_segments(self._flusher.durable(lane.log))
-        if self._waiting_for_room:
-            with self._lock:
-                self._write_waiting()
+        if self._arrived:
+            self._admit_arrived()
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -481,7 +510,7 @@ class Spool:
     @property
     def stored_rows(self) -> int:
         """Readings that wait or are under way."""
-        return sum(lane.stored_rows for lane in self._lanes)
+        return self._arrived_rows + sum(lane.stored_rows for lane in self._lanes)
 
     @property
     def size(self) -> int:
@@ -496,7 +525,7 @@ class Spool:
     @property
     def oldest_age(self) -> float | None:
         """Seconds that the oldest reading that the target does not have has waited; None when it has all."""
-        stored = [when for lane in self._lanes if (when := lane.oldest_stored()) is not None]
+        stored = [when for lane in self.lanes if (when := lane.oldest_stored()) is not None]
         return max(0.0, self._now() - min(stored)) if stored else None
 
     def oldest_received(self) -> int | None:
@@ -507,7 +536,8 @@ class Spool:
         with self._lock:
             waiting = [
                 int(batch.column("received_time").view(pa.int64()).to_numpy().min())
-                for _, _, batch in self._waiting_for_room
+                for parts in self._arrived.values()
+                for batch in parts
             ]
         found = [when for lane in self._lanes if (when := lane.oldest_received()) is not None]
         return min([*waiting, *found], default=None)
@@ -529,18 +559,19 @@ class Spool:
 
     @property
     def lanes(self) -> list[Lane]:
-        """The lanes, least urgent first."""
+        """The lanes, least urgent first; what has arrived is in them."""
+        self._admit_arrived()
         return self._lanes
 
     def untrimmed(self, shards: Iterable[str]) -> int:
         """Readings of the journal's `shards` that the flow may bring again."""
         shards = list(shards)
-        return sum(lane.untrimmed(shards) for lane in self._lanes)
+        return sum(lane.untrimmed(shards) for lane in self.lanes)
 
     def account(self) -> LaneAccount:
         """The account of the spool; what is stored is counted by scanning."""
         account = LaneAccount()
-        for lane in self._lanes:
+        for lane in self.lanes:
             account.add(lane.account())
         return account
 
@@ -559,6 +590,7 @@ class Spool:
         Raises:
             StoreError: The disk refused.
         """
+        self._admit_arrived()
         self._flusher.close()
         for lane in self._lanes:
             lane.close()

@@ -75,7 +75,8 @@ def content(batch: pa.RecordBatch) -> list[dict[str, object]]:
 
 
 def new_spool(directory: Path, table: TagTable, **options: Any) -> Spool:
-    return Spool(directory, table, own, **options)
+    """A spool that writes each batch when it comes, so that a test knows its entries."""
+    return Spool(directory, table, own, **{"gather_rows": 1} | options)
 
 
 def deliver_all(spool: Spool, rows: int = 1000, size: int = 2**30) -> list[int]:
