@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from delivery.contents import held_rows
-from delivery.dead_letters import REPLAYED, WITHDRAWN, DeadLetterStore
+from delivery.dead_letters import PURGED, REPLAYED, WITHDRAWN, DeadLetterStore
 from delivery.intervals import Intervals
 from delivery.letter import FLOW, DeadLetters
 from delivery.origin import Origin
@@ -61,12 +61,8 @@ def replay(store: DeadLetterStore, spool: Spool, chosen: list[DeadLetters], done
         done: What became of them is added.
     """
     store.wait()
-    waits = [np.array([spool.waits(place) for place in letters.places], bool) for letters in chosen]
-    done.under_way += sum(int(waiting.sum()) for waiting in waits)
-    free = [
-        letters.take(np.flatnonzero(~waiting)) if len(waiting) else letters
-        for letters, waiting in zip(chosen, waits, strict=True)
-    ]
+    free = [_let_go(spool, letters) for letters in chosen]
+    done.under_way += sum(map(len, chosen)) - sum(map(len, free))
     with store.spared(free):
         spool.sync()  # what it knows of their rejection must not be lost behind what comes now
         for letters in free:
@@ -80,6 +76,24 @@ def replay(store: DeadLetterStore, spool: Spool, chosen: list[DeadLetters], done
     done.moved += moved
     done.no_room += sum(map(len, free)) - moved
     forget_marks(store, spool)
+
+
+def purge(store: DeadLetterStore, spools: Mapping[str, Spool], chosen: list[DeadLetters]) -> int:
+    """Delete dead letters, but for those that a target has not let go of yet; call with the store's `moving` held.
+
+    Returns:
+        How many, durable when the store's `wait` returns.
+    """
+    free = [_let_go(spools[letters.target], letters) if letters.target in spools else letters for letters in chosen]
+    for target in {letters.target for letters in free if letters.target in spools}:
+        spools[target].sync()  # else a power cut could bring them back as readings that wait
+    return store.remove(free, PURGED)
+
+
+def _let_go(spool: Spool, letters: DeadLetters) -> DeadLetters:
+    """Those that the spool knows to be dead letters."""
+    waiting = np.array([spool.waits(place) for place in letters.places], bool)
+    return letters.take(np.flatnonzero(~waiting)) if len(waiting) else letters
 
 
 def forget_marks(store: DeadLetterStore, spool: Spool) -> bool:

@@ -6,9 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from connectors.wire.json_lines import JsonLinesEncoder
-from delivery.dead_letters import PURGED
+from delivery import replay
 from delivery.letter import FLOW_WORD, DeadLetters, Selection, grouped
-from delivery.replay import chunks
 from flows.replays import replay_letters
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ def purge(process: "Process", selection: Selection) -> dict[str, Any]:
     """Delete dead letters; how many."""
     store = process.dead_letters
     with store.moving:
-        gone = sum(store.remove(chunk, PURGED) for chunk in chunks(selection.among(store.letters())))
+        gone = sum(
+            replay.purge(store, process.spools, chunk) for chunk in replay.chunks(selection.among(store.letters()))
+        )
         store.wait()
     return {"purged": gone, "stored": store.total}

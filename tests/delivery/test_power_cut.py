@@ -18,14 +18,14 @@ import pytest
 
 from delivery import journal as journal_module
 from delivery.account import settle_accounts
-from delivery.dead_letters import PURGED, REPLAYED, DeadLetterStore, LetterPolicy
+from delivery.dead_letters import REPLAYED, DeadLetterStore, LetterPolicy
 from delivery.disk import StoreError
 from delivery.journal import Journal
 from delivery.letter import FLOW, FLOW_WORD, DeadLetters, Selection
 from delivery.origin import Origin
 from delivery.outcome import Outcome
 from delivery.overflow import BufferPolicy
-from delivery.replay import Replayed, finish, forget_marks, replay
+from delivery.replay import Replayed, finish, forget_marks, purge, replay
 from delivery.spool import Spool
 from delivery.unit import Unit
 from delivery.waiting import Drain
@@ -242,9 +242,10 @@ class Gateway:
 
     def purge(self) -> None:
         with self.letters.moving:
-            for letters in self.chosen(self.rng.choice([FLOW, PLAIN])):
+            chosen = self.chosen(self.rng.choice([FLOW, PLAIN]))
+            for letters in chosen:
                 self.promises.purged |= set(letters.batch.column("value_int").to_pylist())
-                self.letters.remove([letters], PURGED)
+            purge(self.letters, self.spools, chosen)
             self.letters.wait()
 
     def finish_flow(self) -> None:

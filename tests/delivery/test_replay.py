@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from delivery import spool as spool_module
 from delivery.account import settle_accounts
 from delivery.dead_letters import NO_RULE, PURGED, REPLAYED, DeadLetterStore, LetterPolicy
 from delivery.disk import StoreFullError
@@ -16,9 +17,10 @@ from delivery.letter import FLOW, FLOW_WORD, DeadLetters, Selection, grouped
 from delivery.origin import Origin
 from delivery.outcome import JournalAccount
 from delivery.overflow import BufferPolicy, Overflow
-from delivery.replay import Replayed, finish, replay
+from delivery.replay import Replayed, finish, purge, replay
 from delivery.spool import Spool
 from normalization.reading import TagTable
+from tests.delivery.power import Disk
 from tests.delivery.stores import (
     SHARD,
     content,
@@ -224,6 +226,38 @@ def test_purged_letters_go_for_good_and_stay_in_the_account(tmp_path: Path, tabl
     assert not any(line.unaccounted for line in lines.values())
     store.close()
     spool.close()
+
+
+def test_what_was_purged_does_not_wait_again_after_a_power_cut(
+    tmp_path: Path, table: TagTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "_SYNC_INTERVAL", 60.0)  # nothing is synced by itself
+    disk = Disk(tmp_path)
+    with disk.watched(monkeypatch):
+        store, spool = opened(tmp_path, table)
+        spool.append(stream(table, range(10)))
+        spool.snapshot()
+        refuse(store, spool, {3, 4})
+        with store.moving:
+            assert purge(store, {TARGET: spool}, chosen(store, target=TARGET)) == 2
+        store.wait()
+        remains = disk.remains()
+        disk.restore({path: data[: remains.synced.get(path, 0)] for path, data in remains.files.items()})
+    store, spool = opened(tmp_path, tag_table())
+    assert kept(store) == deliver_all(spool) == []
+    assert spool.account().dead.total() == 2
+
+
+def test_a_letter_that_its_spool_still_holds_is_not_purged(tmp_path: Path, table: TagTable) -> None:
+    store, spool = opened(tmp_path, table)
+    spool.append(stream(table, range(10)))
+    unit = spool.take(100, 2**30)
+    assert unit
+    store.append(unit.batch().take(pa.array([4])), ["no"], TARGET, 1, places=unit.places([4]))
+    store.wait()
+    assert purge(store, {TARGET: spool}, chosen(store, target=TARGET)) == 0
+    spool.reject(unit, [4], rest_delivered=True)
+    assert purge(store, {TARGET: spool}, chosen(store, target=TARGET)) == 1
 
 
 def test_the_sources_lines_follow_the_letters_of_the_flow(tmp_path: Path, table: TagTable) -> None:
