@@ -21,6 +21,14 @@ def span(seconds: float | None) -> str:
     return "0 s"
 
 
+def pool(use: dict[str, int] | None) -> str:
+    """How a pool of connections is used: those in use of those there may be, and the writes that wait for one."""
+    if use is None:
+        return "–"
+    waiting = f" +{use['waiting']:,}" if use["waiting"] else ""
+    return f"{use['in_use']:,}/{use['size']:,}{waiting}"
+
+
 def disk(status: dict[str, Any]) -> str:
     """What the gateway costs the disk, in a line."""
     written, years = status["disk"]["written_bytes"], status["disk"]["years"]
@@ -50,9 +58,10 @@ def tables(status: dict[str, Any]) -> list[Table]:
             datetime.fromtimestamp(last, UTC).strftime("%H:%M:%S UTC") if last else "–",
             line["detail"],
         )
+    pooled = any(line.get("pool") for line in status["targets"].values())
     targets = Listing(
         ["target", "connected", "breaker"],
-        ["delivered", "stored", "oldest", "full in", "p99"],
+        ["delivered", "stored", "oldest", "full in", "p99", *(["pool"] if pooled else [])],
         ["what to know"],
         title="Targets",
     )
@@ -66,6 +75,7 @@ def tables(status: dict[str, Any]) -> list[Table]:
             span(line["oldest_age"]),
             span(line["full_in"]),
             span(line["response_time"]["p99"]),
+            *([pool(line.get("pool"))] if pooled else []),
             "; ".join(said for said in (line["alarm"], line["last_error"]) if said),
         )
     return [sources, targets, *_letters(status.get("dead_letters")), *kept_table(status.get("kept"))]

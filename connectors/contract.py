@@ -149,6 +149,31 @@ class Checks(Protocol):
         """Findings in the order in which they should be read."""
 
 
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """How a pool of connections, channels or the like is used.
+
+    Attributes:
+        size: How many there may be, at most.
+        open: How many there are.
+        in_use: How many are under way with a write.
+        waiting: Writes that wait for one.
+    """
+
+    size: int
+    open: int
+    in_use: int
+    waiting: int
+
+
+@runtime_checkable
+class Pooled(Protocol):
+    """A writer that keeps a bounded pool."""
+
+    def pool(self) -> PoolUse:
+        """How it is used now; safe from any thread, also while the writer is closed."""
+
+
 class DeliveryError(Exception):
     """A write that did not succeed."""
 

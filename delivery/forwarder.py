@@ -14,12 +14,12 @@ from typing import Final
 import pyarrow as pa
 import structlog
 
-from connectors.contract import AuthError, ConfigError, DeliveryError, RejectedRecords, TransientError, Writer
+from connectors.contract import AuthError, ConfigError, DeliveryError, PoolUse, RejectedRecords, TransientError, Writer
 from delivery import metrics
 from delivery.breaker import Breaker, BreakerState
 from delivery.dead_letters import DeadLetterStore
 from delivery.disk import StoreError, StoreFullError
-from delivery.health import TargetStatus
+from delivery.health import TargetStatus, pool_use
 from delivery.pace import RateLimit
 from delivery.retry import RetryPolicy, error_class
 from delivery.spool import Spool
@@ -100,6 +100,11 @@ class Forwarder:
         """Wait for the thread, if it was started, `timeout` seconds at most."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
+
+    @property
+    def pool(self) -> PoolUse | None:
+        """How the target's pool of connections is used; None for a target without one."""
+        return pool_use(self._writer)
 
     # ------------------------------------------------------------------ the forwarder's thread
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from connectors.contract import Pooled, PoolUse, Writer
 from delivery.breaker import BreakerState
 
 _WRITES: Final = 1000  # that response times and success rate speak of
@@ -64,6 +65,11 @@ class TargetStatus:
     def response_time(self, share: float) -> float | None:
         """Seconds within which `share` of the last units were acknowledged; None before the first."""
         return quantile(self._took, share)
+
+
+def pool_use(writer: Writer) -> PoolUse | None:
+    """How the pool of a writer is used; None for one that has none."""
+    return writer.pool() if isinstance(writer, Pooled) else None
 
 
 def quantile(values: Iterable[float], share: float) -> float | None:

@@ -4,6 +4,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from connectors.contract import PoolUse
+
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
 
@@ -61,6 +63,13 @@ RESPONSE_TIME: Final = Histogram(
     registry=REGISTRY,
 )
 
+POOL_SIZE: Final = _gauge("bifrost_cloud_pool_size", "Connections that a target's pool may have", "connector")
+POOL_OPEN: Final = _gauge("bifrost_cloud_pool_open", "Connections that a target's pool has", "connector")
+POOL_IN_USE: Final = _gauge(
+    "bifrost_cloud_pool_in_use", "Connections of a target's pool that carry a write", "connector"
+)
+POOL_WAITING: Final = _gauge("bifrost_cloud_pool_waiting", "Writes that wait for a connection of the pool", "connector")
+
 QUEUE_SIZE: Final = _gauge("bifrost_backpressure_queue_size", "Readings in memory between journal and flow")
 QUEUE_CAPACITY: Final = _gauge("bifrost_backpressure_queue_capacity", "Readings held in memory at most")
 SPOOLED_BYTES: Final = _gauge("bifrost_backpressure_disk_spooled_bytes", "Bytes of journal and spools on disk")
@@ -92,3 +101,11 @@ DAMAGED: Final = _counter(
 )
 COLLISIONS: Final = _gauge("bifrost_path_collisions", "Paths that more than one tag has")
 UNACCOUNTED: Final = _gauge("bifrost_unaccounted", "Readings that the account cannot explain; 0 when all is well")
+
+
+def show_pool(connector: str, use: PoolUse) -> None:
+    """Set the gauges of a target's pool."""
+    POOL_SIZE.labels(connector).set(use.size)
+    POOL_OPEN.labels(connector).set(use.open)
+    POOL_IN_USE.labels(connector).set(use.in_use)
+    POOL_WAITING.labels(connector).set(use.waiting)

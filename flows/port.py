@@ -73,6 +73,7 @@ def status(process: Observed) -> dict[str, Any]:
             "alarm": forwarder.spool.alarm,
             "compression": forwarder.spool.compression,
             "in_flight": forwarder.status.in_flight,
+            "pool": asdict(use) if (use := forwarder.pool) is not None else None,
             "success_rate": forwarder.status.success_rate,
             "response_time": {
                 "p50": forwarder.status.response_time(0.5),

@@ -390,6 +390,9 @@ class Process:
             metrics.TIME_TO_FULL.labels(name).set(-1.0 if full_in is None else full_in)
             for reason, readings in spool.discarded.items():
                 metrics.DISCARDED.labels(name, reason).set(readings)
+        for name, forwarder in self.forwarders.items():
+            if (use := forwarder.pool) is not None:
+                metrics.show_pool(name, use)
         metrics.QUEUE_SIZE.set(self.journal.waiting_rows)
         metrics.QUEUE_CAPACITY.set(self.journal.memory_rows)
         metrics.SPOOLED_BYTES.set(self.journal.size + sum(spool.size for spool in self.spools.values()))

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import time
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from connectors.contract import Context, Intake, Limits, Reader, SourceState, Tr
 from connectors.settings import SourceConfig, TagMapping, TargetConfig
 from normalization.reading import Columns
 from normalization.rules import Rule
+from tests.appending import Appender
 
 
 class NumberedConfig(SourceConfig):
@@ -41,7 +41,7 @@ class NumberedReader(Reader):
         n = max(int(state or b"0"), _last(self._config.acked))
         tags = [intake.tag(self._config.tag("dev", f"a{i}", f"tag_{i}")) for i in range(self._config.tag_count)]
         intake.state(SourceState.CONNECTED)
-        fd = os.open(self._config.acked, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        acked = Appender(self._config.acked)
         period, waiting = 0.01, []
         per_tick = max(1, round(self._config.rate * period))
         while True:
@@ -50,7 +50,7 @@ class NumberedReader(Reader):
                 n += 1
                 rows.add(tags[n % len(tags)], n, source_time=n)
             done = intake.append(rows, str(n).encode())
-            done.add_done_callback(lambda _, n=n: os.write(fd, f"{n}\n".encode()))
+            done.add_done_callback(lambda _, n=n: acked.append(f"{n}\n".encode()))
             waiting.append(done)
             if len(waiting) > 50:
                 await waiting[0]
@@ -85,7 +85,7 @@ class TellingWriter(Writer):
     async def open(self) -> None:
         if self._config.fail:
             raise TransientError("told to fail")
-        self._fd = os.open(self._config.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._file = Appender(self._config.path)
 
     @override
     async def write(self, batch: pa.RecordBatch, unit: int) -> None:
@@ -95,7 +95,7 @@ class TellingWriter(Writer):
         rows = zip(*(batch.column(c).to_pylist() for c in columns), strict=True)
         received, now = batch.column("received_time").view(pa.int64()).to_pylist(), time.time_ns() // 1000
         lines = [json.dumps([unit, *row, now - then]) for row, then in zip(rows, received, strict=True)]
-        os.write(self._fd, "".join(f"{line}\n" for line in lines).encode())
+        self._file.append("".join(f"{line}\n" for line in lines).encode())
 
     @override
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from connectors.contract import Context
 from connectors.targets.delta import DeltaConfig
+from tests.appending import Appender
 from tests.contract.readings import Source
 
 ROWS = 40
@@ -51,16 +52,16 @@ async def forward(folder: Path, last: int | None) -> None:
     config = DeltaConfig.model_validate({"endpoint": str(folder / "delta"), "per": "source", "compact_every": 2})
     unit = settled(folder) + 1
     if already_there(folder, unit):
-        with (folder / "taken").open("a") as out:
-            out.write(f"{unit}\n")
+        with Appender(folder / "taken") as out:
+            out.append(f"{unit}\n".encode())
     writer = config.writer(Context("gateway 1", folder / "context"))
     await writer.open()
     while last is None or unit <= last:
         source = Source()
         source.next = unit * ROWS  # the readings of a unit follow from its number: they are "recorded"
         batch = source.batch([float(unit)] * ROWS)
-        with (folder / "sent").open("a") as out:
-            out.write(f"{unit}\n")
+        with Appender(folder / "sent") as out:
+            out.append(f"{unit}\n".encode())
         await writer.write(batch, unit)
         note(folder, "settled", str(unit))
         unit += 1

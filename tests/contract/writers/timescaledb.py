@@ -1,0 +1,87 @@
+"""PostgreSQL with SCRAM, one server that all tests share, a database for each; read back as text by COPY.
+
+There is no package of the extension timescaledb: what it adds to the table is tested in
+`tests/connectors/targets/test_timescaledb_hypertable.py`.
+"""
+
+import atexit
+import functools
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from connectors.settings import TargetConfig
+from connectors.targets.timescaledb import TimescaleConfig
+from normalization.reading import ValueType
+from tests.contract.counterpart import Counterpart, Provider
+from tests.contract.readings import Row, table_rows
+from tests.postgres_server import PASSWORD, SUPERUSER, PostgresServer
+
+_numbers = itertools.count()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_READ = (
+    "SELECT gateway, shard, sequence, path, type, value, value_int, value_uint, value_text, value_bytes, quality, "
+    "CASE WHEN source_time IS NULL THEN NULL ELSE (extract(epoch FROM source_time) * 1000000)::bigint END FROM "
+)
+
+
+@functools.cache
+def service() -> PostgresServer:
+    """The server; it keeps its port and its data when it is killed and started again."""
+    server = PostgresServer()
+    server.start()
+    atexit.register(server.end)
+    return server
+
+
+def read_rows(server: PostgresServer, database: str, table: str = "public.readings") -> list[Row]:
+    """Every reading in a table."""
+    names = ("gateway", "shard", "sequence", "path", "type", "value", "value_int", "value_uint", "value_text",
+             "value_bytes", "quality", "source_time")  # fmt: skip
+    found = []
+    for values in server.run(_READ + table, database=database):
+        item = dict(zip(names, values, strict=True))
+        unsigned, micros = item.pop("value_uint"), item["source_time"]
+        if item["type"] == ValueType.UINT64.name:
+            assert item["value_int"] is None
+            item["value_int"] = int(unsigned)
+        if item["type"] == ValueType.TEXT.name and item["value_text"] is None:
+            item["value_text"] = item["value_bytes"].decode()  # a text with a NUL
+        item["source_time"] = None if micros is None else _EPOCH + timedelta(microseconds=micros)
+        found.append(item)
+    return table_rows(found)
+
+
+class Database:
+    def __init__(self, settings: dict[str, Any], options: str = "") -> None:
+        self.server = service()
+        self.name = f"contract_{next(_numbers)}"
+        self.settings = settings
+        self.server.run(f"CREATE DATABASE {self.name} {options}")
+
+    def config(self, **settings: Any) -> TargetConfig:
+        own = {"username": SUPERUSER, "password": PASSWORD} | self.settings
+        whole = {"endpoint": self.server.url(self.name), "timeout": "10s", "provider_config": own}
+        return TimescaleConfig.model_validate(whole | settings)
+
+    def rows(self) -> list[Row]:
+        return read_rows(self.server, self.name)
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        self.server.kill()
+        try:
+            yield
+        finally:
+            self.server.start()
+
+
+@contextmanager
+def database(_: Path) -> Iterator[Counterpart]:
+    yield Database({})
+
+
+PROVIDERS = [Provider("timescaledb", "timescaledb, plain PostgreSQL", database)]
