@@ -130,8 +130,7 @@ def prepare(config: SourceConfig, intake: Intake, rows: int) -> list[Columns]:
 
 def _copy(made: Columns) -> Columns:
     rows = Columns()
-    for name in Columns.__slots__:
-        setattr(rows, name, getattr(made, name)[:])
+    rows.extend(made)
     return rows
 
 

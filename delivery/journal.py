@@ -36,7 +36,7 @@ from normalization.reading import FACTS, IDENTITY_COLUMNS, Columns, TagTable, re
 PROTOCOLS: Final = ("opcua", "mqtt", "modbus", "gateway")
 SHARDS_PER_PROTOCOL: Final = 4
 SHARDS: Final = tuple(f"{protocol}-{n}" for protocol in PROTOCOLS for n in range(SHARDS_PER_PROTOCOL))
-_FORMAT: Final = 2
+_FORMAT: Final = 2  # in 1 a commit holds whole states of readers
 _TAGS, _COMMIT, _TRIM = 1, 2, 3
 _SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _REFILL_ROWS: Final = 20_000  # read back at once, at most: readers wait meanwhile
@@ -172,9 +172,8 @@ class Journal:
 
     def _load_head(self, payload: memoryview) -> None:
         version, *rest = unpack(payload)
-        if version != _FORMAT:
-            age = "a newer" if version > _FORMAT else "an older"
-            raise StoreError(f"{self._log.directory} was written by {age} version of Bifrost; start that version")
+        if version not in (1, _FORMAT):
+            raise StoreError(f"{self._log.directory} was written by a newer version of Bifrost; start that version")
         self._incarnation, shards, self._states, journalled, outcome, in_segment = rest
         for shard, (name, next_sequence, trimmed, trimmed_sequence) in zip(self._shards, shards, strict=True):
             shard.name, shard.next_sequence, shard.trimmed, shard.trimmed_sequence = (
@@ -210,9 +209,9 @@ class Journal:
             for shard in self._shards:  # a lost commit may have been handed out: its sequences must not name others
                 shard.next_sequence += _JUMP
 
-    def _patch_states(self, changes: dict[str, Patch]) -> None:
+    def _patch_states(self, changes: dict[str, Patch | bytes]) -> None:
         for source, change in changes.items():
-            state = patched(self._states.get(source, b""), change)
+            state = change if isinstance(change, bytes) else patched(self._states.get(source, b""), change)
             if state is not None:
                 self._states[source] = state
             elif self._states.pop(source, None) is not None:
@@ -233,8 +232,7 @@ class Journal:
 
     def append(self, source: str, index: int, rows: Columns, state: bytes | None) -> "asyncio.Future[None]":
         """Take readings of `source` into shard `index`; see `connectors.contract.Intake.append`."""
-        count = len(rows)
-        if any(len(getattr(rows, name)) != count for name in Columns.__slots__):
+        if not rows.even:
             raise ValueError(f"readings of {source}: columns of different length")
         with self._lock:
             done = self._pending.add(source, index, rows, state, time.time_ns() // 1000)
