@@ -1,9 +1,10 @@
 """An MQTT session driven by asyncio: paho for what is rare, a packet walker for PUBLISH.
 
 paho-mqtt encodes and decodes CONNECT, CONNACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE and DISCONNECT; it is handed a socket that
-is really an asyncio transport, so nothing here blocks and no thread is started. PUBLISH packets go past paho: `publishes`
-takes all of them out of one network read, and the PUBACKs of many leave in one write. Keep-alive is the session's own,
-because paho's would break a connection whose reading is paused.
+is really an asyncio transport, so nothing here blocks and no thread is started. PUBLISH packets go past paho: `walk` takes
+all of them out of one network read, and the acknowledgements of many leave in one write. PUBREL goes past it too, because
+paho would answer before the journal knows. Keep-alive is the session's own: paho's would break a connection whose reading
+is paused.
 """
 
 import asyncio
@@ -16,11 +17,14 @@ from typing_extensions import override
 from connectors.settings import TlsSettings
 from connectors.wire.mqtt_packets import (
     KEPT_OF_OVERSIZE,
+    PUBREC,
     MalformedPacketError,
-    Publish,
+    Publishes,
+    acknowledgements,
     beginning,
     packet_bounds,
-    publishes,
+    released,
+    walk,
 )
 from connectors.wire.mqtt_settings import SessionSettings, endpoint_address, tls_context
 
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
 _PINGREQ = b"\xc0\x00"
+_PLENTY = 64 * 1024  # bytes of a read after which the next is not put off
+_REST = 0.001, 0.010  # seconds between two reads of a busy broker, least and most: a read costs more than its messages
+_REST_PER_BYTE = 5e-7  # so that a broker that sends less than 2 MB/s is read at the shortest pace
 
 
 class RefusedError(ConnectionError):
@@ -69,25 +76,26 @@ class MqttSession(asyncio.Protocol):
         lost: Done with the reason, a ConnectionError, when the connection is gone; never done otherwise.
         client: The paho client, for what this class does not wrap.
         heard: When the broker last sent anything, on the loop's clock: until then nothing that it sent was lost.
-        confirmed: How many of the packet ids given to `acknowledge` the broker is known to have worked off.
+        confirmed: How many of the PUBACKs given to `acknowledge` the broker is known to have worked off.
     """
 
     def __init__(
         self,
         settings: SessionSettings,
         on_session: Callable[[bool], None],
-        on_publishes: Callable[[list[Publish]], None],
+        on_read: Callable[[Publishes, list[int]], None],
     ) -> None:
         """Prepare a session; `open` connects.
 
         Args:
             settings: How to connect.
             on_session: Called when the broker has accepted, with whether it had the session; before any message.
-            on_publishes: Called with the messages of one network read.
+            on_read: Called with the messages of one network read, and the packet ids that it released (PUBREL).
         """
         self._settings = settings
         self._on_session = on_session
-        self._on_publishes = on_publishes
+        self._on_read = on_read
+        self._releases: list[int] = []
         self._loop = asyncio.get_running_loop()
         self.lost: Final[asyncio.Future[None]] = self._loop.create_future()
         self.lost.add_done_callback(lambda future: future.exception())  # nobody may be waiting any more
@@ -100,6 +108,7 @@ class MqttSession(asyncio.Protocol):
         self._wanted = 0
         self._skip = 0
         self._paused = False
+        self._rest: asyncio.TimerHandle | None = None
         self._closing = False
         self.heard = self._resumed = self._loop.time()
         self._beat: asyncio.TimerHandle | None = None
@@ -219,17 +228,15 @@ class MqttSession(asyncio.Protocol):
             self.lost.result()
         return answer.result()
 
-    def acknowledge(self, packet_ids: Sequence[int]) -> None:
-        """Send PUBACK for each id, in this order, in one write; nothing when the connection is gone."""
-        if not packet_ids or self._transport is None or self.lost.done():
-            return
-        packets = bytearray(4 * len(packet_ids))
-        packets[0::4] = b"\x40" * len(packet_ids)
-        packets[1::4] = b"\x02" * len(packet_ids)
-        packets[2::4] = bytes([i >> 8 for i in packet_ids])
-        packets[3::4] = bytes([i & 0xFF for i in packet_ids])
-        self._acknowledged += len(packet_ids)
-        self._transport.write(bytes(packets))
+    def acknowledge(self, words: Sequence[int]) -> None:
+        """Send acknowledgements, in this order, in one write; nothing when the connection is gone.
+
+        Args:
+            words: For each a packet id with the kind of packet, as in ``PUBACK | packet_id``.
+        """
+        if words and self._transport is not None and not self.lost.done():
+            self._acknowledged += sum([word < PUBREC for word in words])
+            self._transport.write(acknowledgements(words))
 
     def ping(self) -> None:
         """Send a PINGREQ, unless one is under way; its answer proves that the broker has worked off the PUBACKs before."""
@@ -257,6 +264,18 @@ class MqttSession(asyncio.Protocol):
         if self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = False
             self._resumed = self._loop.time()
+            if self._rest is None:
+                self._transport.resume_reading()
+
+    def _take_rest(self, seconds: float) -> None:
+        """Read no more for a moment, in which messages gather."""
+        if self._rest is None and self._transport is not None and not self._transport.is_closing():
+            self._rest = self._loop.call_later(min(max(seconds, _REST[0]), _REST[1]), self._end_rest)
+            self._transport.pause_reading()
+
+    def _end_rest(self) -> None:
+        self._rest = None
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def fail(self, error: Exception) -> None:
@@ -287,7 +306,10 @@ class MqttSession(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self.heard = self._loop.time()
+        now = self._loop.time()
+        if now - self.heard < 2 * _REST[1] and len(data) < _PLENTY:
+            self._take_rest(len(data) * _REST_PER_BYTE)
+        self.heard = now
         if self._skip:
             cut = min(self._skip, len(data))
             self._skip -= cut
@@ -299,23 +321,25 @@ class MqttSession(asyncio.Protocol):
                 return
             data = b"".join(self._chunks)
             self._chunks = []
+        found = Publishes()
         try:
-            rest = self._take(data)
+            rest = self._take(data, found)
         except ConnectionError as error:
             self._fail(error)
-            return
+            rest = b""
+        if found or self._releases:
+            releases, self._releases = self._releases, []
+            self._on_read(found, releases)
         if rest and not self.lost.done():
             self._chunks = [rest]
             self._held = len(rest)
 
-    def _take(self, data: bytes) -> bytes:
+    def _take(self, data: bytes, found: Publishes) -> bytes:
+        """Take the messages out of `data`, and give the rest to paho; returns what is not complete yet."""
         at, v5 = 0, self._settings.v5
         while not self.lost.done():
             if self._accepted.done():
-                found: list[Publish] = []
-                at = publishes(data, at, v5, found)
-                if found:
-                    self._on_publishes(found)
+                at = walk(data, at, v5, found)
             elif data[at : at + 1] and data[at] & 0xF0 != 0x20:
                 raise MalformedPacketError("what answers does not speak MQTT: its first packet is no CONNACK")
             bounds = packet_bounds(data, at) if at < len(data) else None
@@ -329,7 +353,7 @@ class MqttSession(asyncio.Protocol):
                     raise MalformedPacketError(f"a control packet of {size} bytes")
                 if size > limit and len(data) - start >= KEPT_OF_OVERSIZE:
                     self._skip = stop - len(data)
-                    self._on_publishes([beginning(data, at, start, v5)])
+                    found.add(beginning(data, at, start, v5))
                     return b""
                 self._wanted = size if size <= limit else start - at + KEPT_OF_OVERSIZE
                 break
@@ -342,6 +366,9 @@ class MqttSession(asyncio.Protocol):
         if kind == 0xD0:
             if self._pings:
                 self.confirmed = self._pings.popleft()
+            return
+        if kind == 0x60:
+            self._releases.append(released(packet))
             return
         if self._link is not None:
             self._link.inbox += packet
@@ -359,6 +386,9 @@ class MqttSession(asyncio.Protocol):
         if self._beat is not None:
             self._beat.cancel()
             self._beat = None
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
         if not self.lost.done():
             self.lost.set_exception(error)
         if not self._accepted.done():

@@ -53,7 +53,7 @@ class SessionSettings:
         tls: TLS settings; used when the endpoint's scheme says TLS.
         keepalive: Seconds after which the broker may drop a silent connection; 0 for never.
         session_expiry: Seconds for which the broker keeps the session (MQTT 5).
-        receive_maximum: QoS 1 messages that the broker may have under way (MQTT 5).
+        receive_maximum: Messages of QoS 1 and 2 that the broker may have under way (MQTT 5).
         max_packet: Bytes of a packet; of a larger one only the beginning is kept.
         connect_timeout: Seconds for the connection and the broker's answer.
     """

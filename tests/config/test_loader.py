@@ -106,7 +106,7 @@ web_ui: {port: 80}
             "20:9: sources.0.subscriptions.0.topic",
             "is needed: topic filter; `+` stands for one level, `#` for the rest",
         ),
-        ("21:25: sources.0.subscriptions.1.qos", "should be 0 or 1, not `3`"),
+        ("21:25: sources.0.subscriptions.1.qos", "should be 0, 1 or 2, not `3`"),
         ("22:25: sources.1.protocol", "`mqt` is not known; there are modbus, mqtt, opcua; did you mean `mqtt`?"),
         ("23:5: sources.2.protocol", "is needed: one of modbus, mqtt, opcua"),
         ("24:5: sources.3", "should be a mapping of keys, not `7`"),

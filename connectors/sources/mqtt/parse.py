@@ -15,6 +15,7 @@ from normalization.reading import to_json
 
 _MIN_TIME, _MAX_TIME = -62_135_596_800_000_000, 253_402_300_800_000_000  # years 1 to 9999 in µs
 _SCALE: Final = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
+_WHOLE: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _WORDS: Final = {
     "true": True, "false": False, "nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf,
@@ -77,17 +78,35 @@ def parse_time(value: Any, unit: str = "auto") -> int | None:
                 return None
     if isinstance(value, bool) or not isinstance(value, int | float) or unit == "iso":
         return None
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     if unit == "auto":
-        size = abs(value)
-        unit = "s" if size < 1e11 else "ms" if size < 1e14 else "us" if size < 1e17 else "ns"
+        unit = _unit_of(value)
     micros: int
     if isinstance(value, int):
         micros = value // 1000 if unit == "ns" else value * int(_SCALE[unit])
     else:
-        micros = round(value * _SCALE[unit])
+        scaled = value * _SCALE[unit]
+        if not math.isfinite(scaled):
+            return None
+        micros = round(scaled)
     return micros if _MIN_TIME <= micros < _MAX_TIME else None
+
+
+def parse_times(values: list[Any], unit: str = "auto") -> list[int | None]:
+    """As `parse_time` for each of many; that is short for whole numbers of one size."""
+    if set(map(type, values)) == {int}:
+        low, high = min(values), max(values)
+        if unit == "auto" and _unit_of(low) == _unit_of(high):
+            unit = _unit_of(low)
+        scale = _WHOLE.get(unit)
+        if scale is not None and low * scale >= _MIN_TIME and high * scale < _MAX_TIME:
+            return [value * scale for value in values]
+    return [None if value is None else parse_time(value, unit) for value in values]
+
+
+def _unit_of(number: float) -> str:
+    """What a time is probably counted in, by its size."""
+    size = abs(number)
+    return "s" if size < 1e11 else "ms" if size < 1e14 else "us" if size < 1e17 else "ns"
 
 
 def parse_json(payload: bytes) -> Any:

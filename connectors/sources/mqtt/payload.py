@@ -1,7 +1,8 @@
 """From topics and payloads to readings: pure, no clock, no network.
 
-The way of a message is short for what is common: the topic is looked up once, a typed decoder takes the four fields of a
-JSON sample, and the columns are extended once per network read. Everything else goes the general way, one at a time.
+The way of a message is short for what is common, a JSON sample of four fields on a topic that is known for them: those of
+a network read are decoded in one call and appended as arrays. Everything else goes the general way, one at a time, and so do
+all messages of a topic that has an odd one among them.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from connectors.sources.mqtt.config import MqttConfig, Subscription
+from connectors.sources.mqtt.gathered import Gathered, Said
 from connectors.sources.mqtt.parse import (
     MISSING,
     at_path,
@@ -23,22 +25,24 @@ from connectors.sources.mqtt.parse import (
     parse_plain,
     parse_properties,
     parse_time,
+    parse_times,
     topic_matches,
 )
-from connectors.wire.mqtt_packets import DUP, QOS, RETAIN, TRUNCATED, Publish
+from connectors.sources.mqtt.samples import Shape
+from connectors.wire.mqtt_packets import DUP, QOS, RETAIN, TRUNCATED, Publishes
 from normalization.quality import text_quality
 from normalization.reading import Columns, Flags, Quality, Tag, to_json
 
 __all__ = ["Decoder", "TooManyTagsError", "topic_matches"]
 
 _TIMES: Final = ("timestamp", "ts", "time")
-_KINDS: Final = {float: 4, int: 2, bool: 1, str: 5, type(None): 0}
-_INT64: Final = (-(2**63), 2**63)
-_UNSET: Final = msgspec.UNSET
-_MS: Final = frozenset({"auto", "ms"})
+_FLAGS: Final = tuple(head & RETAIN | (Flags.RESENT.value if head & DUP else 0) for head in range(16))
+_Columns = tuple[list[int], list[Any], list[Said], list[int | None], list[int], list[str | None]]
+_UNKNOWN: Final[Said] = (-1, None)  # a quality that has not been met yet
+_PLAIN: Final = frozenset(head for head in range(16) if not _FLAGS[head])
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Topic:
     """What is known of one topic: how it is read, its tags by field and unit, and whether a session keeps its messages."""
 
@@ -48,7 +52,7 @@ class _Topic:
     tag_name: str
     places: dict[str, str]
     kept: bool
-    decode: Callable[[bytes], Any] | None = None
+    shape: Shape | None = None
     unit: str | None = None
     tag: int = -1
     tags: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -87,8 +91,9 @@ class Decoder:
         self._rules = config.subscriptions or [Subscription.model_validate({"topic": "#"})]
         self._topics: dict[bytes, _Topic] = {}
         self._count = 0
-        self._qualities: dict[Any, tuple[int, int | None]] = {None: (Quality.GOOD, None)}
-        self._samples: dict[tuple[str, str, str, str], Callable[[bytes], Any]] = {}
+        self._qualities: dict[Any, Said] = {None: (Quality.GOOD, None)}
+        self._sampled: dict[bytes, _Topic] = {}  # those whose last message was a sample; each has a shape
+        self._shapes: dict[tuple[str, ...], Shape] = {}
         self._metrics: dict[Tag, int] = {}
         self._reject_tag: int | None = None
         self.grown = False
@@ -127,82 +132,115 @@ class Decoder:
             raise TooManyTagsError(f"more than {self._config.max_tags} tags (`max_tags`)")
         self._count += 1
 
-    def decode(self, messages: list[Publish], rows: Columns) -> None:
+    def decode(self, messages: Publishes, rows: Columns) -> None:
         """Append the readings of `messages` to `rows`, in their order."""
-        tags: list[int] = []
-        values: list[Any] = []
-        qualities: list[int] = []
-        statuses: list[int | None] = []
-        times: list[int | None] = []
-        flags: list[int] = []
-        properties: list[str | None] = []
-        topics, known_qualities = self._topics, self._qualities
-        for message in messages:
-            topic_name, payload, head, _, raw_properties = message
-            topic = topics.get(topic_name)
-            if topic is not None and topic.decode is not None and not head & TRUNCATED:
-                try:
-                    sample = topic.decode(payload)
-                    value = sample.value
-                    known = known_qualities.get(sample.quality)
-                except (msgspec.DecodeError, TypeError, RecursionError):
-                    sample = known = value = None
-                if known is not None and value is not _UNSET and (sample.unit is None or sample.unit == topic.unit):
-                    when = sample.time
-                    if (
-                        type(when) is int
-                        and 100_000_000_000 < when < 100_000_000_000_000
-                        and topic.rule.timestamp_format in _MS
-                    ):
-                        when *= 1000
-                    elif when is not None:
-                        when = parse_time(when, topic.rule.timestamp_format)
-                    if when is not None or sample.time is None:
-                        tags.append(topic.tag)
-                        values.append(value)
-                        qualities.append(known[0] if value is not None or known[0] else Quality.BAD)
-                        statuses.append(known[1])
-                        times.append(when)
-                        flags.append(head & RETAIN if not head & DUP else head & RETAIN | Flags.RESENT)
-                        properties.append(parse_properties(raw_properties) if raw_properties else None)
-                        continue
-            if tags:
-                extend(rows, tags, values, qualities, statuses, times, flags, properties)
-                for column in (tags, values, qualities, statuses, times, flags, properties):
-                    column.clear()
-            self._decode_one(message, topic, rows)
-        if tags:
-            extend(rows, tags, values, qualities, statuses, times, flags, properties)
+        gathered = Gathered(rows)
+        topics = [topic for topic in map(self._sampled.get, messages.topics) if topic is not None]
+        if topics and len(topics) == len(messages) and len(self._shapes) == 1 and max(messages.heads) < TRUNCATED:
+            (shape,) = self._shapes.values()
+            columns, odd = self._read_samples(shape, topics, messages)
+            if not odd:
+                gathered.extend(*columns)
+                gathered.flush()
+                return
+        readings, start = self._find_samples(messages), 0
+        others = [place for place, reading in enumerate(readings) if reading is None]
+        for place in (*others, len(readings)):
+            if place > start:
+                gathered.extend(*zip(*readings[start:place], strict=True))
+            if place < len(readings):
+                self._decode_one(messages, place, gathered)
+            start = place + 1
+        gathered.flush()
 
-    def _decode_one(self, message: Publish, topic: _Topic | None, rows: Columns) -> None:
+    def _find_samples(self, messages: Publishes) -> list[Any]:
+        """For each message its reading, as a tuple of what `Gathered.extend` takes, if it is a sample; else None."""
+        found: list[Any] = [None] * len(messages)
+        places: dict[Shape, list[int]] = {}
+        for place, (name, head) in enumerate(zip(messages.topics, messages.heads, strict=True)):
+            topic = self._sampled.get(name)
+            if topic is not None and topic.shape is not None and not head & TRUNCATED:
+                places.setdefault(topic.shape, []).append(place)
+        for shape, of_shape in places.items():
+            these = messages.pick(of_shape)
+            topics = [self._sampled[name] for name in these.topics]
+            columns, odd = self._read_samples(shape, topics, these)
+            for place, topic, reading in zip(of_shape, topics, zip(*columns, strict=True), strict=True):
+                found[place] = None if topic.name in odd else reading
+        return found
+
+    def _read_samples(self, shape: Shape, topics: list[_Topic], messages: Publishes) -> tuple[_Columns, set[str]]:
+        """Read messages as samples of one shape: the arguments of `Gathered.extend`, and which topics have an odd one."""
+        samples = shape.decode(messages.payloads)
+        values, times = [sample.value for sample in samples], [sample.time for sample in samples]
+        units, expected = [sample.unit for sample in samples], [topic.unit for topic in topics]
+        said = [sample.quality for sample in samples]
+        if said.count(said[0]) == len(said):  # equal is the same here: a dictionary takes 1 for True as well
+            qualities = [self._qualities.get(said[0], _UNKNOWN)] * len(said)
+        else:
+            qualities = [self._qualities.get(quality, _UNKNOWN) for quality in said]
+        when = parse_times(times, shape.times)
+        odd: set[str] = set()
+        if (
+            msgspec.UnsetType in set(map(type, values))
+            or _UNKNOWN in qualities
+            or units != expected
+            or when.count(None) > times.count(None)
+        ):
+            odd = {
+                topic.name
+                for topic, value, unit, quality, micros, time in zip(
+                    topics, values, units, qualities, when, times, strict=True
+                )
+                if value is msgspec.UNSET
+                or quality is _UNKNOWN
+                or (unit is not None and unit != topic.unit)
+                or (micros is None and time is not None)
+            }
+        heads, given = messages.heads, messages.properties
+        flags = [0] * len(heads) if set(heads) <= _PLAIN else [_FLAGS[head & 0x0F] for head in heads]
+        properties = [parse_properties(raw) if raw else None for raw in given]
+        return ([topic.tag for topic in topics], values, qualities, when, flags, properties), odd
+
+    def _decode_one(self, messages: Publishes, at: int, gathered: Gathered) -> None:
         """The general way of one message; what it cannot read becomes a reject row."""
-        properties = parse_properties(message.properties) if message.properties else None
-        flags = message.head & RETAIN
-        if message.head & DUP:
-            flags |= Flags.RESENT
+        name, payload, head, raw = (
+            messages.topics[at],
+            messages.payloads[at],
+            messages.heads[at],
+            messages.properties[at],
+        )
+        properties = parse_properties(raw) if raw else None
+        flags = _FLAGS[head & 0x0F]
+        self._sampled.pop(name, None)
+        topic = self._topics.get(name)
         try:
-            topic = topic or self._learn(message.topic, message.head)
-            if message.head & TRUNCATED:
+            topic = topic or self._learn(name, head)
+            if head & TRUNCATED:
                 raise ValueError(f"larger than {self._config.max_message_size} bytes; this is its beginning")
             if topic.rule.format == "sparkplug":
                 if self.on_sparkplug is not None:
-                    self.on_sparkplug(topic.name, message.payload, message.head, rows)
+                    self.on_sparkplug(topic.name, payload, head, gathered.flush())
                 return
-            if not message.payload:
+            if not payload:
                 # the broker's way of clearing a topic
-                rows.add(self._tag_of(topic, "", None), None, quality=Quality.BAD, flags=flags, properties=properties)
+                gathered.add(self._tag_of(topic, "", None), None, (Quality.BAD, None), None, flags, properties)
                 return
-            document = self._parse(topic.rule.format, message.payload)
+            document = self._parse(topic.rule.format, payload)
             if isinstance(document, dict):
-                self._decode_object(topic, document, flags, properties, rows)
+                self._decode_object(topic, document, flags, properties, gathered)
+                if topic.shape is not None:
+                    self._sampled[name] = topic
             else:
-                self._add(topic, "", None, document, (Quality.GOOD, None), None, flags, properties, rows)
+                self._add(topic, "", None, document, (Quality.GOOD, None), None, flags, properties, gathered)
         except ValueError as error:
             known = {} if properties is None else json.loads(properties)
-            known["topic"] = message.topic.decode("utf-8", "backslashreplace")
+            known["topic"] = name.decode("utf-8", "backslashreplace")
             tag = topic.tag if topic is not None and topic.tag >= 0 else self.reject_tag()
-            rows.add_reject(tag, str(error), message.payload, properties=to_json(known))
-            rows.flags[-1] = flags
+            reject = Columns()
+            reject.add_reject(tag, str(error), payload, properties=to_json(known))
+            reject.flags[-1] = flags
+            gathered.flush().extend(reject)
 
     @staticmethod
     def _parse(form: str, payload: bytes) -> Any:
@@ -270,20 +308,19 @@ class Decoder:
         name: str,
         unit: str | None,
         value: Any,
-        quality: tuple[int, int | None],
+        quality: Said,
         when: int | None,
         flags: int,
         properties: str | None,
-        rows: Columns,
+        gathered: Gathered,
     ) -> None:
         if name == "" and (topic.tag < 0 or (unit is not None and unit != topic.unit)):
             topic.tag = self._tag_of(topic, "", unit)
             topic.unit = unit
         tag = topic.tag if name == "" else self._tag_of(topic, name, unit)
-        code = quality[0] if value is not None or quality[0] != Quality.GOOD else Quality.BAD
-        rows.add(tag, value, quality=code, status=quality[1], source_time=when, flags=flags, properties=properties)
+        gathered.add(tag, value, quality, when, flags, properties)
 
-    def _quality(self, raw: Any) -> tuple[int, int | None]:
+    def _quality(self, raw: Any) -> Said:
         if not isinstance(raw, str | int | float):
             return Quality.UNCERTAIN, None
         known = self._qualities.get(raw)
@@ -295,7 +332,7 @@ class Decoder:
         return known
 
     def _decode_object(
-        self, topic: _Topic, document: dict[str, Any], flags: int, properties: str | None, rows: Columns
+        self, topic: _Topic, document: dict[str, Any], flags: int, properties: str | None, gathered: Gathered
     ) -> None:
         rule = topic.rule
         time_key = rule.timestamp or next((key for key in _TIMES if key in document), _TIMES[0])
@@ -317,79 +354,17 @@ class Decoder:
             if not fields:
                 raise ValueError("an object without a value")
             for name, item in flatten(fields):
-                self._add(topic, name, unit, item, said, source_time, flags, more, rows)
+                self._add(topic, name, unit, item, said, source_time, flags, more, gathered)
             return
         rest = {key: item for key, item in document.items() if key not in used}
         if rest:
             extra["payload"] = rest
-        self._add(topic, "", unit, value, said, source_time, flags, to_json(extra) if extra else None, rows)
+        self._add(topic, "", unit, value, said, source_time, flags, to_json(extra) if extra else None, gathered)
         keys = tuple(str(path[0]) for path in paths if len(path) == 1)
-        if topic.decode is None and not rest and len(set(keys)) == 4:
-            topic.decode = self._sample_decoder(keys[0], keys[1], keys[2], keys[3])
+        topic.shape = None if rest or len(set(keys)) < 4 else self._shape(keys, rule.timestamp_format)
 
-    def _sample_decoder(self, value: str, time: str, quality: str, unit: str) -> Callable[[bytes], Any]:
-        known = self._samples.get((value, time, quality, unit))
+    def _shape(self, keys: tuple[str, ...], times: str) -> Shape:
+        known = self._shapes.get((*keys, times))
         if known is None:
-            sample = msgspec.defstruct(
-                "Sample",
-                [
-                    ("value", Any, msgspec.field(default=_UNSET, name=value)),
-                    ("time", Any, msgspec.field(default=None, name=time)),
-                    ("quality", Any, msgspec.field(default=None, name=quality)),
-                    ("unit", Any, msgspec.field(default=None, name=unit)),
-                ],
-                forbid_unknown_fields=True,  # what is more than these goes the general way and is kept
-                gc=False,
-            )
-            known = self._samples[value, time, quality, unit] = msgspec.json.Decoder(sample).decode
+            known = self._shapes[*keys, times] = Shape(keys, times)
         return known
-
-
-def extend(
-    rows: Columns,
-    tags: list[int],
-    values: list[Any],
-    qualities: list[int],
-    statuses: list[int | None],
-    times: list[int | None],
-    flags: list[int],
-    properties: list[str | None],
-) -> None:
-    """Append many readings at once; as `Columns.add` for each, at a fraction of its cost."""
-    kinds = [_KINDS.get(type(value), -1) for value in values]
-    distinct = set(kinds)
-    low, high = _INT64
-    if (
-        -1 in distinct
-        or (2 in distinct and any(k == 2 and not low <= v < high for k, v in zip(kinds, values, strict=True)))
-        or (5 in distinct and any(k == 5 and not v.isascii() for k, v in zip(kinds, values, strict=True)))
-    ):
-        for i, value in enumerate(values):
-            rows.add(
-                tags[i],
-                value,
-                quality=qualities[i],
-                status=statuses[i],
-                source_time=times[i],
-                flags=flags[i],
-                properties=properties[i],
-            )
-        return
-    none: list[None] = [None] * len(values)
-    rows.tag += tags
-    rows.type += kinds
-    if distinct == {4}:
-        rows.value_double += values
-        rows.value_int += none
-        rows.value_text += none
-    else:
-        rows.value_double += [v if k == 4 else None for k, v in zip(kinds, values, strict=True)]
-        rows.value_int += [int(v) if k in {1, 2} else None for k, v in zip(kinds, values, strict=True)]
-        rows.value_text += [v if k == 5 else None for k, v in zip(kinds, values, strict=True)]
-    rows.value_bytes += none
-    rows.quality += qualities
-    rows.status += statuses
-    rows.source_time += times
-    rows.flags += flags
-    rows.properties += properties
-    rows.reject += none

@@ -15,20 +15,18 @@ from connectors.contract import Context, Finding, Intake, Reader, SourceState
 from connectors.sources.mqtt.config import MqttConfig
 from connectors.sources.mqtt.known import KnownTags
 from connectors.sources.mqtt.payload import Decoder
-from connectors.sources.mqtt.repeated import Received
+from connectors.sources.mqtt.repeated import Received, Unreleased
 from connectors.sources.sparkplug import RebirthRequest, SparkplugHost
 from connectors.wire.mqtt import MqttSession, RefusedError
-from connectors.wire.mqtt_packets import Publish
+from connectors.wire.mqtt_packets import PUBACK, PUBCOMP, PUBREC, QOS, Publishes
 from connectors.wire.mqtt_settings import SessionSettings
 from connectors.wire.sparkplug import parse_topic, rebirth_command
 from normalization.reading import Columns
 
 _log = logging.getLogger(__name__)
 
-_LINGER = 0.001
-_ROWS = 5_000
-_BYTES = 4 * 1024 * 1024
 _MAX_BYTES_WAITING = 64 * 1024 * 1024
+_ANSWERS: Final = {2: PUBACK, 4: PUBREC}  # by QoS, as it stands in a packet's head
 _SLICE = 100  # topics that are looked up before the loop has its turn
 _PACE = 1.0  # seconds after which the state goes along with readings, so that a gap has a beginning
 _PACE_PER_TOPIC = 50e-6  # seconds after which new tags do, for each topic; to write them takes a fiftieth of that
@@ -37,7 +35,7 @@ _PACE_PER_TOPIC = 50e-6  # seconds after which new tags do, for each topic; to w
 class _Stored(msgspec.Struct, array_like=True):
     """The reader's state as it is committed, what changes most at its beginning: the rest is not written again then.
 
-    `heard` is when the broker last spoke, µs since the epoch, 0 for never.
+    `heard` is when the broker last spoke, µs since the epoch, 0 for never; `unreleased` has the packet ids of QoS 2.
     """
 
     heard: int = 0
@@ -47,6 +45,7 @@ class _Stored(msgspec.Struct, array_like=True):
     client_id: str = ""
     births: bytes = b""
     known: bytes = b""
+    unreleased: bytes = b""
 
 
 class MqttReader(Reader):
@@ -66,7 +65,7 @@ class MqttReader(Reader):
         """Connect beside the running session, subscribe and leave again."""
         settings = replace(_session_settings(self.config, f"{self._client_id}-check"), clean=True)
         wanted = _subscriptions(self.config)
-        session = MqttSession(settings, lambda _: None, lambda _: None)
+        session = MqttSession(settings, lambda _: None, lambda _, __: None)
         try:
             await session.open()
             findings = [Finding(True, self.config.endpoint, f"answers as MQTT {self.config.version}")]
@@ -112,11 +111,10 @@ class _Connection:
         self._intake = intake
         self._loop = asyncio.get_running_loop()
         self._rows = Columns()
-        self._packet_ids: list[int] = []
+        self._answers: list[int] = []  # see `PUBACK`
         self._bytes = 0
         self._waiting: deque[tuple[asyncio.Future[None], list[int], int, int]] = deque()
         self._rows_waiting = self._bytes_waiting = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._dirty = self._told = False
         self._stated, self._dumped = self._loop.time(), float("-inf")
         self._decoder = Decoder(config, intake.tag)
@@ -137,6 +135,7 @@ class _Connection:
         self._stored = stored
         self._received = Received(config.receive_maximum, bound=config.version == "5")
         self._received.load(stored.ring, stored.next_slot)
+        self._unreleased = Unreleased(stored.unreleased)
         self._host = SparkplugHost(decoder.sparkplug_tag, decoder.reject_tag, config.sparkplug.rebirth_interval)
         if stored.births:
             self._host.restore(stored.births)
@@ -165,15 +164,13 @@ class _Connection:
             if self._waiting:
                 await asyncio.wait([future for future, *_ in self._waiting])
             raise
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
 
     def _begin(self, present: bool) -> None:
         """The broker has accepted; no message has come yet."""
         self._host.reconnected(present)
         if not present:
             self._received.load(b"", 0)
+            self._unreleased = Unreleased()
             self._stored.subscriptions = []
             self._dirty = True
 
@@ -222,27 +219,41 @@ class _Connection:
         if granted != self._stored.subscriptions:
             self._stored.subscriptions = granted
             self._dirty = True
-            self._schedule()
+            self._flush()
         return "; ".join(trouble)
 
-    def _take(self, messages: list[Publish]) -> None:
-        """The messages of one network read."""
-        if any(message.packet_id for message in messages):
-            fresh = []
-            for message in messages:
-                if message.packet_id:
-                    self._packet_ids.append(message.packet_id)
-                    if self._received.is_repeated(message):
-                        continue
-                    self._dirty = True
-                fresh.append(message)
-            messages = fresh
-        self._decoder.decode(messages, self._rows)
-        self._bytes += sum([len(message.payload) for message in messages])
-        if len(self._rows) >= _ROWS or self._bytes >= _BYTES:
-            self._flush()
+    def _take(self, messages: Publishes, releases: list[int]) -> None:
+        """The messages of one network read, and the packet ids that the broker releases."""
+        if messages:
+            messages = self._news(messages)
+            self._decoder.decode(messages, self._rows)
+            self._bytes += sum(map(len, messages.payloads))
+        for packet_id in releases:
+            self._unreleased.release(packet_id)
+            self._answers.append(PUBCOMP | packet_id)
+            self._dirty = True
+        self._flush()
+
+    def _news(self, messages: Publishes) -> Publishes:
+        """Those that were not taken before; the others too are answered when what they repeat is on disk."""
+        heads = messages.heads
+        levels = {head & QOS for head in set(heads)}
+        if levels == {0}:
+            return messages
+        if len(levels) == 1:
+            kind = _ANSWERS[levels.pop()]
+            self._answers += [kind | packet_id for packet_id in messages.packet_ids]
+            again = set((self._received if kind == PUBACK else self._unreleased).take(messages))
         else:
-            self._schedule()
+            pairs = zip(heads, messages.packet_ids, strict=True)
+            self._answers += [_ANSWERS[head & QOS] | packet_id for head, packet_id in pairs if packet_id]
+            again = set()
+            for level, taken in (2, self._received), (4, self._unreleased):
+                places = [place for place, head in enumerate(heads) if head & QOS == level]
+                if places:
+                    again.update([places[place] for place in taken.take(messages.pick(places))])
+        self._dirty = self._dirty or len(again) < len(heads)
+        return messages.pick([place for place in range(len(heads)) if place not in again]) if again else messages
 
     def _sparkplug(self, topic: str, payload: bytes, head: int, rows: Columns) -> None:
         parsed = parse_topic(topic)
@@ -260,10 +271,6 @@ class _Connection:
             for request in requests:
                 self._session.publish(request.topic, rebirth_command(time.time_ns() // 1_000_000))
 
-    def _schedule(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.call_later(_LINGER, self._flush)
-
     def _flush_all(self) -> None:
         """The last rows of a connection, with a state that says until when it lasted."""
         if self._told:
@@ -273,22 +280,19 @@ class _Connection:
 
     def _flush(self) -> None:
         """Hand the rows over; their messages are acknowledged when the intake has them on disk."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not len(self._rows) and not self._packet_ids and not self._dirty:
+        if not len(self._rows) and not self._answers and not self._dirty:
             return
-        rows, packet_ids, count, size = self._rows, self._packet_ids, len(self._rows), self._bytes
+        rows, answers, count, size = self._rows, self._answers, len(self._rows), self._bytes
         self._dirty = self._dirty or self._knows_more() or self._loop.time() - self._stated >= _PACE
-        self._rows, self._packet_ids, self._bytes = Columns(), [], 0
+        self._rows, self._answers, self._bytes = Columns(), [], 0
         if count or self._dirty:
             future = self._intake.append(rows, self._state() if self._dirty else None)
         elif self._waiting:
             future = self._waiting[-1][0]  # repetitions only: what they repeat may still be on its way
         else:
-            self._session.acknowledge(packet_ids)
+            self._session.acknowledge(answers)
             return
-        self._waiting.append((future, packet_ids, count, size))
+        self._waiting.append((future, answers, count, size))
         self._rows_waiting += count
         self._bytes_waiting += size
         if self._rows_waiting > self._config.max_unacknowledged or self._bytes_waiting > _MAX_BYTES_WAITING:
@@ -304,6 +308,7 @@ class _Connection:
         self._received.trim(self._session.confirmed)
         stored, now = self._stored, self._loop.time()
         stored.ring, stored.next_slot = self._received.dump()
+        stored.unreleased = self._unreleased.dump()
         if self._told:  # until then a gap that is not recorded yet begins where it did
             stored.heard = time.time_ns() // 1000 - round((now - self._session.heard) * 1e6)
         if self._host.changed:
@@ -317,9 +322,9 @@ class _Connection:
 
     def _settle(self, _done: "asyncio.Future[None]") -> None:
         """Acknowledge what is on disk, in receipt order, and only on the connection that it came by."""
-        packet_ids: list[int] = []
+        answers: list[int] = []
         while self._waiting and self._waiting[0][0].done():
-            future, ids, count, size = self._waiting[0]
+            future, words, count, size = self._waiting[0]
             error = asyncio.CancelledError() if future.cancelled() else future.exception()
             if error is not None:
                 self._session.fail(ConnectionError(f"the journal did not take the readings: {error!r}"))
@@ -328,8 +333,8 @@ class _Connection:
             self._waiting.popleft()
             self._rows_waiting -= count
             self._bytes_waiting -= size
-            packet_ids += ids
-        self._session.acknowledge(packet_ids)
+            answers += words
+        self._session.acknowledge(answers)
         if not self._received.bound and len(self._received) > self._received.limit:
             self._session.ping()
         few = self._rows_waiting <= self._config.max_unacknowledged // 2

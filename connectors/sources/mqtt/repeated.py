@@ -1,22 +1,55 @@
-"""Which messages were taken already, so that one that the broker sends again after a crash is told from a new one. Pure."""
+"""Which messages were taken already, so that one that the broker sends again after a crash is told from a new one. Pure.
+
+A message is known by its packet id and a checksum of topic and payload, together one number, its *entry*.
+"""
 
 from array import array
 from typing import Final
 from zlib import crc32
 
-from connectors.wire.mqtt_packets import DUP, Publish
+from connectors.wire.mqtt_packets import DUP, Publishes
 
 MAX_IN_FLIGHT: Final = 65_535
 _FIRST_SIZE: Final = 64
-_ID: Final = 32  # bit of a slot from which on the packet id stands; below it the checksum
+_MOST: Final = 100_000  # topics whose checksum is kept
+_ID: Final = 32  # bit of an entry from which on the packet id stands; below it the checksum
+
+
+class _Checksums(dict[bytes, int]):
+    """Of topics, which come again and again."""
+
+    def __missing__(self, topic: bytes) -> int:
+        if len(self) >= _MOST:
+            self.clear()
+        checksum = self[topic] = crc32(topic)
+        return checksum
+
+
+_checksums: Final = _Checksums()
+
+
+def _entries(messages: Publishes) -> list[int]:
+    sums = map(crc32, messages.payloads, map(_checksums.__getitem__, messages.topics))
+    return [packet_id << _ID | checksum for packet_id, checksum in zip(messages.packet_ids, sums, strict=True)]
+
+
+def _repeated(messages: Publishes, entries: list[int], known: dict[int, int]) -> list[int]:
+    """Places of the messages that are sent again and are in `known`, by packet id; the others are in it afterwards."""
+    places = []
+    for place, (entry, head) in enumerate(zip(entries, messages.heads, strict=True)):
+        if head & DUP and known.get(entry >> _ID) == entry:
+            places.append(place)
+        else:
+            known[entry >> _ID] = entry
+    return places
 
 
 class Received:
-    """QoS 1 messages that the journal has while the broker may not know it: packet id and checksum, in the order they came.
+    """QoS 1 messages that the journal has while the broker may not know it, in the order they came.
 
     The broker may have `receive_maximum` messages under way, so what is older than that many has been acknowledged. A
     broker that is not bound by it (3.1.1) may have more: then the older ones are kept until it is known to have worked
-    off their PUBACKs. They lie in a ring whose slots keep their places, so that a state differs little from the one before.
+    off their PUBACKs. They lie in a ring where they keep their places, so that a state differs little from the one before.
 
     Args:
         limit: The receive maximum.
@@ -27,40 +60,49 @@ class Received:
         self.limit, self.bound = limit, bound
         self._received = self._loaded = self._first_new = 0
         self._ring = array("Q", bytes(8 * _FIRST_SIZE))
-        self._next = self._oldest = 0
-        self._slots: dict[int, int] = {}
+        self._next = self._count = 0
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return self._count
 
     @property
     def packet_ids(self) -> list[int]:
-        """Packet ids, oldest first."""
-        ring = self._ring[self._next :] + self._ring[: self._next]
-        return [slot >> _ID for slot in ring if slot]
+        """Packet ids, oldest first; of two that are the same the last one counts."""
+        return [entry >> _ID for entry in self._in_order()]
 
-    def is_repeated(self, message: Publish) -> bool:
-        """Whether this message, sent again by the broker, is one that was taken already; takes it if not."""
-        self._received += 1
-        packet_id = message.packet_id
-        checksum = crc32(message.payload, crc32(message.topic))
-        entry = packet_id << _ID | checksum
-        known = self._slots.get(packet_id)
-        if message.head & DUP:
-            if known is not None and self._ring[known] == entry:
-                return True
-        elif not self._first_new:
-            self._first_new = self._received
-        if known is not None:
-            self._ring[known] = 0
-        if self._ring[self._next]:
-            self._grow()
-        self._ring[self._next] = entry
-        self._slots[packet_id] = taken = self._next
-        self._next = (taken + 1) % len(self._ring)
-        if self._oldest == taken:
-            self._oldest = self._next  # from here on around, the oldest comes first
-        return False
+    def _in_order(self) -> "array[int]":
+        start = self._next - self._count
+        return self._ring[start : self._next] if start >= 0 else self._ring[start:] + self._ring[: self._next]
+
+    def take(self, messages: Publishes) -> list[int]:
+        """Take messages; returns the places of those that are sent again and were taken already."""
+        fresh = entries = _entries(messages)
+        again: list[int] = []
+        resent = (
+            [bool(head & DUP) for head in messages.heads] if any(head & DUP for head in set(messages.heads)) else []
+        )
+        if resent:
+            again = _repeated(messages, entries, {entry >> _ID: entry for entry in self._in_order()})
+            repeated = set(again)
+            fresh = [entry for place, entry in enumerate(entries) if place not in repeated]
+        if not self._first_new and not all(resent or [False]):
+            self._first_new = self._received + (resent.index(False) if resent else 0) + 1
+        self._received += len(entries)
+        self._append(array("Q", fresh))
+        return again
+
+    def _append(self, entries: "array[int]") -> None:
+        size, needed = len(self._ring), self._count + len(entries)
+        while size < needed:
+            size *= 2
+        if size > len(self._ring):  # the oldest at the beginning
+            self._ring = self._in_order() + array("Q", bytes(8 * (size - self._count)))
+            self._next = self._count
+        first = entries[: size - self._next]
+        self._ring[self._next : self._next + len(first)] = first
+        self._ring[: len(entries) - len(first)] = entries[len(first) :]
+        self._next = (self._next + len(entries)) % size
+        self._count = needed
 
     def trim(self, confirmed: int) -> None:
         """Forget what the broker will not send again.
@@ -71,15 +113,15 @@ class Received:
         if self._first_new and confirmed >= self._first_new:
             self._loaded = 0  # a broker repeats what is old before it sends what is new
         keep = self.limit if self.bound else max(self.limit, self._loaded + self._received - confirmed)
-        while len(self._slots) > min(keep, MAX_IN_FLIGHT):
-            oldest = self._ring[self._oldest]
-            self._ring[self._oldest] = 0
-            self._oldest = (self._oldest + 1) % len(self._ring)
-            if oldest:
-                del self._slots[oldest >> _ID]
+        gone = max(0, self._count - min(keep, MAX_IN_FLIGHT))
+        start = (self._next - self._count) % len(self._ring)
+        before = min(gone, len(self._ring) - start)
+        self._ring[start : start + before] = array("Q", bytes(8 * before))
+        self._ring[: gone - before] = array("Q", bytes(8 * (gone - before)))
+        self._count -= gone
 
     def dump(self) -> tuple[bytes, int]:
-        """The ring, 8 bytes a slot, and the slot that is next."""
+        """The ring, 8 bytes a place, and the place that is next."""
         return self._ring.tobytes(), self._next
 
     def load(self, ring: bytes, following: int) -> None:
@@ -90,14 +132,41 @@ class Received:
         """
         self._ring = array("Q", ring or bytes(8 * _FIRST_SIZE))
         if not 0 <= following < len(self._ring):
-            raise ValueError("a ring without its next slot")
-        self._next = self._oldest = following
-        self._slots = {entry >> _ID: at for at, entry in enumerate(self._ring) if entry}
-        self._loaded = len(self._slots)
+            raise ValueError("a ring without its next place")
+        self._next, self._count = following, len(self._ring)
+        empty = next((place for place, entry in enumerate(self._in_order()) if entry), self._count)
+        self._count -= empty
+        self._loaded = self._count
 
-    def _grow(self) -> None:
-        """Twice the room, the oldest at the beginning."""
-        ring = self._ring[self._next :] + self._ring[: self._next]
-        self._next, self._oldest = len(ring), 0
-        self._ring = ring + array("Q", bytes(8 * len(ring)))
-        self._slots = {entry >> _ID: at for at, entry in enumerate(self._ring) if entry}
+
+class Unreleased:
+    """QoS 2 messages that the journal has and the broker has not released: to be sent again is not to be another.
+
+    An id is forgotten when the broker releases it (PUBREL), and PUBCOMP waits until that is on disk: the broker may use the
+    id anew as soon as it has PUBCOMP.
+    """
+
+    def __init__(self, stored: bytes = b"") -> None:
+        """What `dump` returned, or nothing.
+
+        Raises:
+            ValueError: Nobody dumped that.
+        """
+        self._known = {entry >> _ID: entry for entry in array("Q", stored)}
+
+    @property
+    def packet_ids(self) -> list[int]:
+        """Packet ids, oldest first."""
+        return list(self._known)
+
+    def take(self, messages: Publishes) -> list[int]:
+        """Take messages; returns the places of those that are sent again and were taken already."""
+        return _repeated(messages, _entries(messages), self._known)
+
+    def release(self, packet_id: int) -> None:
+        """Forget a message."""
+        self._known.pop(packet_id, None)
+
+    def dump(self) -> bytes:
+        """All of it, 8 bytes a message."""
+        return array("Q", self._known.values()).tobytes()

@@ -354,7 +354,7 @@ async def test_more_topics_than_allowed_become_dead_letters(broker: Broker, tmp_
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"subscriptions": [{"topic": "a", "qos": 2}]}, "QoS 2 is not offered"),
+        ({"subscriptions": [{"topic": "a", "qos": 3}]}, "Input should be 0, 1 or 2"),
         ({"subscriptions": [{"topic": "a/#/b"}]}, "stands alone as the last level"),
         ({"subscriptions": [{"topic": "a"}, {"topic": "a"}]}, "subscribed to twice: a"),
         ({"subscriptions": [{"topic": "a", "pattern": "{sight}/a"}]}, "`{sight}` is no place"),

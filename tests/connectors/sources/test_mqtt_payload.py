@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
 from connectors.sources.mqtt import MqttConfig
+from connectors.sources.mqtt.gathered import Gathered
 from connectors.sources.mqtt.parse import (
     fill,
     match_pattern,
@@ -17,10 +18,11 @@ from connectors.sources.mqtt.parse import (
     parse_plain,
     parse_properties,
     parse_time,
+    parse_times,
     topic_matches,
 )
-from connectors.sources.mqtt.payload import Decoder, extend
-from connectors.wire.mqtt_packets import Publish
+from connectors.sources.mqtt.payload import Decoder
+from connectors.wire.mqtt_packets import DUP, RETAIN, Publish, Publishes
 from normalization.reading import Columns, Quality, TagTable
 
 T = 1_700_000_000
@@ -126,6 +128,24 @@ def test_templates_and_paths() -> None:
     assert parse_path("$.a.b-c[0][12].d e") == ["a", "b-c", 0, 12, "d e"]
 
 
+odd_times = st.sampled_from([None, True, 1.5, "2023-11-14T22:13:20Z", "never", str(T), 10**30, -(2**63), 2**63])
+
+
+@given(
+    st.lists(st.integers(10**8, 2 * 10**18) | st.integers(-(10**13), 10**13), min_size=1, max_size=5)
+    | st.lists(st.integers(T * 1000, T * 1000 + 10**9), min_size=1)
+    | st.lists(st.integers(0, 10**19) | st.floats() | odd_times.filter(lambda time: time is not True), min_size=1),
+    st.sampled_from(["auto", "s", "ms", "us", "ns", "iso"]),
+)
+@example([99_999_999_999, 100_000_000_000], "auto")
+@example([10**14 - 1, 10**14], "auto")
+@example([-(2**63), 2**63 - 1], "ns")
+@example([253_402_300_799], "s")
+@example([253_402_300_800], "s")
+def test_many_times_are_told_as_one_by_one(times: list[Any], unit: str) -> None:
+    assert parse_times(times, unit) == [None if time is None else parse_time(time, unit) for time in times]
+
+
 scalars = st.one_of(
     st.none(),
     st.booleans(),
@@ -136,25 +156,53 @@ scalars = st.one_of(
 )
 
 
-@given(st.lists(scalars, max_size=8))
-def test_many_are_appended_as_one_by_one(values: list[Any]) -> None:
-    singly, together = Columns(), Columns()
-    for i, value in enumerate(values):
-        singly.add(i, value, quality=i % 3, status=i, source_time=-i, flags=1, properties="{}")
-    count = len(values)
-    extend(
-        together,
-        list(range(count)),
-        values,
-        [i % 3 for i in range(count)],
-        list(range(count)),
-        [-i for i in range(count)],
-        [1] * count,
-        ["{}"] * count,
-    )
+def same(one: Columns, other: Columns) -> None:
+    """They hold the same readings, as lists and as Arrow."""
+    count = len(one)
+    assert len(other) == count
+    batches = [rows.to_batch([0] * count, 0).to_pydict() for rows in (one, other)]
+    assert repr(batches[0]) == repr(batches[1])  # NaN is NaN, and 1 is not True
     for name in Columns.__slots__:
-        assert getattr(together, name) == getattr(singly, name), name
-    together.to_batch([0] * count, 0)
+        assert repr(getattr(one, name)) == repr(getattr(other, name)), name
+
+
+@given(
+    st.one_of(*[st.lists(some, max_size=20) for some in (scalars, st.floats(allow_nan=False), st.integers())]),
+    st.lists(st.sampled_from([(0, None), (2, 5), (3, None)]), min_size=1, max_size=3),
+    st.booleans(),
+    st.integers(0, 20),
+)
+def test_many_are_appended_as_one_by_one(
+    values: list[Any], said: list[tuple[int, int | None]], with_more: bool, split: int
+) -> None:
+    singly, at_once = Columns(), Columns()
+    for rows in (singly, at_once):
+        rows.add(7, "what was there before")
+    readings = [
+        (
+            i,
+            value,
+            said[i % len(said)],
+            1000 * i if with_more and i % 3 else None,
+            i % 2 if with_more else 0,
+            "{}" if with_more else None,
+        )
+        for i, value in enumerate(values)
+    ]
+    for tag, value, (quality, status), when, flags, properties in readings:
+        code = quality if value is not None or quality else Quality.BAD
+        singly.add(tag, value, quality=code, status=status, source_time=when, flags=flags, properties=properties)
+    gathered = Gathered(at_once)
+    for reading in readings[:split]:
+        gathered.add(*reading)
+    rest: Any = [reading for reading in readings[split:] if not isinstance(reading[1], list)]
+    if rest and len(rest) == len(readings[split:]):
+        gathered.extend(*map(list, zip(*rest, strict=True)))
+    else:
+        for reading in readings[split:]:
+            gathered.add(*reading)
+    assert gathered.flush() is at_once
+    same(at_once, singly)
 
 
 def decoder(**settings: Any) -> tuple[Decoder, TagTable]:
@@ -163,9 +211,16 @@ def decoder(**settings: Any) -> tuple[Decoder, TagTable]:
     return Decoder(MqttConfig.model_validate(given_settings), tags.intern), tags
 
 
-def message(payload: Any, topic: str = "a/b", head: int = 0) -> Publish:
+def message(payload: Any, topic: str = "a/b", head: int = 0, properties: bytes = b"") -> Publish:
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    return Publish(topic.encode(), raw, head, 0, b"")
+    return Publish(topic.encode("utf-8", "surrogateescape"), raw, head, 0, properties)
+
+
+def together(messages: list[Publish]) -> Publishes:
+    found = Publishes()
+    for one in messages:
+        found.add(one)
+    return found
 
 
 samples = st.fixed_dictionaries(
@@ -179,21 +234,93 @@ samples = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(samples, min_size=1, max_size=6))
-def test_the_short_way_gives_what_the_general_way_gives(documents: list[dict[str, Any]]) -> None:
-    messages = [message({"value": 1.5, "ts": 1}), *(message(document) for document in documents)]
-    short, tags = decoder()
-    together = Columns()
-    short.decode(messages, together)
-    general, other_tags = decoder()
-    singly = Columns()
-    for one in messages:
-        for topic in general._topics.values():
-            topic.decode = None
-        general.decode([one], singly)
-    for name in Columns.__slots__:
-        assert getattr(together, name) == getattr(singly, name), name
+# what is no sample, or looks as if a part of its neighbours when put between commas or line breaks
+oddities = st.sampled_from(
+    [
+        b"",
+        b"21.5",
+        b"on",
+        b"{}",
+        b'{"value":1},{"value":2}',
+        b'{"value":1},\n{"value":2}',
+        b'{"value":1}\n{"value":2}',
+        b'{"value":[{}',
+        b"{}]}",
+        b'{"value":"}',
+        b'{"}',
+        b'{"value":1',
+        b'"quality":"good"}',
+        b'{"unit":"C"}',
+        b'{"value":1}]',
+        b'{"value":1}],[{"value":2}',
+        b'{"value":1}],\n[{"value":2}',
+        b'{"value":"a],',
+        b'[b"}',
+        b'{"val',
+        b'ue":1}',
+        b'{"value":[1',
+        b"2]}",
+        b'[{"value":1}',
+        b'[{"value":1}]',
+        b'{"value":1,"value":{}}',
+        b'{"value":{},"value":1}',
+        b'{"value":1,"ts":true}',
+        b'{"value":1,"quality":[]}',
+        b'{"value":1,"unit":5}',
+        b'{\n "value": 1.5,\n "ts": 1700000000000\n}',
+        b' {"value":2.5}\n',
+        b'{"value":"a\nb"}',
+        b'{"value":1e999}',
+        b'{"value":NaN}',
+        b'{"value":"\\ud800"}',
+        b'{"value":1,"x":2}',
+        b'{"time":1700000000,"value":3.5}',
+    ]
+)
+numbers = st.fixed_dictionaries(
+    {"value": st.floats(-1e9, 1e9), "ts": st.integers(T * 1000, T * 1000 + 10**6)},
+    optional={"quality": st.sampled_from(["good", "bad"]), "unit": st.sampled_from(["C", "K"])},
+)
+anything = st.tuples(
+    st.sampled_from(["a", "b", "c", "d/e"]),
+    samples | numbers | oddities,
+    st.sampled_from([0, 0, 0, 2, RETAIN, 2 | DUP]),
+    st.sampled_from([b"", b"", b"\x01\x01"]),
+)
+
+
+@given(st.lists(anything, max_size=4), st.lists(anything, max_size=40), st.sampled_from(["auto", "ms", "s", "iso"]))
+def test_messages_together_give_what_they_give_one_by_one_the_general_way(
+    first: list[tuple[str, Any, int, bytes]], then: list[tuple[str, Any, int, bytes]], unit: str
+) -> None:
+    settings = {"subscriptions": [{"topic": "#", "timestamp_format": unit}]}
+    fast, tags = decoder(**settings)
+    general, other_tags = decoder(**settings)
+    learnt = [message({"value": 1.5, "ts": 1, "unit": "C"}, topic) for topic in ("a", "b", "c")]
+    sent = [message(payload, topic, head, properties) for topic, payload, head, properties in first + then]
+    at_once, singly = Columns(), Columns()
+    fast.decode(together(learnt + sent[: len(first)]), at_once)
+    fast.decode(together(sent[len(first) :]), at_once)
+    for one in learnt + sent:
+        general._sampled.clear()
+        general.decode(together([one]), singly)
+    same(at_once, singly)
     assert [tags[i] for i in range(len(tags))] == [other_tags[i] for i in range(len(other_tags))]
+
+
+def test_samples_with_one_odd_message_among_them_keep_their_order() -> None:
+    subject, _ = decoder()
+    rows = Columns()
+    sent = [message({"value": float(i)}) for i in range(100)]
+    sent[40] = message(b'{"value": {"x": 1}}')
+    sent[41] = message(b"broken {")
+    for _ in range(2):
+        subject.decode(together(sent), rows)
+    assert rows.value_double.count(None) == 4
+    expected: list[Any] = [float(i) for i in range(100)]
+    expected[40] = expected[41] = None
+    assert rows.value_double == expected * 2
+    assert rows.value_text[40] == '{"x":1}'
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "s/x", "\udcff"]), st.binary(max_size=30)), max_size=6))
@@ -203,7 +330,7 @@ def test_no_payload_is_lost_or_breaks_the_decoder(sent: list[tuple[str, bytes]])
     )
     for topic, payload in sent:
         rows = Columns()
-        subject.decode([Publish(topic.encode("utf-8", "surrogateescape"), payload, 0, 0, b"")], rows)
+        subject.decode(together([message(payload, topic)]), rows)
         rows.to_batch([0] * len(rows), 0)
         assert len(rows) >= 1
         if rows.reject and rows.reject[0]:
@@ -214,7 +341,7 @@ def test_no_payload_is_lost_or_breaks_the_decoder(sent: list[tuple[str, bytes]])
 def test_hostile_documents_are_rejected(payload: bytes) -> None:
     subject, _ = decoder()
     rows = Columns()
-    subject.decode([message(payload)], rows)
+    subject.decode(together([message(payload)]), rows)
     assert len(rows) == 1
     rows.to_batch([0], 0)
 
@@ -223,7 +350,7 @@ def test_hostile_documents_are_rejected(payload: bytes) -> None:
 def test_half_a_surrogate_pair_is_a_reject_with_its_bytes(payload: bytes) -> None:
     subject, _ = decoder()
     rows = Columns()
-    subject.decode([message(payload), message({"value": "\U0001f600"})], rows)
+    subject.decode(together([message(payload), message({"value": "\U0001f600"})]), rows)
     assert rows.value_bytes == [payload, None]
     assert rows.value_text == [None, "\U0001f600"]
     rows.to_batch([0, 0], 0)
@@ -233,7 +360,7 @@ def test_units_that_change_are_new_tags_and_what_is_missing_is_said() -> None:
     subject, tags = decoder(subscriptions=[{"topic": "#", "format": "json", "value": "v"}])
     rows = Columns()
     sent = [{"v": 1, "unit": "C"}, {"v": 2, "unit": "K"}, {"v": 3}, {"v": 4, "unit": "C"}, {"w": 5}]
-    subject.decode([message(document) for document in sent], rows)
+    subject.decode(together([message(document) for document in sent]), rows)
     assert [tags[tag].unit for tag in rows.tag] == ["C", "K", "K", "C", "C"]
     assert rows.reject == [None] * 4 + ["no `v` in the object"]
 
@@ -242,7 +369,7 @@ def test_times_and_qualities_that_cannot_be_told_are_kept() -> None:
     subject, _ = decoder()
     rows = Columns()
     subject.decode(
-        [message({"value": 1, "ts": "soon", "quality": "so-so"}), message({"value": 1, "quality": 65})], rows
+        together([message({"value": 1, "ts": "soon", "quality": "so-so"}), message({"value": 1, "quality": 65})]), rows
     )
     assert rows.source_time == [None, None]
     assert json.loads(rows.properties[0] or "") == {"timestamp": "soon"}
@@ -253,7 +380,7 @@ def test_times_and_qualities_that_cannot_be_told_are_kept() -> None:
 def test_flat_objects_share_time_and_quality() -> None:
     subject, tags = decoder()
     rows = Columns()
-    subject.decode([message({"time": T, "quality": "bad", "a": 1, "b": {"c": True, "d": {}}})], rows)
+    subject.decode(together([message({"time": T, "quality": "bad", "a": 1, "b": {"c": True, "d": {}}})]), rows)
     assert [(tags[t].tag_name, tags[t].address) for t in rows.tag] == [
         ("a", "a/b#a"),
         ("b.c", "a/b#b.c"),

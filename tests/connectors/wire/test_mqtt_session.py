@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -13,12 +14,17 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from connectors.wire.mqtt import MqttSession
 from connectors.wire.mqtt_packets import (
     DUP,
+    PUBACK,
+    PUBCOMP,
+    PUBREC,
     RETAIN,
     TRUNCATED,
     MalformedPacketError,
     Publish,
+    Publishes,
     packet_bounds,
-    publishes,
+    released,
+    walk,
 )
 from connectors.wire.mqtt_settings import SessionSettings, endpoint_address
 
@@ -52,7 +58,7 @@ messages = st.lists(
     st.tuples(
         st.text(st.characters(codec="utf-8", exclude_characters="\0#+"), min_size=1, max_size=30).map(str.encode),
         st.one_of(st.binary(max_size=200), st.integers(0, 40_000).map(bytes)),
-        st.sampled_from([0, RETAIN, 2, 2 | RETAIN, 2 | DUP]),
+        st.sampled_from([0, RETAIN, 2, 2 | RETAIN, 2 | DUP, 4, 4 | DUP | RETAIN]),
         st.integers(1, 65535),
         st.lists(user_property, max_size=2).map(b"".join),
     ),
@@ -71,39 +77,79 @@ def test_the_walker_reads_what_paho_reads(sent: list[tuple[bytes, bytes, int, in
         theirs = decode_publish(packet[0], packet[slice(*bounds)], version)
         expected.append((theirs.topic, bytes(theirs.payload), theirs.qos, theirs.mid, theirs.dup, theirs.retain))
         data += packet
-    found: list[Publish] = []
-    assert publishes(data, 0, v5, found) == len(data)
+    found = Publishes()
+    assert walk(data, 0, v5, found) == len(data)
     ours = [
-        (m.topic, m.payload, m.head >> 1 & 3, m.packet_id, bool(m.head & DUP), bool(m.head & RETAIN)) for m in found
+        (m.topic, m.payload, m.head >> 1 & 3, m.packet_id, bool(m.head & DUP), bool(m.head & RETAIN))
+        for m in each(found)
     ]
     assert ours == expected
-    assert [m.properties for m in found] == [properties if v5 else b"" for *_, properties in sent]
+    assert [m.properties for m in each(found)] == [properties if v5 else b"" for *_, properties in sent]
 
 
-@given(st.binary(max_size=60), st.booleans())
+def each(found: Publishes) -> list[Publish]:
+    assert len({len(getattr(found, name)) for name in Publishes.__slots__}) == 1
+    return [found[at] for at in range(len(found))]
+
+
+@given(
+    st.binary(max_size=60) | st.lists(st.sampled_from([0x30, 0x32, 0x34, 0x36, 0, 1, 2, 3, 4, 0x80])).map(bytes),
+    st.booleans(),
+)
 def test_no_bytes_break_the_walker(data: bytes, v5: bool) -> None:
-    found: list[Publish] = []
+    found = Publishes()
     try:
-        at = publishes(data, 0, v5, found)
+        at = walk(data, 0, v5, found)
         packet_bounds(data, at)
+        assert 0 <= at <= len(data)
     except MalformedPacketError:
-        return
-    assert 0 <= at <= len(data)
+        pass
+    assert sum(len(m.topic) + len(m.payload) + len(m.properties) for m in each(found)) <= len(data)
 
 
 @pytest.mark.parametrize(
     "packet",
     [
+        b"\x30\x00",  # nothing
         b"\x30\x01\x00",  # no room for a topic
+        b"\x30\x01\x00\x00\x00\x00",  # the same, and more behind it
+        b"\x30\x80\x00",  # a length of nothing in two bytes
+        b"\x30\x81\x80\x80\x00\x00",  # a length of one in four bytes
         b"\x30\x03\x00\x05a",  # topic longer than the packet
+        b"\x30\x04\xff\xffab",
         b"\x32\x04\x00\x01a\x00",  # no room for the packet id
-        b"\x34\x05\x00\x01a\x00\x01",  # QoS 2
+        b"\x32\x05\x00\x01a\x00\x00",  # packet id 0
+        b"\x36\x05\x00\x01a\x00\x01",  # QoS 3
         b"\x30\xff\xff\xff\xff\x7f",  # a length of five bytes
     ],
 )
-def test_contradictions_are_malformed(packet: bytes) -> None:
+@pytest.mark.parametrize("before", [b"", b"\x32\x05\x00\x01a\x00\x07"])
+def test_contradictions_are_malformed_and_what_came_before_is_kept(packet: bytes, before: bytes) -> None:
+    found = Publishes()
     with pytest.raises(MalformedPacketError):
-        publishes(packet, 0, False, [])
+        walk(before + packet, 0, False, found)
+    assert each(found) == ([Publish(b"a", b"", 2, 7, b"")] if before else [])
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"\x30\x04\x00\x01a\x05",  # properties longer than the packet
+        b"\x30\x05\x00\x01a\x80\x80",  # a length that does not end
+        b"\x30\x03\x00\x01a",  # no properties at all
+    ],
+)
+def test_properties_that_contradict_their_packet_are_malformed(packet: bytes) -> None:
+    with pytest.raises(MalformedPacketError):
+        walk(packet, 0, True, Publishes())
+
+
+def test_a_release_has_its_packet_id() -> None:
+    assert released(b"\x62\x02\x01\x02") == 258
+    assert released(b"\x62\x03\x01\x02\x92") == 258
+    for broken in (b"\x62\x01\x01", b"\x60\x02\x01\x02", b"\x62\x00"):
+        with pytest.raises(MalformedPacketError):
+            released(broken)
 
 
 @pytest.mark.parametrize(
@@ -149,14 +195,16 @@ class Listener:
     def __init__(self) -> None:
         self.present: list[bool] = []
         self.messages: list[Publish] = []
+        self.releases: list[int] = []
         self.changed = asyncio.Event()
 
     def begin(self, present: bool) -> None:
         self.present.append(present)
 
-    def take(self, messages: list[Publish]) -> None:
+    def take(self, messages: Publishes, releases: list[int]) -> None:
         assert self.present, "a message before the session began"
-        self.messages += messages
+        self.messages += each(messages)
+        self.releases += releases
         self.changed.set()
 
     async def until(self, count: int) -> None:
@@ -193,7 +241,32 @@ async def test_messages_arrive_whole_from_every_split() -> None:
     assert [len(m.payload) for m in listener.messages] == [1, 127, 300, 20_000]
 
 
-async def test_data_is_cut_anywhere_and_read_the_same() -> None:
+@given(messages, st.booleans(), st.data())
+async def test_data_is_cut_anywhere_and_read_the_same(
+    sent: list[tuple[bytes, bytes, int, int, bytes]], v5: bool, data: st.DataObject
+) -> None:
+    """Control packets stand between the messages; the session has no connection, so that what it sends goes nowhere."""
+    stream, expected = b"", []
+    for topic, payload, head, packet_id, properties in sent:
+        given_properties = properties if v5 else b""
+        stream += publish_packet(topic, payload, head, packet_id, given_properties if v5 else None)
+        expected.append(Publish(topic, payload, head, packet_id if head & 6 else 0, given_properties))
+        stream += b"\xd0\x00" + b"\x62\x02" + packet_id.to_bytes(2, "big")
+    cuts = data.draw(
+        st.lists(st.integers(0, len(stream)), max_size=12).map(sorted) | st.just(list(range(0, len(stream), 7)))
+    )
+    listener = Listener()
+    session = MqttSession(SessionSettings("mqtt://nowhere", "c", v5=v5), listener.begin, listener.take)
+    session._accepted.set_result(True)
+    listener.present.append(True)
+    for start, stop in pairwise([0, *cuts, len(stream)]):
+        session.data_received(stream[start:stop])
+    assert not session.lost.done()
+    assert listener.messages == expected
+    assert listener.releases == [packet_id for *_, packet_id, _ in sent]
+
+
+async def test_data_is_read_byte_by_byte() -> None:
     listener = Listener()
     session = MqttSession(SessionSettings("mqtt://nowhere", "c"), listener.begin, listener.take)
     session._accepted.set_result(True)
@@ -208,6 +281,56 @@ async def test_data_is_cut_anywhere_and_read_the_same() -> None:
     for byte in stream:
         session.data_received(bytes([byte]))
     assert [m.packet_id for m in listener.messages] == [1, 6, 131, 201]
+
+
+async def test_a_busy_broker_is_read_in_large_pieces() -> None:
+    packet, count = publish_packet(b"t", bytes(40), 0, 0, None), 600
+    received = asyncio.Event()
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CONNACK)
+        for _ in range(count):
+            writer.write(packet)
+            await writer.drain()
+            await asyncio.sleep(0)
+        await received.wait()
+
+    class Counting(Listener):
+        reads = 0
+
+        def take(self, messages: Publishes, releases: list[int]) -> None:
+            super().take(messages, releases)
+            self.reads += 1
+
+    async with broker(script) as endpoint:
+        listener = Counting()
+        session = MqttSession(SessionSettings(endpoint, "c"), listener.begin, listener.take)
+        await session.open()
+        await listener.until(count)
+        received.set()
+        await session.close()
+    assert listener.reads < count / 4
+
+
+async def test_after_a_message_of_a_quiet_broker_nothing_is_put_off() -> None:
+    asked = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CONNACK)
+        await asked.wait()
+        writer.write(publish_packet(b"t", b"", 0, 0, None))
+        await forever(reader)
+
+    async with broker(script) as endpoint:
+        listener = Listener()
+        session = MqttSession(SessionSettings(endpoint, "c"), listener.begin, listener.take)
+        await session.open()
+        await asyncio.sleep(0.05)  # so long it says nothing
+        asked.set()
+        await listener.until(1)
+        assert session._transport is not None
+        assert session._transport.is_reading()
+        await session.close()
 
 
 async def test_of_an_oversize_message_the_beginning_is_kept_and_the_next_one_is_read() -> None:
@@ -239,6 +362,8 @@ async def test_of_an_oversize_message_the_beginning_is_kept_and_the_next_one_is_
         (CONNACK + b"\x30\x03\x00\x09t", "longer than the packet"),
         (CONNACK + b"\x90\xff\xff\xff\x7f", "control packet of"),
         (CONNACK + b"\xf0\x00", "not MQTT"),
+        (CONNACK + b"\x36\x05\x00\x01a\x00\x01", "QoS 3"),
+        (CONNACK + b"\x62\x01\x00", "PUBREL that is broken"),
     ],
 )
 async def test_what_is_wrong_with_the_broker_is_said(answer: bytes, reason: str) -> None:
@@ -266,7 +391,7 @@ async def test_a_broker_that_says_nothing_is_given_up() -> None:
         await forever(reader)
 
     async with broker(script) as endpoint:
-        session = MqttSession(SessionSettings(endpoint, "c", connect_timeout=0.2), lambda _: None, lambda _: None)
+        session = MqttSession(SessionSettings(endpoint, "c", connect_timeout=0.2), lambda _: None, lambda *_: None)
         with pytest.raises(ConnectionError, match=r"no answer within 0.2 s"):
             await session.open()
 
@@ -277,7 +402,7 @@ async def test_a_broker_that_falls_silent_is_noticed_within_twice_the_keepalive(
         await forever(reader)
 
     async with broker(script) as endpoint:
-        session = MqttSession(SessionSettings(endpoint, "c", keepalive=1), lambda _: None, lambda _: None)
+        session = MqttSession(SessionSettings(endpoint, "c", keepalive=1), lambda _: None, lambda *_: None)
         await session.open()
         with pytest.raises(ConnectionError, match=r"silent for 1.5 s"):
             await asyncio.wait_for(asyncio.shield(session.lost), 2.1)
@@ -288,7 +413,7 @@ async def test_acknowledgements_leave_in_order_in_one_write_and_a_ping_confirms_
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(CONNACK)
-        seen.extend(await reader.readexactly(4 * 3 + 2))
+        seen.extend(await reader.readexactly(4 * 5 + 2))
         writer.write(b"\xd0\x00" + publish_packet(b"t", b"", 0, 0, None))
         await forever(reader)
 
@@ -296,13 +421,14 @@ async def test_acknowledgements_leave_in_order_in_one_write_and_a_ping_confirms_
         listener = Listener()
         session = MqttSession(SessionSettings(endpoint, "c"), listener.begin, listener.take)
         await session.open()
-        session.acknowledge([7, 65535, 256])
+        session.acknowledge([PUBACK | 7, PUBREC | 3, PUBACK | 65535, PUBCOMP | 2, PUBACK | 256])
         session.ping()
         assert session.confirmed == 0
         await listener.until(1)
         assert session.confirmed == 3
         await session.close()
-    assert bytes(seen) == b"\x40\x02\x00\x07\x40\x02\xff\xff\x40\x02\x01\x00\xc0\x00"
+    answers = b"\x40\x02\x00\x07\x50\x02\x00\x03\x40\x02\xff\xff\x70\x02\x00\x02\x40\x02\x01\x00"
+    assert bytes(seen) == answers + b"\xc0\x00"
 
 
 @pytest.mark.parametrize(
@@ -320,7 +446,7 @@ async def test_reasons_of_version_5_are_said(answer: bytes, reason: str) -> None
         await forever(reader)
 
     async with broker(script) as endpoint:
-        session = MqttSession(SessionSettings(endpoint, "c", v5=True, keepalive=60), lambda _: None, lambda _: None)
+        session = MqttSession(SessionSettings(endpoint, "c", v5=True, keepalive=60), lambda _: None, lambda *_: None)
 
         async def connect_and_lose() -> None:
             await session.open()
@@ -337,7 +463,7 @@ async def test_the_time_of_the_last_word_is_that_of_the_broker_also_after_a_paus
         await forever(reader)
 
     async with broker(script) as endpoint:
-        session = MqttSession(SessionSettings(endpoint, "c"), lambda _: None, lambda _: None)
+        session = MqttSession(SessionSettings(endpoint, "c"), lambda _: None, lambda *_: None)
         await session.open()
         heard = session.heard
         session.pause()
