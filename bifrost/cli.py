@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bifrost.dlq import dlq
+from bifrost.modbus import modbus
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
 from bifrost.spool import spool
 from simulator.cli import app as simulator_app
@@ -200,6 +201,7 @@ def ddl(
 
 
 app.add_typer(dlq, name="dlq")
+app.add_typer(modbus, name="modbus")
 app.add_typer(spool, name="spool")
 simulator_app.command(name="zerobus")(zerobus_emulator)
 app.add_typer(simulator_app, name="sim")

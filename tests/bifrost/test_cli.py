@@ -32,6 +32,8 @@ VERBS = [
     ["dlq", "export"],
     ["dlq", "replay"],
     ["dlq", "purge"],
+    ["modbus"],
+    ["modbus", "profile"],
     ["test"],
     ["sim"],
     ["sim", "all"],

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from typing import Literal
+
+from connectors.sources.modbus.datatypes import PLAIN, DataType, Meaning, Order
 
 
 class Kind(IntEnum):
@@ -23,15 +24,6 @@ class Kind(IntEnum):
     def is_bits(self) -> bool:
         """Whether an address of this table holds one bit, and not a register of 16."""
         return self <= 2
-
-
-Order = Literal["big", "little"]
-DataType = Literal[
-    "bit", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64", "string"
-]  # fmt: skip
-REGISTERS: dict[str, int] = {
-    "bit": 1, "int16": 1, "uint16": 1, "int32": 2, "uint32": 2, "int64": 4, "uint64": 4, "float32": 2, "float64": 4,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +41,9 @@ class Point:
         bit: Bit of the register, 0 is the lowest; for type `bit` in a register table.
         length: Bytes of a string.
         encoding: Of a string.
+        order: Order of the bytes of a number by letter, such as CDAB; what `byte_order` and `word_order` say when empty.
+        meaning: What the raw value stands for.
+        interval: Seconds from one reading to the next; 0 for the source's.
     """
 
     unit_id: int
@@ -61,6 +56,9 @@ class Point:
     bit: int = 0
     length: int = 0
     encoding: str = "utf-8"
+    order: str = ""
+    meaning: Meaning = PLAIN
+    interval: float = 0.0
 
     @property
     def end(self) -> int:
@@ -77,6 +75,7 @@ class Block:
     address: int
     count: int
     members: tuple[int, ...]
+    interval: float = 0.0
 
     @property
     def end(self) -> int:
@@ -84,8 +83,29 @@ class Block:
         return self.address + self.count
 
 
-def plan(points: Sequence[Point], max_gap: int = 0, max_registers: int = 125, max_bits: int = 2000) -> list[Block]:
-    """Blocks that read all of `points`, by unit, table and address.
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """Addresses that must never be asked for, though they may lie between others; of all units, or of one."""
+
+    kind: Kind
+    first: int
+    last: int
+    unit_id: int | None = None
+
+    def within(self, unit_id: int, kind: Kind, start: int, end: int) -> bool:
+        """Whether the addresses from `start` to before `end` have one of these among them."""
+        mine = self.kind is kind and self.unit_id in (None, unit_id)
+        return mine and start <= self.last and self.first < end
+
+
+def plan(
+    points: Sequence[Point],
+    max_gap: int = 0,
+    max_registers: int = 125,
+    max_bits: int = 2000,
+    forbidden: Sequence[Forbidden] = (),
+) -> list[Block]:
+    """Blocks that read all of `points`, by unit, table, interval and address.
 
     Values that overlap stay in one block as long as they fit together, so that their addresses are read once.
 
@@ -94,22 +114,25 @@ def plan(points: Sequence[Point], max_gap: int = 0, max_registers: int = 125, ma
         max_gap: Registers that nobody wants and that are read over to save a request; 16 bits count as a register.
         max_registers: Registers in one request, at most.
         max_bits: Bits in one request, at most.
+        forbidden: Addresses that are never read over.
     """
     blocks = []
-    order = sorted(
-        range(len(points)),
-        key=lambda i: (points[i].unit_id, points[i].kind, points[i].address, points[i].end, i),
-    )
+    order = sorted(range(len(points)), key=lambda i: (*_table(points[i]), points[i].address, points[i].end, i))
     for first, last in _runs(points, order):
         table = order[first:last]
-        kind = points[table[0]].kind
+        unit_id, kind, _ = _table(points[table[0]])
+        closed = [f for f in forbidden if f.kind is kind and f.unit_id in (None, unit_id)]
         most = max_bits if kind.is_bits else max_registers
         gap = max_gap * 16 if kind.is_bits else max_gap
         start = end = -1
         members: list[int] = []
         for piece in _overlapping(points, table, most):
             begin, stop = points[piece[0]].address, max(points[i].end for i in piece)
-            if members and (begin - end > gap or max(stop, end) - start > most):
+            if members and (
+                begin - end > gap
+                or max(stop, end) - start > most
+                or (begin > end and any(f.within(unit_id, kind, end, begin) for f in closed))
+            ):
                 blocks.append(_block(points, members))
                 members = []
             if not members:
@@ -141,18 +164,23 @@ def halves(points: Sequence[Point], block: Block) -> tuple[Block, Block] | None:
 
 def joined(points: Sequence[Point], left: Block, right: Block, most: int) -> Block | None:
     """Two blocks as one, if they touch and together ask for at most `most` addresses; None if not."""
-    same = (left.unit_id, left.kind) == (right.unit_id, right.kind)
+    same = (left.unit_id, left.kind, left.interval) == (right.unit_id, right.kind, right.interval)
     if not same or not left.address <= right.address <= left.end or max(left.end, right.end) - left.address > most:
         return None
     return _block(points, (*left.members, *right.members))
 
 
+def _table(point: Point) -> tuple[int, Kind, float]:
+    """What values must have in common to be asked for together."""
+    return point.unit_id, point.kind, point.interval
+
+
 def _runs(points: Sequence[Point], order: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where each table of each unit begins and ends in `order`."""
+    """Where each table of each unit, at each interval, begins and ends in `order`."""
     first = 0
     for at in range(1, len(order) + 1):
         last, here = points[order[at - 1]], points[order[at]] if at < len(order) else None
-        if here is None or (here.unit_id, here.kind) != (last.unit_id, last.kind):
+        if here is None or _table(here) != _table(last):
             yield first, at
             first = at
 
@@ -177,4 +205,4 @@ def _block(points: Sequence[Point], members: Sequence[int]) -> Block:
     ordered = sorted(members, key=lambda i: (points[i].address, points[i].end, i))
     first = points[ordered[0]]
     end = max(points[i].end for i in ordered)
-    return Block(first.unit_id, first.kind, first.address, end - first.address, tuple(ordered))
+    return Block(first.unit_id, first.kind, first.address, end - first.address, tuple(ordered), first.interval)

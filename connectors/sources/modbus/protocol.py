@@ -1,13 +1,16 @@
-"""Requests, replies and frames as bytes (MODBUS Application Protocol 1.1b3, MODBUS Messaging on TCP/IP 1.0b).
+"""Requests, replies and frames as bytes, by the three specifications.
+
+They are MODBUS Application Protocol 1.1b3, MODBUS Messaging on TCP/IP 1.0b and MODBUS over Serial Line 1.02.
 
 Every reply is treated as hostile: it counts only if transaction, unit, function and byte count are those of the request.
 """
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
 
-from connectors.sources.modbus.plan import Block
+from connectors.sources.modbus.plan import Block, Kind
 
 
 class BadReplyError(Exception):
@@ -40,9 +43,39 @@ EXCEPTIONS = {
 }
 
 
-def request(block: Block) -> bytes:
-    """The request PDU of a block: function code 1 to 4, address, count."""
-    return struct.pack(">BHH", block.kind, block.address, block.count)
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request to a unit. There is none but those that read: another function code cannot be made into one.
+
+    Attributes:
+        unit_id: The device on the line.
+        kind: The table, whose number is the function code.
+        address: First address.
+        count: How many.
+        pdu: The request from the function code on.
+        size: Bytes of data in the reply.
+        head: What the reply's PDU begins with: function code and byte count.
+    """
+
+    unit_id: int
+    kind: Kind
+    address: int
+    count: int
+    pdu: bytes = field(init=False)
+    size: int = field(init=False)
+    head: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        kind = Kind(self.kind)  # raises for any other number
+        size = (self.count + 7) // 8 if kind.is_bits else self.count * 2
+        object.__setattr__(self, "pdu", struct.pack(">BHH", kind, self.address, self.count))
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "head", bytes([kind, size]))
+
+
+def ask(block: Block) -> Ask:
+    """The request for a block."""
+    return Ask(block.unit_id, block.kind, block.address, block.count)
 
 
 def reply_bytes(block: Block) -> int:
@@ -91,7 +124,7 @@ class Frame(NamedTuple):
     pdu: bytes
 
 
-INCOMPLETE = Frame(0, 0, 0, b"")
+INCOMPLETE: Final = Frame(0, 0, 0, b"")
 
 
 class Framing(Protocol):
@@ -113,6 +146,15 @@ class Framing(Protocol):
             BadReplyError: What follows in the buffer cannot be trusted.
         """
 
+    def length(self, asked: Ask) -> int:
+        """Bytes of the frame of a sound reply."""
+
+    def plain(self, buffer: bytes, transaction: int, asked: Ask) -> bytes | None:
+        """The data of the reply, where `buffer` is the sound reply to `asked` and nothing else; None for all the rest.
+
+        It says what `unwrap` and `reply_data` say, in one step for what comes all day.
+        """
+
 
 class TcpFraming:
     """MBAP header: transaction, protocol 0, length, unit."""
@@ -132,6 +174,16 @@ class TcpFraming:
             raise BadReplyError(f"MBAP header with protocol {protocol} and length {length}", buffer[:260])
         end = 6 + length
         return Frame(end, transaction, unit_id, buffer[7:end]) if len(buffer) >= end else INCOMPLETE
+
+    def length(self, asked: Ask) -> int:
+        """Bytes of the frame of a sound reply."""
+        return asked.size + 9
+
+    def plain(self, buffer: bytes, transaction: int, asked: Ask) -> bytes | None:
+        """The data of the reply when there is nothing else."""
+        size = asked.size
+        head = struct.pack(">HHHB", transaction, 0, size + 3, asked.unit_id) + asked.head
+        return buffer[9:] if len(buffer) == size + 9 and buffer.startswith(head) else None
 
 
 class RtuFraming:
@@ -162,3 +214,61 @@ class RtuFraming:
         if self._crc(buffer[: end - 2]).to_bytes(2, "big") != buffer[end - 2 : end]:
             raise BadReplyError("RTU frame with a wrong checksum", buffer[:end])
         return Frame(end, 0, buffer[0], buffer[1 : end - 2])
+
+    def length(self, asked: Ask) -> int:
+        """Bytes of the frame of a sound reply."""
+        return asked.size + 5
+
+    def plain(self, buffer: bytes, transaction: int, asked: Ask) -> bytes | None:  # noqa: ARG002
+        """The data of the reply when there is nothing else."""
+        if len(buffer) != asked.size + 5 or buffer[0] != asked.unit_id or not buffer.startswith(asked.head, 1):
+            return None
+        sound = self._crc(buffer[:-2]).to_bytes(2, "big") == buffer[-2:]
+        return buffer[3:-2] if sound else None
+
+
+class AsciiFraming:
+    """A colon, unit, PDU and LRC as hexadecimal digits, carriage return and line feed."""
+
+    numbered = False
+
+    def wrap(self, transaction: int, unit_id: int, pdu: bytes) -> bytes:  # noqa: ARG002  ASCII has no transactions
+        """The frame of a request."""
+        frame = bytes([unit_id]) + pdu
+        return b":" + (frame + bytes([-sum(frame) & 0xFF])).hex().upper().encode() + b"\r\n"
+
+    def unwrap(self, buffer: bytes) -> Frame:
+        """The first reply in `buffer`; 255 bytes as digits at most."""
+        end = buffer.find(b"\n", 0, _ASCII_MOST)
+        if end < 0:
+            if buffer[:1] not in {b"", b":"} or len(buffer) >= _ASCII_MOST:
+                raise BadReplyError("no ASCII frame", buffer[:_ASCII_MOST])
+            return INCOMPLETE
+        end += 1
+        line = buffer[:end]
+        try:
+            frame = bytes.fromhex(line[1:-2].decode("ascii")) if _is_ascii_frame(line) else b""
+        except ValueError:
+            frame = b""
+        if len(frame) < 4:
+            raise BadReplyError("no ASCII frame", line)
+        if sum(frame) & 0xFF:
+            raise BadReplyError("ASCII frame with a wrong checksum", line)
+        return Frame(end, 0, frame[0], frame[1:-1])
+
+    def length(self, asked: Ask) -> int:
+        """Bytes of the frame of a sound reply."""
+        return 2 * asked.size + 11
+
+    def plain(self, buffer: bytes, transaction: int, asked: Ask) -> bytes | None:  # noqa: ARG002
+        """Nothing: it is slow on the line anyway."""
+        return None
+
+
+_ASCII_MOST: Final = 513
+_HEX: Final = frozenset(b"0123456789ABCDEFabcdef")
+
+
+def _is_ascii_frame(line: bytes) -> bool:
+    """Whether it is a colon, digits and the end; `bytes.fromhex` would take spaces too."""
+    return line.startswith(b":") and line.endswith(b"\r\n") and _HEX.issuperset(line[1:-2])

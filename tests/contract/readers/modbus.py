@@ -1,12 +1,13 @@
-"""Modbus: libmodbus, a device in C, over Modbus TCP; the tests' own device for RTU frames over TCP.
+"""Modbus: libmodbus, a device in C, and modbus-serial, one in JavaScript, over Modbus TCP; the tests' own for RTU over TCP.
 
-Both hold in each holding register its address times 3, and -1234.5677490234375 at 100 as float32; what is known of the other
+All hold in each holding register its address times 3, and -1234.5677490234375 at 100 as float32; what is known of the other
 types follows from that. The number lies at 200.
 """
 
 import asyncio
 import atexit
 import functools
+import json
 import struct
 import subprocess
 from collections.abc import AsyncIterator
@@ -57,7 +58,7 @@ def _known() -> tuple[list[Known], list[dict[str, Any]]]:
 
 
 class Registers:
-    """What both devices have in common."""
+    """What the devices have in common."""
 
     pushes = False
     patience: ClassVar[dict[str, Any]] = {"timeout": 30.0}
@@ -107,7 +108,9 @@ class Registers:
         return {"registers": [{"address": 1}, {"name": "beyond", "unit_id": 3, "address": 20_000}]}, "20000"
 
 
-class Libmodbus(Registers):
+class Writable(Registers):
+    """A device whose register is written by the test."""
+
     def __init__(self, relay: Relay, port: int) -> None:
         super().__init__(relay, "tcp")
         self._port = port
@@ -142,24 +145,42 @@ class RtuDevice(Registers):
 @functools.cache
 def libmodbus() -> int:
     """The port of the C program, which ends with the tests."""
-    subprocess.run([ROOT / "tests/counterparts/modbus-c/install.sh"], check=True, timeout=300)
-    command = [ROOT / "build/counterparts/modbus-c/server"]
+    return int(_started("modbus-c", [ROOT / "build/counterparts/modbus-c/server"]))
+
+
+@functools.cache
+def modbus_serial() -> int:
+    """The port of the JavaScript program, which ends with the tests."""
+    said = _started("modbus-node", ["node", ROOT / "tests/counterparts/modbus-node/server.js"])
+    return int(json.loads(said)["serial"])
+
+
+def _started(counterpart: str, command: list[str | Path]) -> str:
+    """The first line that a counterpart prints."""
+    subprocess.run([ROOT / "tests/counterparts" / counterpart / "install.sh"], check=True, timeout=300)
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    port = int(process.stdout.readline())
+    line = process.stdout.readline()
 
     def end() -> None:
         process.communicate(timeout=10)
 
     atexit.register(end)
-    return port
+    return line
 
 
 @asynccontextmanager
 async def tcp(_: Path) -> AsyncIterator[Device]:
     port = await asyncio.to_thread(libmodbus)
     async with Relay(port) as relay:
-        yield Libmodbus(relay, port)
+        yield Writable(relay, port)
+
+
+@asynccontextmanager
+async def node(_: Path) -> AsyncIterator[Device]:
+    port = await asyncio.to_thread(modbus_serial)
+    async with Relay(port) as relay:
+        yield Writable(relay, port)
 
 
 @asynccontextmanager
@@ -172,5 +193,6 @@ async def rtu(_: Path) -> AsyncIterator[Device]:
 
 PROVIDERS = [
     Provider("modbus", "modbus tcp, libmodbus", tcp),
+    Provider("modbus", "modbus tcp, modbus-serial", node),
     Provider("modbus", "modbus rtu+tcp", rtu),
 ]

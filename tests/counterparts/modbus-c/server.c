@@ -1,5 +1,6 @@
-/* A Modbus TCP device made with libmodbus: `server` listens on a free port of 127.0.0.1, prints it, and serves any number
- * of clients until its input ends. `server LINE` is a Modbus RTU device instead, unit 5 on a serial line such as /dev/pts/3.
+/* A Modbus TCP device made with libmodbus: `server [PORT]` listens on a free port of 127.0.0.1, or on that one, prints it, and
+ * serves any number of clients until its input ends. `server LINE` is a Modbus RTU device instead, unit 5 on a serial line such
+ * as /dev/pts/3.
  *
  * Each table has 10,000 addresses; beyond them libmodbus answers with exception 2.
  *   input registers     the register's address; from 9000 on, how many requests with function code 0 to 127 came
@@ -12,6 +13,7 @@
 #include <arpa/inet.h>
 #include <modbus.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/select.h>
 #include <unistd.h>
 
@@ -66,8 +68,8 @@ static int serve_line(const char *line) {
 }
 
 int main(int argc, char **argv) {
-  if (argc > 1) return serve_line(argv[1]);
-  modbus_t *bus = modbus_new_tcp("127.0.0.1", 0);
+  if (argc > 1 && argv[1][0] == '/') return serve_line(argv[1]);
+  modbus_t *bus = modbus_new_tcp("127.0.0.1", argc > 1 ? atoi(argv[1]) : 0);
   modbus_mapping_t *map = modbus_mapping_new(SIZE, SIZE, SIZE, SIZE);
   int listener = bus ? modbus_tcp_listen(bus, 16) : -1;
   struct sockaddr_in at;

@@ -1,12 +1,16 @@
 """A Modbus device on a real socket that does what a test says: answer, refuse, stay silent, lie, hang up."""
 
 import asyncio
+import os
+import ssl
 import struct
+import tty
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from pymodbus.framer import FramerRTU
+from pymodbus.framer import FramerAscii, FramerRTU
+from pymodbus.pdu import DecodePDU
 
 
 class Request(NamedTuple):
@@ -44,9 +48,11 @@ def exception(request: Request, code: int) -> bytes:
     return bytes([request.function | 0x80, code])
 
 
-def frame(request: Request, answer: bytes, *, rtu: bool = False) -> bytes:
+def frame(request: Request, answer: bytes, *, rtu: bool = False, mode: str = "") -> bytes:
     """An answer's PDU in its frame."""
-    if rtu:
+    if mode == "ascii":
+        return FramerAscii(DecodePDU(True)).encode(answer, request.unit, 0)
+    if rtu or mode == "rtu":
         body = bytes([request.unit]) + answer
         return body + FramerRTU.compute_CRC(body).to_bytes(2, "big")
     return struct.pack(">HHHB", request.transaction, 0, len(answer) + 1, request.unit) + answer
@@ -62,8 +68,8 @@ class Device:
         requests: All requests, with the loop's time of their arrival in `times`.
     """
 
-    def __init__(self, *, rtu: bool = False) -> None:
-        self.rtu = rtu
+    def __init__(self, mode: str = "socket") -> None:
+        self.mode = mode
         self.answer: Callable[[Request], bytes | None] = pdu
         self.raw: Callable[[Request], bytes | None] = lambda request: None
         self.delay: Callable[[Request], float] = lambda request: 0.0
@@ -85,15 +91,7 @@ class Device:
         self._writers.add(writer)
         try:
             while True:
-                request = self._request(await reader.readexactly(8 if self.rtu else 12))
-                self.requests.append(request)
-                self.times.append(asyncio.get_running_loop().time())
-                assert request.function in {1, 2, 3, 4}, "a function code that could write"
-                await asyncio.sleep(self.delay(request))
-                out = self.raw(request)
-                if out is None:
-                    answer = self.answer(request)
-                    out = answer if answer in {None, HANG_UP} else frame(request, answer, rtu=self.rtu)
+                out = await self.reply(await self._read(reader))
                 if out == HANG_UP:
                     return
                 if out is not None:
@@ -104,8 +102,30 @@ class Device:
             self._writers.discard(writer)
             writer.close()
 
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        if self.mode == "ascii":
+            return await reader.readuntil(b"\r\n")
+        return await reader.readexactly(8 if self.mode == "rtu" else 12)
+
+    async def reply(self, octets: bytes) -> bytes | None:
+        """What is sent for a request; None for silence."""
+        request = self._request(octets)
+        self.requests.append(request)
+        self.times.append(asyncio.get_running_loop().time())
+        assert request.function in {1, 2, 3, 4}, "a function code that could write"
+        await asyncio.sleep(self.delay(request))
+        out = self.raw(request)
+        if out is None:
+            answer = self.answer(request)
+            out = answer if answer in {None, HANG_UP} else frame(request, answer, mode=self.mode)
+        return out
+
     def _request(self, octets: bytes) -> Request:
-        if not self.rtu:
+        if self.mode == "ascii":
+            used, unit, _, pdu_ = FramerAscii(DecodePDU(True)).decode(octets)
+            assert used == len(octets)
+            return Request(0, unit, *struct.unpack(">BHH", pdu_))
+        if self.mode == "socket":
             transaction, protocol, length, unit, function, address, count = struct.unpack(">HHHBBHH", octets)
             assert (protocol, length) == (0, 6)
             return Request(transaction, unit, function, address, count)
@@ -113,10 +133,58 @@ class Device:
         return Request(0, *struct.unpack(">BBHH", octets[:6]))
 
 
+SCHEMES = {
+    ("tcp", "socket"): "tcp",
+    ("tcp", "rtu"): "rtu+tcp",
+    ("tcp", "ascii"): "ascii+tcp",
+    ("tls", "socket"): "tls",
+    ("udp", "socket"): "udp",
+    ("udp", "rtu"): "rtu+udp",
+    ("serial", "rtu"): "rtu",
+    ("serial", "ascii"): "ascii",
+}
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, device: Device, wrong: list[BaseException]) -> None:
+        self.device, self.wrong = device, wrong
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        task = asyncio.ensure_future(self.reply(data, addr))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def reply(self, data: bytes, addr: tuple[str, int]) -> None:
+        try:
+            out = await self.device.reply(data)
+        except AssertionError as error:
+            self.wrong.append(error)
+            return
+        if out is not None and out != HANG_UP and not self.transport.is_closing():
+            self.transport.sendto(out, addr)
+
+
+async def _pty_streams(fd: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(fd), "rb", 0))
+    transport, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(os.dup(fd), "wb", 0)
+    )
+    return reader, asyncio.StreamWriter(transport, protocol, None, loop)
+
+
 @asynccontextmanager
-async def running(*, rtu: bool = False) -> AsyncIterator[Device]:
+async def running(
+    *, rtu: bool = False, mode: str = "socket", over: str = "tcp", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Device]:
     """A device that listens until the end of the block; what it did not expect fails the test."""
-    device = Device(rtu=rtu)
+    device = Device("rtu" if rtu else mode)
+    scheme = SCHEMES[over, device.mode]
     wrong: list[BaseException] = []
     tasks: set[asyncio.Task[None]] = set()
 
@@ -129,13 +197,40 @@ async def running(*, rtu: bool = False) -> AsyncIterator[Device]:
         except AssertionError as error:
             wrong.append(error)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    device.endpoint = f"{'rtu+' if rtu else ''}tcp://{host}:{port}"
-    try:
-        yield device
-    finally:
-        server.close()
-        device.hang_up()
-        await asyncio.gather(*tasks)
+    if over == "serial":
+        ours, theirs = os.openpty()
+        tty.setraw(theirs)
+        device.endpoint = f"{scheme}://{os.ttyname(theirs)}"
+        reader, writer = await _pty_streams(ours)
+        serving = asyncio.create_task(serve(reader, writer))
+        try:
+            yield device
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            reader._transport.close()
+            writer.close()
+            os.close(ours)
+            os.close(theirs)
+    elif over == "udp":
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_datagram_endpoint(
+            lambda: _Datagrams(device, wrong), local_addr=("127.0.0.1", 0)
+        )
+        device.endpoint = f"{scheme}://127.0.0.1:{transport.get_extra_info('sockname')[1]}"
+        try:
+            yield device
+        finally:
+            transport.close()
+            await asyncio.gather(*protocol.tasks)
+    else:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+        host, port = server.sockets[0].getsockname()
+        device.endpoint = f"{scheme}://{host}:{port}"
+        try:
+            yield device
+        finally:
+            server.close()
+            device.hang_up()
+            await asyncio.gather(*tasks)
     assert not wrong, wrong

@@ -24,7 +24,10 @@ def problem(*args, **more) -> str:
 
 
 def test_a_source_without_registers_says_what_is_needed():
-    assert "needs `registers` or `registers_file`: a device cannot be asked what it holds" in problem()
+    assert (
+        "needs `registers` or `registers_file`, or `devices` with profiles: a device cannot be asked what it holds"
+        in problem()
+    )
 
 
 def test_configuration_is_checked_without_the_client_library():
@@ -39,18 +42,35 @@ def test_configuration_is_checked_without_the_client_library():
         ("tcp://10.0.0.5", "10.0.0.5", 502),
         ("tcp://plc-3.plant:1502", "plc-3.plant", 1502),
         ("rtu+tcp://[::1]:4001", "::1", 4001),
+        ("tls://plc", "plc", 802),
+        ("udp://plc", "plc", 502),
+        ("rtu:///dev/ttyUSB0", "/dev/ttyUSB0", 0),
+        ("ascii+tcp://gateway:23", "gateway", 23),
     ],
 )
 def test_endpoints(endpoint, host, port):
-    source = config([{"address": 0}], endpoint=endpoint)
-    assert (source.host, source.port) == (host, port)
+    source = config([{"address": 0}], endpoint=endpoint, tls={})
+    assert (source.at.host, source.at.port) == (host, port)
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["10.0.0.5:502", "udp://x", "tcp://", "tcp://x:0", "tcp://x:99999", "tcp://x/1", "tcp://u:p@x", ""]
+    "endpoint",
+    [
+        "10.0.0.5:502",
+        "http://x",
+        "tcp://",
+        "rtu://host",
+        "rtu:///",
+        "udp://",
+        "tcp://x:0",
+        "tcp://x:99999",
+        "tcp://x/1",
+        "tcp://u:p@x",
+        "",
+    ],
 )
 def test_an_endpoint_that_is_none_is_refused_with_an_example(endpoint):
-    assert "write tcp://host:502 or rtu+tcp://host:502" in problem([{"address": 0}], endpoint=endpoint)
+    assert "write tcp://host:502, rtu+tcp://host:502" in problem([{"address": 0}], endpoint=endpoint)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +104,7 @@ def test_a_register_is_a_place_in_the_device(register, point):
         ({"type": "float64", "address": 65533}, "ends at address 65536"),
         ({"count": 30, "step": 4000}, "highest address is 65535"),
         ({"type": "int32", "count": 2, "step": 1}, "`step` 1 is less than the 2 registers"),
-        ({"address": -1}, "greater than or equal to 0"),
+        ({"address": -1}, "`-1` is not an address from 0 to 65535"),
         ({"unit_id": 256}, "less than or equal to 255"),
         ({"type": "int24"}, "'int16'"),
         ({"adress": 3}, "Extra inputs are not permitted"),

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.sources.modbus.datatypes import REGISTERS
 from connectors.sources.modbus.decode import Decoder
-from connectors.sources.modbus.plan import REGISTERS, Kind, Point, plan
+from connectors.sources.modbus.plan import Kind, Point, plan
 from normalization.reading import Columns, Tag, ValueType
 from tests.recording_intake import RecordingIntake
 
@@ -39,7 +40,7 @@ def decode(points: list[Point], data: bytes) -> dict[int, tuple[ValueType, objec
     """Type and value of each point, out of one block."""
     (block,) = plan(points, max_gap=100)  # one request
     rows = Columns()
-    Decoder(block, points, range(len(points))).decode(data, rows)
+    Decoder([block], points, range(len(points))).decode(data, rows)
     intake = RecordingIntake()
     assert len(rows) == len(points)
     intake = RecordingIntake()
@@ -156,7 +157,7 @@ def test_two_values_on_the_same_registers_are_both_decoded():
 def text(data: bytes, length: int, encoding: str = "utf-8", byte_order: str = "big") -> Columns:
     point = Point(1, Kind.HOLDING, 0, (length + 1) // 2, "string", byte_order, length=length, encoding=encoding)
     rows = Columns()
-    Decoder(plan([point])[0], [point], [0]).decode(data, rows)
+    Decoder(plan([point]), [point], [0]).decode(data, rows)
     return rows
 
 

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
+import socket
 import struct
 import subprocess
 import tty
@@ -12,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.contract import Context
+from connectors.contract import Context, SourceState
 from connectors.sources.modbus import ModbusConfig
 from normalization.reading import Quality
+from tests.connectors.sources.modbus.serial_pair import serial_pair
 from tests.recording_intake import RecordingIntake
 
 ROOT = Path(__file__).parents[4]
@@ -69,6 +72,17 @@ async def serial_line() -> AsyncIterator[str]:
         await process.wait()
         os.close(ours)
         os.close(theirs)
+
+
+@pytest.fixture
+def pty_line(endpoint: str) -> Iterator[str]:
+    """One end of a serial line with a libmodbus RTU device, unit 5, at the other."""
+    command = [ROOT / "build/counterparts/modbus-c/server"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with serial_pair() as (here, there), subprocess.Popen([*command, there], **pipes) as process:
+        assert process.stdout.readline() == b"ready\n"
+        yield here
+        process.stdin.close()
 
 
 async def read(endpoint: str, registers: list[dict], until, **more) -> RecordingIntake:
@@ -204,3 +218,104 @@ async def test_rtu_frames_reach_a_serial_line_of_libmodbus_and_a_dead_unit_does_
     # after a request that nobody answers libmodbus takes the next one for the answer, and stays silent
     assert {r.quality for r in intake.readings("c0")} == {Quality.GOOD}
     assert intake.gaps == []
+
+
+async def test_a_serial_line_of_libmodbus_is_read_itself(pty_line):
+    registers = [
+        {"name": "c{address}", "kind": "coil", "address": 0, "count": 300},
+        {"name": "i{address}", "kind": "input", "address": 0, "count": 200},
+        {"name": "h{address}", "address": 9990, "count": 12},
+        {"name": "dead", "unit_id": 6, "address": 1},
+    ]
+    line = {"unit_id": 5, "serial": {"baud_rate": 115200, "parity": "none"}, "timeout": 0.2, "probe_interval": 0.5}
+    intake = await read(
+        f"rtu://{pty_line}",
+        registers,
+        lambda intake: len(intake.readings("dead")) and len(intake.readings("i199")) >= 50 and intake.last("h10001"),
+        **line,
+    )
+    got = values(intake)
+    assert all(got[f"c{a}"] == (a % 3 == 0) for a in range(300))
+    assert all(got[f"i{a}"] == a for a in range(200))
+    assert [got[f"h{a}"] for a in range(9990, 10_002)] == [*((a * 3) & 0xFFFF for a in range(9990, 10_000)), None, None]
+    assert {r.quality for r in intake.readings("dead")} == {Quality.STALE}
+    assert {r.quality for r in intake.readings("c0")} == {Quality.GOOD}
+
+
+# The plug is pulled
+
+
+@contextlib.contextmanager
+def device_at(port: int) -> Iterator[subprocess.Popen]:
+    server = ROOT / "build/counterparts/modbus-c/server"
+    with subprocess.Popen([server, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert int(process.stdout.readline()) == port
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def settings(port: int) -> ModbusConfig:
+    registers = [{"name": "h{address}", "address": 200, "count": 300}]
+    given = {
+        "name": "c",
+        "endpoint": f"tcp://127.0.0.1:{port}",
+        "interval": 0.02,
+        "timeout": 0.2,
+        "registers": registers,
+    }
+    return ModbusConfig.model_validate(given)
+
+
+async def attempts(source, intake: RecordingIntake) -> None:
+    """Run the reader again whenever it ends, as the gateway does."""
+    while True:
+        with contextlib.suppress(OSError):
+            await source.run(intake, intake.appended[-1][1] if intake.appended else None)
+        await asyncio.sleep(0.02)
+
+
+async def test_a_libmodbus_that_is_killed_and_started_again_is_read_on_and_the_gap_is_recorded(endpoint):
+    port, intake = free_port(), RecordingIntake()
+    task = asyncio.create_task(attempts(settings(port).reader(Context("g", Path())), intake))
+    try:
+        with device_at(port) as process:
+            await intake.until(lambda: len(intake.readings("h499")) >= 3)
+            process.kill()
+            process.wait()
+        await intake.until(lambda: [state for state, _ in intake.states].count(SourceState.CONNECTING) >= 2)
+        count = len(intake.readings("h499"))
+        with device_at(port):
+            await intake.until(lambda: len(intake.readings("h499")) >= count + 3, within=10)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    (gap,) = intake.gaps
+    assert len(gap.tags) == 300
+    assert gap.reason == "connection lost"
+    assert all(r.value == int(r.tag.tag_name[1:]) * 3 for r in intake.readings() if r.quality == Quality.GOOD)
+
+
+async def test_a_libmodbus_that_is_frozen_and_goes_on_gives_no_late_value_and_a_gap(endpoint):
+    port, intake = free_port(), RecordingIntake()
+    with device_at(port) as process:
+        task = asyncio.create_task(attempts(settings(port).reader(Context("g", Path())), intake))
+        try:
+            await intake.until(lambda: len(intake.readings("h499")) >= 3)
+            process.send_signal(signal.SIGSTOP)
+            await intake.until(lambda: intake.last("h499").quality == Quality.STALE, within=10)
+            process.send_signal(signal.SIGCONT)
+            await intake.until(lambda: intake.last("h499").quality == Quality.GOOD, within=10)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert len(intake.gaps) == 1
+    assert intake.gaps[0].end - intake.gaps[0].start >= 200_000
+    assert all(r.value == int(r.tag.tag_name[1:]) * 3 for r in intake.readings() if r.quality == Quality.GOOD)

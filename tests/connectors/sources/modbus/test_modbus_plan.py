@@ -3,7 +3,8 @@
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from connectors.sources.modbus.plan import REGISTERS, Block, Kind, Point, halves, joined, plan
+from connectors.sources.modbus.datatypes import REGISTERS
+from connectors.sources.modbus.plan import Block, Kind, Point, halves, joined, plan
 
 
 @st.composite

@@ -5,24 +5,27 @@ import struct
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymodbus.framer import FramerRTU, FramerSocket
 from pymodbus.pdu import DecodePDU
 
 from connectors.sources.modbus.plan import Block, Kind
 from connectors.sources.modbus.protocol import (
+    AsciiFraming,
+    Ask,
     BadReplyError,
     Framing,
     RefusedError,
     RtuFraming,
     TcpFraming,
+    ask,
     reply_bytes,
     reply_data,
-    request,
 )
 
 FRAMINGS: list[Framing] = [TcpFraming(), RtuFraming(FramerRTU.compute_CRC)]
+ALL: list[Framing] = [*FRAMINGS, AsciiFraming()]
 
 
 def reply(function: int, data: bytes) -> bytes:
@@ -41,7 +44,7 @@ def reply(function: int, data: bytes) -> bytes:
 )
 def test_requests_are_those_of_the_specification(kind, address, count, wire, size):
     block = Block(1, kind, address, count, (0,))
-    assert request(block).hex() == wire
+    assert ask(block).pdu.hex() == wire
     assert reply_bytes(block) == size
 
 
@@ -53,6 +56,7 @@ def test_frames_are_those_of_pymodbus():
 
 
 @pytest.mark.parametrize("framing", FRAMINGS, ids=["tcp", "rtu"])
+@settings(deadline=None)
 @given(st.integers(1, 4), st.binary(min_size=1, max_size=250), st.integers(0, 255), st.binary(max_size=20))
 def test_a_reply_is_found_when_its_last_byte_is_there_and_not_before(framing, function, data, unit, behind):
     pdu = reply(function, data)
@@ -102,6 +106,7 @@ def test_a_header_that_cannot_be_one_is_refused_at_once_and_not_waited_for(lengt
         FRAMINGS[1].unwrap(b"\x01\x10\x00\x00\x00")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=600))
 def test_any_bytes_are_a_frame_or_not_complete_or_refused(buffer):
     for framing in FRAMINGS:
@@ -130,3 +135,31 @@ def test_no_changed_byte_of_an_rtu_frame_goes_unseen():
                 assert got.used == 0, "taken for a sound frame"
             except BadReplyError:
                 pass
+
+
+@pytest.mark.parametrize("framing", ALL, ids=["tcp", "rtu", "ascii"])
+@settings(deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_short_way_to_an_answer_says_what_the_long_way_says_or_nothing(framing, seed):
+    chance = random.Random(seed)
+    asked = Ask(chance.randrange(256), Kind(chance.randint(1, 4)), 7, chance.randint(1, 125))
+    buffer = bytearray(framing.wrap(5, asked.unit_id, asked.head + chance.randbytes(asked.size)))
+    match chance.randrange(6):
+        case 0:
+            buffer[chance.randrange(len(buffer))] ^= 1 << chance.randrange(8)
+        case 1:
+            buffer[chance.randrange(min(9, len(buffer)))] = chance.randrange(256)
+        case 2:
+            del buffer[chance.randrange(len(buffer)) :]
+        case 3:
+            buffer += chance.randbytes(3)
+    found = framing.plain(bytes(buffer), 5, asked)
+    expected = None
+    with suppress(BadReplyError, RefusedError):
+        frame = framing.unwrap(bytes(buffer))
+        mine = frame.transaction == (5 if framing.numbered else 0) and frame.unit_id == asked.unit_id
+        if frame.used == len(buffer) and mine:
+            expected = reply_data(frame.pdu, asked.kind, asked.size)
+    assert found == expected or (found is None and isinstance(framing, AsciiFraming))
+    if expected is not None:
+        assert framing.length(asked) == len(buffer)
