@@ -39,6 +39,7 @@ SHARDS: Final = tuple(f"{protocol}-{n}" for protocol in PROTOCOLS for n in range
 _FORMAT: Final = 2  # in 1 a commit holds whole states of readers
 _TAGS, _COMMIT, _TRIM = 1, 2, 3
 _SEGMENT_BYTES: Final = 16 * 1024 * 1024
+_COMMIT_BYTES: Final = 32 * 1024 * 1024  # of readings in one record, before compression
 _REFILL_ROWS: Final = 20_000  # read back at once, at most: readers wait meanwhile
 _PLENTY: Final = 10_000
 _RETRY_FULL: Final = 1.0
@@ -282,9 +283,11 @@ class Journal:
         self._room.clear()
 
     def _commit(self, pending: Pending) -> None:
-        entries = [(index, self._cut(index, pending)) for index in pending.columns]
-        entries = [(index, entry) for index, entry in entries if entry.rows]
-        if (entries or pending.states) and not self._write(entries, pending.states):
+        entries = [(index, entry) for index in pending.columns for entry in self._split(self._cut(index, pending))]
+        *large, last = self._records(entries)
+        if not all(self._write(record, {}) for record in large):
+            return
+        if (last or pending.states) and not self._write(last, pending.states):
             return
         trims = self._sync()
         with self._lock:
@@ -322,6 +325,31 @@ class Journal:
         first = self._shards[index].next_sequence
         facts, sources = pending.cut(index, self._tags, first)
         return Entry(0, first, len(facts[0]), sources, self._raw(index, facts))
+
+    def _split(self, entry: Entry) -> Iterator[Entry]:
+        """The entry in parts that fit into a record; a slow disk lets much gather."""
+        if entry.batch is None or entry.batch.nbytes <= _COMMIT_BYTES:
+            if entry.rows:
+                yield entry
+            return
+        step = max(1, entry.rows * _COMMIT_BYTES // entry.batch.nbytes)
+        for start in range(0, entry.rows, step):
+            part = entry.batch.slice(start, step)
+            sources = self._tags.count_sources(part.column("tag").to_numpy())
+            yield Entry(0, entry.first + start, len(part), sources, part)
+
+    def _records(self, entries: list[tuple[int, Entry]]) -> list[list[tuple[int, Entry]]]:
+        """The entries of a commit in as few records as hold them, at least one."""
+        records: list[list[tuple[int, Entry]]] = [[]]
+        size = 0
+        for index, entry in entries:
+            more = entry.batch.nbytes if entry.batch is not None else 0
+            if records[-1] and size + more > _COMMIT_BYTES:
+                records.append([])
+                size = 0
+            records[-1].append((index, entry))
+            size += more
+        return records
 
     def _raw(self, index: int, facts: Sequence[pa.Array]) -> pa.RecordBatch:
         count = len(facts[0])
