@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
+from delivery import upgrade
 from delivery.disk import StoreError, StoreFullError
 from delivery.entry import COLUMNS, TagReader, TagScribe, decode, encode, pack, unpack, write_tags
 from delivery.flusher import Flusher
@@ -80,6 +81,8 @@ class DeadLetterStore:
         own_shard: Callable[[str], bool],
         policy: LetterPolicy | None = None,
     ) -> None:
+        unbounded = LetterPolicy(quota=2**62)
+        upgrade.dead_letters(directory, tags, lambda place: DeadLetterStore(place, tags, own_shard, unbounded))
         self.id = secrets.token_hex(6)
         self.policy = policy or LetterPolicy()
         self.moving = threading.Lock()
@@ -133,9 +136,8 @@ class DeadLetterStore:
     def _load_head(self, payload: memoryview) -> None:
         version, *rest = unpack(payload)
         if version != _FORMAT:
-            age = "a newer" if version > _FORMAT else "an older"
             raise StoreError(
-                f"{self._log.directory} was written by {age} version of Bifrost; start that version, "
+                f"{self._log.directory} was written by a newer version of Bifrost; start that version, "
                 "or move the directory away"
             )
         self.id, self._next, self._floor, gone, held, removed, flow, recent = rest
@@ -227,6 +229,7 @@ class DeadLetterStore:
         *,
         error_class: str | None = None,
         first: float | None = None,
+        last: float | None = None,
         places: Sequence[Place] = (),
     ) -> None:
         """Take dead letters; those that are here already are left out. Not durable before `wait` returns.
@@ -238,20 +241,24 @@ class DeadLetterStore:
             attempts: How often the target was tried.
             error_class: `data` when absent and from a target, `normalize` when from the flow.
             first: When the target was first tried, seconds since the epoch; now when absent.
+            last: When they became dead letters, for those that were so in an earlier store; now when absent.
             places: Where each lies in the target's spool.
 
         Raises:
             StoreFullError: The disk is full. Those of the flow, which may not wait, are left out and counted.
         """
         kind = error_class or (DATA if target else NORMALIZE)
-        now = time.time()
+        now = time.time() if last is None else last
         for rows, part in by_shard(batch, pa.array(np.arange(len(batch), dtype=np.int64))):
             words = [(reasons[i] or "")[:_LONGEST_REASON] for i in rows]
             lay = [places[i] for i in rows] if places else []
             with self._lock:
-                self._append_shard(part, words, lay, [target, attempts, kind, now if first is None else first, now])
+                about = [target, attempts, kind, now if first is None else first, now]
+                self._append_shard(part, words, lay, about, told=last is None)
 
-    def _append_shard(self, batch: pa.RecordBatch, words: list[str], places: list[Place], about: list[Any]) -> None:
+    def _append_shard(
+        self, batch: pa.RecordBatch, words: list[str], places: list[Place], about: list[Any], *, told: bool
+    ) -> None:
         target = about[0]
         gateway, shard = batch.column("gateway")[0].as_py(), batch.column("shard")[0].as_py()
         kept = self._new_rows(target, gateway, shard, batch.column("sequence").to_numpy())
@@ -276,7 +283,8 @@ class DeadLetterStore:
             self._count_removed(OVERFLOW, target, sources)
             self._note_discard(len(batch))
         self._remember(target, gateway, shard, sequences)
-        log.warning("dead letters", target=target or "flow", readings=len(kept), reason=words[0], stored=stored)
+        if told:
+            log.warning("dead letters", target=target or "flow", readings=len(kept), reason=words[0], stored=stored)
 
     def _new_rows(self, target: str, gateway: str, shard: str, sequences: np.ndarray) -> np.ndarray:
         """Rows that are not here."""

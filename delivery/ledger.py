@@ -91,9 +91,8 @@ class LaneLedger:
             StoreError: Another version wrote it.
         """
         version, *rest = unpack(data)
-        if version not in (_FORMAT, 2):
-            age = "a newer" if version > _FORMAT else "an older"
-            raise StoreError(f"{directory} was written by {age} version of Bifrost; start that version")
+        if version not in (_FORMAT, 2):  # the first one had no lanes, see `delivery.upgrade`
+            raise StoreError(f"{directory} was written by a newer version of Bifrost; start that version")
         next_unit, opened, self.done, settled, self.newest, dead, counts, known, derived, *replayed = rest
         self.replayed = {store: Intervals(numbers) for part in replayed for store, numbers in part.items()}
         self.numbers.next = max(self.numbers.next, next_unit)
@@ -106,6 +105,30 @@ class LaneLedger:
         self.account = LaneAccount(routed, delivered, dead_letters, discarded)
         self._known = Identities.from_list(known)
         self._derived = deque([Identities.from_list(derived)], maxlen=3)
+
+    def succeed(
+        self,
+        next_unit: int,
+        opened: tuple[int, list[int]] | None,
+        dead: dict[int, tuple[np.ndarray, Counter[str]]],
+        account: LaneAccount,
+        known: Identities,
+        derived: Identities,
+    ) -> None:
+        """Know what a store of an earlier format did, beside the entries that were taken over from it.
+
+        Args:
+            next_unit: Number of the next unit.
+            opened: The unit that was recorded and not closed, with its entries as they are numbered here.
+            dead: Rows that are dead letters, and how many of each source, by entry.
+            account: All counts.
+            known: Readings that may come again.
+            derived: Readings of steps that may.
+        """
+        self.numbers.next, self.open, self.account = next_unit, opened, account
+        self.dead = {number: rows for number, (rows, _) in dead.items()}
+        self.dead_sources = {number: sources for number, (_, sources) in dead.items()}
+        self._known, self._derived = known, deque([derived], maxlen=3)
 
     # ------------------------------------------------------------------ readings that come
 

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from delivery.disk import StoreError, StoreFullError, make_directory
+from delivery import upgrade
+from delivery.disk import StoreFullError, make_directory
 from delivery.entry import COLUMNS
 from delivery.flusher import Flusher
 from delivery.health import Growth
@@ -111,6 +112,7 @@ class Spool:
         self._last_discard: float | None = None
         if persistent:
             make_directory(directory)
+            upgrade.spool(directory, tags, own_shard)
         stored = _stored(directory) if persistent else []
         self._lanes = [
             Lane(
@@ -597,15 +599,7 @@ class Spool:
 
 
 def _stored(directory: Path) -> list[int]:
-    """Priorities of the lanes that lie in `directory`.
-
-    Raises:
-        StoreError: An older version wrote it.
-    """
-    if any(directory.glob("*.log")):
-        raise StoreError(
-            f"{directory} was written by an older version of Bifrost; start that version until it is empty"
-        )
+    """Priorities of the lanes that lie in `directory`."""
     return [int(path.name[1:]) for path in directory.iterdir() if re.fullmatch(r"p-?\d+", path.name)]
 
 

@@ -31,7 +31,11 @@ def kept_folders(process: "Process") -> dict[str, Path]:
     """Folders of spools whose target is not in the configuration, by name."""
     configured = {file_name(name) for name in process.config.targets}
     found = sorted((process.config.directory / "targets").glob("*/spool"))
-    return {path.parent.name: path for path in found if path.parent.name not in configured and any(path.glob("p*"))}
+    return {
+        path.parent.name: path
+        for path in found
+        if path.parent.name not in configured and (any(path.glob("p*")) or any(path.glob("*.log")))
+    }
 
 
 @contextlib.contextmanager
