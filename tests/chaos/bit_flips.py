@@ -178,7 +178,7 @@ async def _fill_journal(place: Path) -> None:
 
 def _fill_spool(place: Path) -> None:
     table = tag_table()
-    spool = Spool(place, table, own)
+    spool = Spool(place, table, own, gather_rows=1)  # each batch becomes a record
     for record in range(_RECORDS):
         spool.append(stream(table, range(record * _ROWS + 1, (record + 1) * _ROWS + 1)))
     spool.snapshot()

@@ -25,6 +25,7 @@ from tests.chaos.verdict import judge
 _STEADY, _WEAK = "plain", "units"
 _LATE: Final = 0.5  # of a second: a reading this young is live data
 _DRAINED: Final = 60.0
+_SWITCHING: Final = 0.5
 _CLAIM: Final = 1.05
 
 
@@ -97,7 +98,7 @@ def run(
 def _window(world: World, life: Life, seconds: float, *, dead: bool) -> Window:
     """Let one window pass; afterwards the weak target has caught up."""
     set_way(world, _WEAK, "refuse" if dead else "ok")
-    pause(1.0)  # what the switch itself costs belongs to neither
+    pause(_SWITCHING)  # what the switch itself costs belongs to neither
     start, cpu = frames_file(life.directory, _STEADY).stat().st_size, _cpu(life)
     pause(seconds)
     end, used = frames_file(life.directory, _STEADY).stat().st_size, _cpu(life) - cpu

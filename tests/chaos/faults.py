@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tests.chaos.gateway import SourceSetup, TargetSetup
+from tests.chaos.gateway import RuleSetup, SourceSetup, TargetSetup, frames_file
 from tests.chaos.lives import LOOK, ChaosError, Life, pause, until
+from tests.chaos.numbered import FRAME, frames
 from tests.chaos.numbered_world import BEFORE, DURING, BeforeFault, World, copy_tree, free_bytes, set_way
 
 _TRACED: Final = 12.0  # seconds until a traced life that met no fault is ended
 _FAKETIME: Final = "faketime/libfaketime.so.1"
 _BLOCK: Final = 64 * 1024
+_YOUNG: Final = 1_000_000  # µs: a reading that arrives so soon is live
 
 
 def _before(function: BeforeFault) -> BeforeFault:
@@ -136,6 +138,61 @@ def behave_from_start(world: World, options: dict[str, Any]) -> None:
     set_way(world, options["target"], options["way"])
 
 
+@_during
+def network(world: World, options: dict[str, Any]) -> None:
+    """What lies between the gateway and a target, or the target's end, fails for some seconds, or until it is mended."""
+    name, road = options["target"], options["road"]
+    station = world.stations[name]
+    if "seconds" not in options:
+        station.take_road(road)
+        return
+    other = next(target.name for target in world.setup.targets if target.name != name)
+    seconds, every = float(options["seconds"]), float(options.get("flaps", 0))
+    station.take_road(road)
+    for part in range(round(seconds / every) if every else 1):
+        world.figures.stall_s.append(world.silence(every or seconds, other))
+        if every:
+            station.take_road("ok" if part % 2 == 0 else road)
+    station.take_road("ok")
+    world.figures.recovered_s.append(round(world.fresh(name), 2))
+
+
+# ---------------------------------------------------------------------- overload
+
+
+@_before
+def bound(world: World, options: dict[str, Any]) -> None:
+    """A target takes little at once, and its spool holds little; what happens then is drawn in turn from `policies`."""
+    target = next(target for target in world.setup.targets if target.name == options["target"])
+    target.rows, target.quota_readings = int(options["rows"]), int(options["quota_readings"])
+    target.overflow = options["policies"][options["round"] % len(options["policies"])]
+
+
+@_during
+def overload(world: World, options: dict[str, Any]) -> None:
+    """A target is slow for as long as the load says, while sources give much more than it takes; then it is well again."""
+    setup = next(target for target in world.setup.targets if target.name == options["target"])
+    other = next(target.name for target in world.setup.targets if target is not setup)
+    set_way(world, setup.name, "slow")
+    silence = world.silence(float(world.load["seconds"]), other)
+    if setup.overflow != "block":  # which holds the others too
+        world.figures.stall_s.append(silence)
+    status = Path(f"/proc/{world.running.pid}/status").read_text()
+    world.figures.memory_mib = max(world.figures.memory_mib, int(status.split("VmHWM:")[1].split()[0]) // 1024)
+    set_way(world, setup.name, "ok")
+    path, began = frames_file(world.directory, setup.name), time.monotonic()
+    seen = path.stat().st_size
+
+    def up_to_date() -> bool:
+        nonlocal seen
+        found = frames(path, seen)
+        seen += sum(FRAME.size + rows.nbytes for _, _, rows in found)
+        return any(time.time_ns() // 1000 - rows["received"].max() < _YOUNG for _, _, rows in found if len(rows))
+
+    until(up_to_date, float(options.get("patience", 120)), "the target gets live readings again")
+    world.figures.recovered_s.append(round(time.monotonic() - began, 2))
+
+
 # ---------------------------------------------------------------------- disks
 
 
@@ -250,30 +307,45 @@ def step(world: World, options: dict[str, Any]) -> None:
 
 @_before
 def change(world: World, options: dict[str, Any]) -> None:
-    """Add, rename or remove a source or a target that is not one of those watched."""
-    setup, chance = world.setup, world.chance
-    watched = {f"{protocol}_line" for protocol in ("mqtt", "modbus", "opcua")}
-    spare_sources = [s for s in setup.sources if s.name not in watched]
-    spare_targets = [t for t in setup.targets if t.name not in ("plain", "units")]
-    doable = ["add_source"] * (len(spare_sources) < 4) + ["add_target"] * (len(spare_targets) < 3)
-    doable += ["remove_source", "rename_source"] * bool(spare_sources) + ["remove_target", "rename_target"] * bool(
-        spare_targets
-    )
-    what = chance.choice(doable)
-    number = options["round"]
-    if what in ("remove_source", "rename_source"):
-        setup.sources.remove(chance.choice(spare_sources))
-    if what in ("add_source", "rename_source"):
-        protocol = chance.choice(("mqtt", "modbus", "opcua"))
-        setup.sources.append(SourceSetup(f"spare_{number}", protocol, 100))  # type: ignore[arg-type]
-        world.ever.append(f"spare_{number}")
-    if what in ("remove_target", "rename_target"):
-        setup.targets.remove(chance.choice(spare_targets))
-    if what in ("add_target", "rename_target"):
-        name = chance.choice([f"extra_{number}", "extra_again"])
-        if all(t.name != name for t in setup.targets):
-            setup.targets.append(TargetSetup(name))
-    chance.shuffle(setup.sources)
+    """Add, rename or remove a source, a target or a rule; the sources and targets that are watched stay."""
+    setup, chance, number = world.setup, world.chance, options["round"]
+    sources = [
+        s for s in setup.sources if s.name not in {f"{protocol}_line" for protocol in ("mqtt", "modbus", "opcua")}
+    ]
+    targets = [t for t in setup.targets if t.name not in ("plain", "units")]
+    doable: list[str] = []
+    for kind, present, most in (("source", sources, 4), ("target", targets, 3), ("rule", setup.rules, 4)):
+        doable += [f"add {kind}"] * (len(present) < most) + [f"remove {kind}", f"rename {kind}"] * bool(present)
+    verb, kind = chance.choice(doable).split()
+    world.figures.changes += 1
+    match kind:
+        case "source":
+            if verb != "add":
+                setup.sources.remove(chance.choice(sources))
+            if verb != "remove":
+                protocol = chance.choice(("mqtt", "modbus", "opcua"))
+                setup.sources.append(SourceSetup(f"spare_{number}", protocol, 100))  # type: ignore[arg-type]
+                world.ever.append(f"spare_{number}")
+            chance.shuffle(setup.sources)
+        case "target":
+            if verb != "add":
+                setup.targets.remove(chance.choice(targets))
+            name = chance.choice([f"extra_{number}", "extra_again"])
+            if verb != "remove" and all(t.name != name for t in setup.targets):
+                setup.targets.append(TargetSetup(name))
+        case _:
+            if verb != "add":
+                setup.rules.remove(chance.choice(setup.rules))
+            if verb != "remove":
+                setup.rules.append(_rule(world, f"rule_{number}"))
+
+
+def _rule(world: World, name: str) -> RuleSetup:
+    """A rule that makes some readings more urgent, or sends them where they go already."""
+    chance = world.chance
+    condition = chance.choice(["value >= 0", "tag_name LIKE 'tag_1%'", "source = 'mqtt_line'", "quality = 'BAD'"])
+    targets = [target.name for target in world.setup.targets]
+    return RuleSetup(name, condition, chance.sample(targets, chance.randint(1, len(targets))), chance.randint(0, 3))
 
 
 @_before

@@ -8,9 +8,9 @@ python -m bytewax.run tests.chaos.gateway:flow -r DIRECTORY/data/recovery -s 1 -
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 if __name__ == "__main__":
     from flows import leave_on_signals
@@ -20,11 +20,15 @@ if __name__ == "__main__":
 from bytewax.dataflow import Dataflow
 
 from config.models import Configuration
+from connectors.settings import TargetConfig
+from delivery.overflow import BufferPolicy, Overflow
 from flows import gateway
 from normalization.rules import Rule
+from tests.chaos.network import RemoteConfig
 from tests.chaos.numbered import FramesConfig, NumberedConfig
 
-OPTIONS = "options.json"
+OPTIONS: Final = "options.json"
+_TIMEOUT: Final = 2.0  # seconds that a target in the network has to answer
 
 
 @dataclass
@@ -39,11 +43,33 @@ class SourceSetup:
 
 @dataclass
 class TargetSetup:
-    """One target of frames."""
+    """One target of frames.
+
+    Attributes:
+        name: Its name.
+        remembers: Whether it knows the number of the last unit that it took.
+        rows: Readings in one write.
+        port: Where its station listens; 0 when it is a file.
+        overflow: What happens when its spool is full; empty for the default.
+        quota_readings: How many readings its spool holds; None for no bound.
+    """
 
     name: str
     remembers: bool = False
     rows: int = 2000
+    port: int = 0
+    overflow: str = ""
+    quota_readings: int | None = None
+
+
+@dataclass
+class RuleSetup:
+    """A rule beside the one that sends everything everywhere: readings that match go to `targets`, with a priority."""
+
+    name: str
+    condition: str
+    targets: list[str]
+    priority: int
 
 
 @dataclass
@@ -57,6 +83,7 @@ class Setup:
         gateway: Its name.
         idle: Whether the sources are left out.
         memory_rows: Readings held in memory per target.
+        rules: More rules.
     """
 
     stores: str
@@ -65,6 +92,7 @@ class Setup:
     gateway: str = "chaos"
     idle: bool = False
     memory_rows: int = 100_000
+    rules: list[RuleSetup] = field(default_factory=list)
 
     def save(self, directory: Path) -> None:
         """Write it where the gateway reads it."""
@@ -76,7 +104,8 @@ class Setup:
         known = json.loads((directory / OPTIONS).read_text())
         sources = [SourceSetup(**source) for source in known.pop("sources")]
         targets = [TargetSetup(**target) for target in known.pop("targets")]
-        return Setup(**known, sources=sources, targets=targets)
+        rules = [RuleSetup(**rule) for rule in known.pop("rules")]
+        return Setup(**known, sources=sources, targets=targets, rules=rules)
 
 
 def acked_file(directory: Path, source: str) -> Path:
@@ -94,19 +123,24 @@ def control_file(directory: Path, target: str) -> Path:
     return directory / "control" / f"{target}.way"
 
 
+def _target(directory: Path, target: TargetSetup) -> TargetConfig:
+    common: dict[str, Any] = {"remembers": target.remembers, "rows": target.rows, "retry_delay": 0.1}
+    if target.port:
+        return RemoteConfig(port=target.port, timeout=_TIMEOUT, **common)
+    return FramesConfig(
+        path=frames_file(directory, target.name), control=control_file(directory, target.name), **common
+    )
+
+
 def configuration(directory: Path) -> Configuration:
     """The configuration of the gateway in `directory`."""
     setup = Setup.load(directory)
-    targets = {
-        target.name: FramesConfig(
-            path=frames_file(directory, target.name),
-            control=control_file(directory, target.name),
-            remembers=target.remembers,
-            rows=target.rows,
-            retry_delay=0.1,
-        )
-        for target in setup.targets
-    }
+    targets = {target.name: _target(directory, target) for target in setup.targets}
+    more = [
+        Rule(rule.name, rule.condition, there, rule.priority)
+        for rule in setup.rules
+        if (there := tuple(name for name in rule.targets if name in targets))
+    ]
     return Configuration(
         gateway=setup.gateway,
         directory=Path(setup.stores),
@@ -123,12 +157,17 @@ def configuration(directory: Path) -> Configuration:
             for source in setup.sources
         ),
         targets=targets,
-        rules=(Rule("everything", "TRUE", tuple(targets)),),
+        rules=(Rule("everything", "TRUE", tuple(targets)), *more),
         default=tuple(targets),
         port=None,
         log_level="warning",
         memory_rows=setup.memory_rows,
         probe_interval=2.0,
+        buffers={
+            target.name: BufferPolicy(overflow=Overflow(target.overflow), rows=target.quota_readings)
+            for target in setup.targets
+            if target.overflow
+        },
     )
 
 

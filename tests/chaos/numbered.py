@@ -6,6 +6,7 @@ can break it and mend it while the gateway lives.
 """
 
 import asyncio
+import contextlib
 import os
 import struct
 import threading
@@ -33,6 +34,7 @@ from connectors.contract import (
 )
 from connectors.settings import SourceConfig, TargetConfig
 from normalization.reading import Columns
+from tests.appending import Appender, whole_numbers
 
 ROW: Final = np.dtype(
     [
@@ -52,6 +54,7 @@ POISON: Final = 1000  # a rejecting target will never take every thousandth read
 TAGS: Final = 40
 """Tags of a source; reading `n` is of tag `n` modulo this."""
 _PERIOD: Final = 0.01
+_BURST: Final = 8 * 1024 * 1024  # bytes that a source gives at once, at most
 _POOL: Final = 64 * 1024 * 1024
 _MOST_WAITING: Final = 50
 _HANGS: Final = 2.0  # seconds until a writer gives up on a target that does not answer
@@ -100,13 +103,13 @@ class NumberedReader(Reader):
         )  # as a broker: what was acknowledged is never given again
         pool = os.urandom(_POOL // 2).hex() if config.padding else ""
         tags = [intake.tag(config.tag(config.name, f"a{i}", f"tag_{i}")) for i in range(config.tag_count)]
+        most = min(config.rate, _BURST // (config.padding or 1))  # after a stall not more than a second's worth at once
         intake.state(SourceState.CONNECTED)
-        fd = os.open(config.acked, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        try:
+        with Appender(config.acked, whole_numbers) as acked:
             began, given, waiting = time.monotonic(), 0, list[asyncio.Future[None]]()
             while True:
                 due = int((time.monotonic() - began) * config.rate)
-                count = min(due - given, config.rate)  # after a stall not more than a second's worth at once
+                count = min(due - given, most)
                 given = due
                 if count:
                     rows = Columns()
@@ -116,14 +119,12 @@ class NumberedReader(Reader):
                         more = f'{{"p":"{pool[at : at + config.padding]}"}}' if pool else None
                         rows.add(tags[n % len(tags)], value_of(n), source_time=n, properties=more)
                     done = intake.append(rows, str(n).encode())
-                    done.add_done_callback(partial(_note, fd, n))
+                    done.add_done_callback(partial(_note, acked, n))
                     waiting.append(done)
                 if len(waiting) > _MOST_WAITING:
                     await waiting[0]
                     waiting = [future for future in waiting if not future.done()]
                 await asyncio.sleep(_PERIOD)
-        finally:
-            os.close(fd)
 
 
 def last_number(acked: Path) -> int:
@@ -132,12 +133,10 @@ def last_number(acked: Path) -> int:
     return int(numbers.max()) if len(numbers) else 0
 
 
-def _note(fd: int, n: int, done: "asyncio.Future[None]") -> None:
+def _note(acked: Appender, n: int, done: "asyncio.Future[None]") -> None:
     if not done.cancelled() and done.exception() is None:
-        try:
-            os.write(fd, n.to_bytes(8, "little"))
-        except OSError:
-            return  # the reader has gone, or a fault hit this very write: then nobody was told
+        with contextlib.suppress(OSError):  # a fault hit this very write: then nobody was told
+            acked.append(n.to_bytes(8, "little"))
 
 
 class FramesConfig(TargetConfig):
@@ -158,7 +157,7 @@ class FramesWriter(Writer):
     def __init__(self, config: FramesConfig) -> None:
         self.limits = Limits(rows=config.rows, linger=0.02, remembers_units=config.remembers)
         self._config = config
-        self._fd = -1
+        self._file: Appender | None = None
         self._last = 0
         self._sources: dict[str, int] = {}
 
@@ -169,8 +168,7 @@ class FramesWriter(Writer):
         config = self._config
         config.control.with_suffix(".thread").write_text(str(threading.get_native_id()))
         whole, self._last = sound_bytes(config.path)
-        self._fd = os.open(config.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.ftruncate(self._fd, whole)  # a kill may have cut the last frame: it was never acknowledged
+        self._file = Appender(config.path, lambda _: whole)
 
     def _way(self) -> Way:
         try:
@@ -193,7 +191,7 @@ class FramesWriter(Writer):
                 await asyncio.sleep(0.2)
         if self._config.remembers and unit <= self._last:
             return
-        rows = _rows(batch)
+        rows = rows_of(batch)
         if way == "partial" and len(rows) > 1 and not self._config.remembers:
             self._append(unit, rows[: len(rows) // 2])
             raise TransientError("told to take half")
@@ -209,27 +207,20 @@ class FramesWriter(Writer):
             raise TransientError("taken, but the answer was lost")
 
     def _append(self, unit: int, rows: np.ndarray) -> None:
-        body = rows.tobytes()
-        head = FRAME.pack(MAGIC, 0, unit, time.time_ns() // 1000, len(rows))
-        checksum = zlib.crc32(body, zlib.crc32(memoryview(head)[_CHECKED:]))
-        frame = memoryview(MAGIC + checksum.to_bytes(4, "little") + head[_CHECKED:] + body)
-        size = os.fstat(self._fd).st_size
+        assert self._file is not None
         try:
-            while frame:
-                frame = frame[os.write(self._fd, frame) :]
+            self._file.append(frame(unit, rows))
         except OSError as error:
-            os.ftruncate(self._fd, size)
             raise TransientError(f"the target's disk: {error}") from error
         self._last = max(self._last, unit)
 
     @override
     async def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._file is not None:
+            self._file.close()
 
 
-def _rows(batch: pa.RecordBatch) -> np.ndarray:
+def rows_of(batch: pa.RecordBatch) -> np.ndarray:
     """The readings of a batch that sources gave; the gateway's own have no value."""
     rows = np.zeros(len(batch), ROW)
     for name, column in (("source", "source"), ("shard", "shard"), ("path", "path")):
@@ -242,6 +233,14 @@ def _rows(batch: pa.RecordBatch) -> np.ndarray:
     rows["value"] = batch.column("value_int").fill_null(0).to_numpy(zero_copy_only=False)
     rows["received"] = batch.column("received_time").cast(pa.int64()).to_numpy(zero_copy_only=False)
     return rows
+
+
+def frame(unit: int, rows: np.ndarray) -> bytes:
+    """What a target keeps of one write."""
+    body = rows.tobytes()
+    head = FRAME.pack(MAGIC, 0, unit, time.time_ns() // 1000, len(rows))
+    checksum = zlib.crc32(body, zlib.crc32(memoryview(head)[_CHECKED:]))
+    return MAGIC + checksum.to_bytes(4, "little") + head[_CHECKED:] + body
 
 
 def frames(path: Path, start: int = 0) -> list[tuple[int, int, np.ndarray]]:

@@ -1,5 +1,6 @@
 """The world of numbered sources: lives of the gateway, the faults that a scenario names, and the oracle at the end."""
 
+import contextlib
 import json
 import os
 import random
@@ -12,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.chaos.gateway import Setup, SourceSetup, TargetSetup, control_file
+from tests.chaos.gateway import Setup, SourceSetup, TargetSetup, control_file, frames_file
 from tests.chaos.lives import LOOK, WAYS, ChaosError, Life, Way, account, acked_bytes, pause, until
+from tests.chaos.network import Station
 from tests.chaos.scenario import Fault, Scenario
-from tests.chaos.verdict import dead_letters, discarded, judge, unexplained
+from tests.chaos.verdict import dead_letters, discarded, judge, miscounted, unexplained
 
+_TELL: Final = 20.0  # seconds between two lines of progress
 _SETTLED: Final = 60.0
 _QUIET: Final = 1.0
 _SILENT: Final = 12.0  # seconds after which nothing more will come
@@ -43,8 +46,10 @@ class Figures:
     stall_s: list[float] = field(default_factory=list)
     recovered_s: list[float] = field(default_factory=list)
     silent_ends: int = 0
+    changes: int = 0
     refusals: int = 0
     not_refused: int = 0
+    memory_mib: int = 0
 
 
 @dataclass
@@ -63,6 +68,8 @@ class World:
         environment: More environment of the next life.
         traced: Whether the next life is one that a fault may end at any point.
         mounts: What was mounted.
+        ever: Sources that there have been besides those of the setup.
+        stations: Targets in the network, by name.
     """
 
     directory: Path
@@ -77,6 +84,7 @@ class World:
     traced: bool = False
     mounts: list[Path] = field(default_factory=list)
     ever: list[str] = field(default_factory=list)
+    stations: dict[str, Station] = field(default_factory=dict)
 
     @property
     def stores(self) -> Path:
@@ -192,20 +200,35 @@ def run(
     from tests.chaos import faults  # noqa: F401 - registers what scenarios name
 
     (directory / "control").mkdir()
-    world = World(directory, _setup(directory, load), dict(load), chance, say)
+    world = World(directory, setup_of(directory, load), dict(load), chance, say)
+    with contextlib.ExitStack() as stations:
+        for target in world.setup.targets:
+            if target.name in load.get("remote", ()):
+                station = Station(frames_file(directory, target.name), remembers=target.remembers)
+                world.stations[target.name] = stations.enter_context(station)
+                target.port = station.port
+        return _carry_out(scenario, world, load)
+
+
+def _carry_out(scenario: Scenario, world: World, load: Mapping[str, Any]) -> dict[str, Any]:
     try:
         _mount(world)
-        for number in range(int(load.get("rounds", 1))):
+        rounds, told = int(load.get("rounds", load.get("kills", 1))), time.monotonic()
+        for number in range(rounds):
             _round(world, scenario.faults, number)
+            if time.monotonic() - told > _TELL:
+                told = time.monotonic()
+                world.say(f"    round {number + 1} of {rounds}: {world.figures.kills} kills")
         world.end()
-        return _settle(world, load)
+        return settle(world, load)
     finally:
         world.end()
         for mount in world.mounts:
             subprocess.run(["umount", "-l", str(mount)], check=False, capture_output=True)
 
 
-def _setup(directory: Path, load: Mapping[str, Any]) -> Setup:
+def setup_of(directory: Path, load: Mapping[str, Any]) -> Setup:
+    """What the gateway of a load is made of."""
     protocols = _PROTOCOLS[: int(load.get("sources", 3))]
     rate = round(int(load.get("rate", 1000)) / len(protocols))
     targets = [TargetSetup("plain"), TargetSetup("units", remembers=True)]
@@ -228,7 +251,8 @@ def _mount(world: World) -> None:
     world.mounts.append(place)
 
 
-def _round(world: World, faults: list[Fault], number: int) -> None:
+def _round(world: World, named: list[Fault], number: int) -> None:
+    faults = [fault for fault in named if fault.happens_in(number)]
     before = [fault for fault in faults if fault.do in BEFORE]
     if unknown := [fault.do for fault in faults if fault.do not in BEFORE and fault.do not in DURING]:
         raise ValueError(f"no such fault: {', '.join(unknown)}")
@@ -258,13 +282,15 @@ def _round(world: World, faults: list[Fault], number: int) -> None:
         DURING[fault.do](world, fault.options | {"round": number})
 
 
-def _settle(world: World, load: Mapping[str, Any]) -> dict[str, Any]:
+def settle(world: World, load: Mapping[str, Any]) -> dict[str, Any]:
     """One more life without faults and with silent sources, until everything acknowledged is there; then the verdict."""
     world.prefix, world.environment, world.traced = [], {}, False
     world.load["blind"] = True  # there may be nothing left to deliver
     for control in (world.directory / "control").glob("*.way"):
         if not load.get("rejecting"):
             control.unlink()
+    for station in world.stations.values():
+        station.take_road("ok")
     world.setup.idle = True
     names = [source.name for source in world.setup.sources]
     names += [name for name in world.ever if name not in names]
@@ -312,6 +338,7 @@ def _settle(world: World, load: Mapping[str, Any]) -> dict[str, Any]:
         "obligations": numbers.obligations,
         "lost": unexplained(numbers, let_go),
         "discarded": sum(let_go.values()),
+        "miscounted": miscounted(world.directory, found, names, [target.name for target in targets]),
         "wrong_values": numbers.wrong_values + numbers.unknown,
         "duplicates": numbers.duplicates,
         "duplicate_ms_per_kill": round(1000 * numbers.duplicates / rate / max(1, figures.kills), 1),

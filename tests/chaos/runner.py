@@ -31,7 +31,8 @@ class Outcome:
     Attributes:
         scenario: The scenario.
         figures: What was counted and measured.
-        broken: What did not hold, in words.
+        broken: Invariants that did not hold, in words.
+        missed: Figures of the machine's speed that are not as wanted, in words.
         not_run: Why it was not run; empty when it was.
         foreign: Share of the machine's processors that others used meanwhile.
         seconds: How long it took.
@@ -41,14 +42,25 @@ class Outcome:
     scenario: Scenario
     figures: dict[str, Any] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
     not_run: str = ""
     foreign: float = 0.0
     seconds: float = 0.0
     kept: Path | None = None
 
+    @property
+    def quiet(self) -> bool:
+        """Whether the machine was quiet enough to time anything."""
+        return self.foreign < _QUIET
+
 
 def run_scenario(
-    scenario: Scenario, length: Length, seed: int, say: Callable[[str], None], directory: Path | None = None
+    scenario: Scenario,
+    length: Length,
+    seed: int,
+    say: Callable[[str], None],
+    directory: Path | None = None,
+    kills: int | None = None,
 ) -> Outcome:
     """Run one scenario; its files are kept when something did not hold.
 
@@ -58,6 +70,7 @@ def run_scenario(
         seed: Everything random is drawn from it and the scenario's name.
         say: Prints progress.
         directory: Where its files go; one of its own when None.
+        kills: How many kills, where the load counts them and it is not to decide.
     """
     if reason := next(filter(None, map(faults.missing, scenario.needs)), ""):
         return Outcome(scenario, not_run=reason)
@@ -66,28 +79,30 @@ def run_scenario(
     chance = random.Random(f"{seed} {scenario.name}")
     try:
         world = worlds.WORLDS[scenario.world]
-        outcome.figures = world(scenario, scenario.load_for(length), place, chance, say)
+        outcome.figures = world(scenario, scenario.load_for(length, kills), place, chance, say)
         outcome.foreign = (cpu_of_others() - others) / (time.monotonic() - began) / (os.cpu_count() or 1)
-        outcome.broken = scenario.broken(outcome.figures, quiet=outcome.foreign < _QUIET)
+        outcome.broken, outcome.missed = scenario.broken(outcome.figures), scenario.missed(outcome.figures)
     except Exception as error:  # noqa: BLE001 - the edge of a scenario: the others are run all the same, and this one has failed
         outcome.broken = [f"{type(error).__name__}: {error}"]
         say(traceback.format_exc())
     outcome.seconds = round(time.monotonic() - began, 1)
-    if outcome.broken:
+    if outcome.broken or (outcome.missed and outcome.quiet):
         outcome.kept = place
     elif directory is None:
         shutil.rmtree(place, ignore_errors=True)
     return outcome
 
 
-def run_all(scenarios: Sequence[Scenario], length: Length, seed: int, say: Callable[[str], None]) -> list[Outcome]:
+def run_all(
+    scenarios: Sequence[Scenario], length: Length, seed: int, say: Callable[[str], None], kills: int | None = None
+) -> list[Outcome]:
     """Run scenarios in order; the evidence is written after each, so that a run that is cut short leaves what it found."""
     outcomes = []
     for scenario in scenarios:
         if not scenario.runs_in(length):
             continue
         say(f"{scenario.test:<8} {scenario.name}: {scenario.about}")
-        outcome = run_scenario(scenario, length, seed, say)
+        outcome = run_scenario(scenario, length, seed, say, kills=kills)
         outcomes.append(outcome)
         say(_told(outcome))
         if not outcome.not_run:
@@ -99,13 +114,11 @@ def _told(outcome: Outcome) -> str:
     if outcome.not_run:
         return f"  not run: {outcome.not_run}"
     shown = ", ".join(f"{name} {_shown(figure)}" for name, figure in outcome.figures.items() if _telling(name, figure))
-    lines = [f"  {'BROKEN' if outcome.broken else 'holds'} after {outcome.seconds:g} s: {shown}"]
+    word = "BROKEN" if outcome.broken else "MISSED" if outcome.missed and outcome.quiet else "holds"
+    lines = [f"  {word} after {outcome.seconds:g} s: {shown}"]
     lines += [f"    {what}" for what in outcome.broken]
-    if outcome.foreign >= _QUIET and outcome.scenario.timed:
-        missed = [what for what in outcome.scenario.broken(outcome.figures) if what not in outcome.broken]
-        lines += [
-            f"    {what}; not judged, others used {100 * outcome.foreign:.0f} % of the processors" for what in missed
-        ]
+    judged = "" if outcome.quiet else f"; not judged, others used {100 * outcome.foreign:.0f} % of the processors"
+    lines += [f"    ✗ {what}{judged}" for what in outcome.missed]
     if outcome.kept:
         lines.append(f"    files are kept in {outcome.kept}")
     return "\n".join(lines)
@@ -140,6 +153,7 @@ def evidence(outcome: Outcome, length: Length, seed: int, known: Mapping[str, An
         "seed": seed,
         "seconds": outcome.seconds,
         "broken": outcome.broken,
+        "missed": outcome.missed,
         "cpu_share_of_others": round(outcome.foreign, 2),
         "figures": outcome.figures,
         "evidence": scenario.evidence,
@@ -187,15 +201,33 @@ def _tools() -> dict[str, str]:
 
 def table(outcomes: Sequence[Outcome], seed: int) -> str:
     """The goals with their figures, and what was not run."""
-    figures = {outcome.scenario.name: outcome.figures for outcome in outcomes if outcome.figures}
-    proves = {outcome.scenario.name: outcome.scenario.proves for outcome in outcomes}
-    lines = goals.table(figures, proves)
+    lines = goals.table(_goals(outcomes))
     not_run = [outcome for outcome in outcomes if outcome.not_run]
     lines += [f"not run: {outcome.scenario.name}: {outcome.not_run}" for outcome in not_run]
     broken = [outcome.scenario.name for outcome in outcomes if outcome.broken]
+    missed = [outcome.scenario.name for outcome in outcomes if outcome.missed]
     lines.append(
-        f"{len(outcomes) - len(not_run)} scenarios run, {len(not_run)} not run, {len(broken)} broken; seed {seed}"
+        f"{len(outcomes) - len(not_run)} scenarios run, {len(not_run)} not run, {len(broken)} broken, "
+        f"{len(missed)} with a figure missed; seed {seed}"
     )
     if broken:
         lines.append(f"broken: {', '.join(broken)}")
+    if missed:
+        lines.append(f"✗ missed: {', '.join(missed)}")
     return "\n".join(lines)
+
+
+def _goals(outcomes: Sequence[Outcome]) -> list[goals.Found]:
+    figures = {outcome.scenario.name: outcome.figures for outcome in outcomes if outcome.figures}
+    proves = {outcome.scenario.name: outcome.scenario.proves for outcome in outcomes}
+    return goals.found(figures, proves, {outcome.scenario.name for outcome in outcomes if not outcome.quiet})
+
+
+def failed(outcomes: Sequence[Outcome], *, strict: bool) -> bool:
+    """Whether a run has failed: an invariant or its goal is broken; if `strict`, also when a figure or its goal is missed."""
+    if any(outcome.broken for outcome in outcomes):
+        return True
+    missed = [found.goal for found in _goals(outcomes) if found.reached is False]
+    if any(not goal.timed for goal in missed):
+        return True
+    return strict and (bool(missed) or any(outcome.missed and outcome.quiet for outcome in outcomes))

@@ -18,11 +18,14 @@ import numpy as np
 import psutil
 
 from tests.chaos.gateway import Setup, SourceSetup, TargetSetup, control_file
-from tests.chaos.lives import Life, account, pause, until
-from tests.chaos.verdict import judge, unexplained
+from tests.chaos.lives import Life, account, living, pause, until
+from tests.chaos.verdict import Numbers, judge, unexplained
 from tests.evidence import conditions, record
 
 _LOOK: Final = 5.0
+_SETTLED: Final = 120.0
+_QUIET: Final = 2.0  # seconds without a delivery after which it is looked whether all is there
+_SILENT: Final = 30.0  # seconds after which nothing more will come
 _WARM_UP: Final = 120.0
 _RATE: Final = 700  # of each of three sources
 _WAYS: Final = ("bifrost_run", "bytewax_run")
@@ -98,13 +101,8 @@ def soak(directory: Path, seconds: float, every: float, away: float, warm_up: fl
             life.kill()
     setup.idle = True
     setup.save(directory)
-    last = Life(directory, "bifrost_run")
-    try:
-        until(lambda: not _stored(directory, last), 120, "everything delivered")
-    finally:
-        last.kill()
+    numbers = _settle(directory, [source.name for source in sources])
     found = account(directory)
-    numbers = judge(directory, [source.name for source in sources], ["units"], ["plain"])
     return {
         "hours": round(seconds / 3600, 2),
         "kills": kills,
@@ -135,11 +133,18 @@ def _watch(life: Life, watched: Watched, stores: Path, seconds: float) -> None:
         pause(min(_LOOK, max(0.05, end - time.monotonic())))
 
 
-def _stored(directory: Path, life: Life) -> bool:
-    """Whether targets still take what waited: they have stopped when nothing came for a while."""
-    before = [life.taken(target) for target in ("units", "plain")]
-    pause(2.0)
-    return [life.taken(target) for target in ("units", "plain")] != before
+def _settle(directory: Path, sources: list[str]) -> Numbers:
+    """A life with silent sources, until everything acknowledged is there, or nothing comes any more."""
+    deadline, quiet, sizes = time.monotonic() + _SETTLED, 0.0, [-1, -1]
+    with living(directory, "bifrost_run") as life:
+        while time.monotonic() < deadline and quiet < _SILENT:
+            pause(_QUIET)
+            before, sizes = sizes, [life.taken(target) for target in ("units", "plain")]
+            quiet = quiet + _QUIET if sizes == before else 0.0
+            if quiet == _QUIET and not judge(directory, sources, ["units"], ["plain"]).lost:
+                break
+        life.stop()
+    return judge(directory, sources, ["units"], ["plain"])
 
 
 def main(arguments: list[str]) -> int:

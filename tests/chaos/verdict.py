@@ -148,6 +148,22 @@ def unexplained(numbers: Numbers, let_go: dict[tuple[str, str], int]) -> int:
     return sum(max(0, lost - let_go.get(place, 0)) for place, lost in numbers.lost_by.items())
 
 
+def miscounted(directory: Path, account: dict[str, Any], sources: Iterable[str], targets: Iterable[str]) -> int:
+    """Readings by which what the journal has, less what a target has, differs from what the gateway says it let go.
+
+    A reading that is delivered and then, after a kill, discarded is in both: this is for runs without one.
+    """
+    let_go, wrong = discarded(account), 0
+    for target in targets:
+        rows = rows_of(directory, target)
+        for source in sources:
+            line = account.get("sources", {}).get(source)
+            if line is not None:
+                has = len(np.unique(rows["n"][rows["source"] == code(source)]))
+                wrong += abs(line["journalled"] - has - let_go.get((target, source), 0))
+    return wrong
+
+
 def dead_letters(account: dict[str, Any]) -> int:
     """Readings that the gateway says are dead letters, in all targets."""
     return sum(line["dead_letters"] for lines in account.get("targets", {}).values() for line in lines.values())

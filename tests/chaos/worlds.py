@@ -5,7 +5,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.chaos import backlog, bit_flips, dead_target, numbered_world, plant_kills, power_cuts, puback
+from tests.chaos import (
+    backlog,
+    bit_flips,
+    dead_target,
+    numbered_world,
+    plant_kills,
+    power_cuts,
+    puback,
+    recorded_starts,
+)
 from tests.chaos.scenario import Scenario
 
 World = Callable[[Scenario, Mapping[str, Any], Path, random.Random, Callable[[str], None]], dict[str, Any]]
@@ -17,5 +26,6 @@ WORLDS: Final[dict[str, World]] = {
     "backlog": backlog.run,
     "dead_target": dead_target.run,
     "power_cuts": power_cuts.run,
+    "recorded_starts": recorded_starts.run,
     "bit_flips": bit_flips.run,
 }
