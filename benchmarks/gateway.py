@@ -7,12 +7,14 @@ MQTT broker) and the ZeroBus emulator, into one table of which every reading goe
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -113,6 +115,14 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def _disk(pid: int, port: int) -> tuple[int, int]:
+    """Bytes that the gateway has made the disk write, and how often it made files durable."""
+    lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        found = re.search(rb"^bifrost_disk_syncs_total (\S+)", answer.read(), re.MULTILINE)
+    return int(lines["write_bytes"]) - int(lines["cancelled_write_bytes"]), int(float(found[1])) if found else 0
+
+
 def _quantile(bins: Any, share: float) -> float:
     """Upper edge of the bin, ms."""
     total = np.cumsum(bins)
@@ -120,7 +130,7 @@ def _quantile(bins: Any, share: float) -> float:
 
 
 def load(seconds: float, settle: float = 8.0) -> dict[str, Any]:
-    """Latency, memory and CPU at 5,000 readings/s from all kinds of source."""
+    """Latency, memory, CPU and wear of the disk at 5,000 readings/s from all kinds of source."""
     with tempfile.TemporaryDirectory(prefix="bifrost-bench-") as name:
         directory = Path(name)
         bins_file = directory / "bins"
@@ -131,11 +141,14 @@ def load(seconds: float, settle: float = 8.0) -> dict[str, Any]:
             with _gateway("benchmarks.timed_gateway", str(config), str(bins_file), log=log) as process:
                 bins = np.memmap(bins_file, np.int64, "r", shape=(BINS,))
                 time.sleep(settle)
+                port = json.loads(config.read_text())["gateway"]["port"]
                 before, cpu, began = np.array(bins), _cpu_s(process.pid), time.monotonic()
+                disk = _disk(process.pid, port)
                 rss = []
                 while time.monotonic() - began < seconds:
                     time.sleep(0.5)
                     rss.append(_rss_mb(process.pid))
+                written, syncs = (now - then for now, then in zip(_disk(process.pid, port), disk, strict=True))
                 found, cpu, took = np.array(bins) - before, _cpu_s(process.pid) - cpu, time.monotonic() - began
             workers.check()
     return {
@@ -146,6 +159,8 @@ def load(seconds: float, settle: float = 8.0) -> dict[str, Any]:
         "readings_per_s": round(int(found.sum()) / took),
         "memory_mb": round(max(rss), 1),
         "cpu_percent": round(100 * cpu / took, 1),
+        "written_bytes_per_reading": round(written / int(found.sum()), 1),
+        "syncs_per_1000_readings": round(1000 * syncs / int(found.sum()), 1),
         "seconds": round(took, 1),
     }
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.run [core_path] [zerobus] [load] [idle] [start]``: measure, and write build/evidence/bench.json.
+"""``python -m benchmarks.run [core_path] [zerobus] [load] [idle] [sources] [start]``: measure, and write build/evidence/bench.json.
 
 Everything is measured when nothing is named. Results are merged by key: what is not measured anew stays, with the
 conditions of its own time.
@@ -13,10 +13,11 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks import core_path, evidence, gateway, zerobus
+from benchmarks import core_path, evidence, gateway, wire_modbus, wire_mqtt, wire_opcua, zerobus
 
 _RUNS: Final = 5
 _LOAD_RUNS: Final = 3
+_WIRE_SECONDS: Final = 6.0
 
 
 def _child(*arguments: str) -> dict[str, Any]:
@@ -86,14 +87,19 @@ def measure_zerobus() -> None:
 
 
 def measure_load() -> None:
-    """Latency and memory at 5,000 readings/s."""
+    """Latency, memory and wear of the disk at 5,000 readings/s."""
     before = os.getloadavg()
     runs = [gateway.load(20.0) for _ in range(_LOAD_RUNS)]
     latency = {name: round(evidence.median([run[name] for run in runs]), 1) for name in ("p50", "p99")}
     memory = round(evidence.median([run["memory_mb"] for run in runs]), 1)
     print(f"latency at {gateway.RATE:,.0f} readings/s: p50 {latency['p50']} ms, p99 {latency['p99']} ms; {memory} MB")
+    wear = {
+        name: round(evidence.median([run[name] for run in runs]), 1)
+        for name in ("written_bytes_per_reading", "syncs_per_1000_readings")
+    }
+    print(f"wear of the disk: {wear['written_bytes_per_reading']} bytes a reading")
     described = evidence.conditions(before, runs=runs, tags=gateway.TAGS, sources=gateway.SOURCES)
-    evidence.merge({"latency_ms": latency, "memory_mb": memory}, described)
+    evidence.merge({"latency_ms": latency, "memory_mb": memory, "wear": wear}, described)
 
 
 def measure_idle() -> None:
@@ -114,11 +120,24 @@ def measure_start() -> None:
     evidence.merge({"start_s": found}, evidence.conditions(before, runs=runs))
 
 
+def measure_sources() -> None:
+    """What readers take in per CPU-second, from foreign servers into the journal, and through to a file."""
+    before = os.getloadavg()
+    works = ["journal", "file"]
+    found = {
+        **wire_mqtt.measure(works, _WIRE_SECONDS, _LOAD_RUNS),
+        **wire_opcua.measure(works, _WIRE_SECONDS, _LOAD_RUNS, wire_opcua.HERTZ),
+        **wire_modbus.measure(works, _WIRE_SECONDS, _LOAD_RUNS),
+    }
+    evidence.merge({"sources": found}, evidence.conditions(before, fsync=True))
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "core_path": measure_core_path,
     "zerobus": measure_zerobus,
     "load": measure_load,
     "idle": measure_idle,
+    "sources": measure_sources,
     "start": measure_start,
 }
 

@@ -83,6 +83,7 @@ def figures(bench: Evidence, kill: Evidence) -> list[Figure]:
             bench["latency_ms"]["p99"], "ms", "≤", 100, f"p50 {bench['latency_ms']['p50']}, p99 of the runs {_span(p99)}",
         ),
         Figure("resident memory at that load", bench["memory_mb"], "MB", "≤", 150),
+        Figure("written to disk at that load", bench["wear"]["written_bytes_per_reading"], "bytes a reading"),
         Figure("CPU when nothing arrives", bench["idle_cpu_percent"], "% of a core", "≤", 3),
         Figure("start to first delivery", bench["start_s"], "s", "≤", 3),
         Figure(f"{kill['runs']} × `kill -9`: readings lost", kill["lost"], "", "", 0),
@@ -155,7 +156,17 @@ Reader to acknowledgement by the ZeroBus emulator, all kinds of source at once.
 
 {
         _table(
-            ("readings/s", "p50 ms", "p95 ms", "p99 ms", "longest ms", "resident MB", "CPU % of a core"),
+            (
+                "readings/s",
+                "p50 ms",
+                "p95 ms",
+                "p99 ms",
+                "longest ms",
+                "resident MB",
+                "CPU % of a core",
+                "bytes written a reading",
+                "syncs a 1,000",
+            ),
             (
                 (
                     run["readings_per_s"],
@@ -165,6 +176,8 @@ Reader to acknowledgement by the ZeroBus emulator, all kinds of source at once.
                     run["max"],
                     run["memory_mb"],
                     run["cpu_percent"],
+                    run["written_bytes_per_reading"],
+                    run["syncs_per_1000_readings"],
                 )
                 for run in loads
             ),

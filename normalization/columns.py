@@ -373,7 +373,8 @@ def _held(values: np.ndarray, kind: ValueType | None) -> tuple[ValueType, np.nda
     if kind is None:
         kind = ValueType.UINT64 if wide else _KINDS[code]
     if kind is ValueType.DOUBLE:
-        return kind, values.astype(np.float64, copy=False)
+        with np.errstate(invalid="ignore"):  # numpy's word for a signalling NaN
+            return kind, values.astype(np.float64, copy=False)
     if code == "f" or kind not in _INTEGERS or (wide and kind is ValueType.INT64):
         raise ValueError(f"values are {values.dtype}, which {kind.name} cannot hold")
     if kind is ValueType.BOOLEAN:

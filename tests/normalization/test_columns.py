@@ -1,5 +1,6 @@
 """Readings that are appended in arrays are the same as if each had been appended by itself."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -170,6 +171,12 @@ def test_a_pattern_of_bits_can_be_an_unsigned_number() -> None:
     rows.add_arrays(np.zeros(1, np.int32), np.array([2]), ValueType.DOUBLE)
     assert rows.type == [ValueType.UINT64] * 2 + [ValueType.BOOLEAN] * 2 + [ValueType.DOUBLE]
     assert (rows.value_int, rows.value_double) == ([-1, 1, 1, 0, None], [None, None, None, None, 2.0])
+
+
+def test_a_signalling_nan_is_a_nan() -> None:
+    rows = Columns()
+    rows.add_arrays(np.zeros(1, np.int32), np.frombuffer(b"\x01\x00\x80\x7f", "<f4"))
+    assert math.isnan(rows.value_double[0] or 0.0)
 
 
 def test_times_may_be_those_of_numpy() -> None:

@@ -417,6 +417,35 @@ def _diagnostic_info(data: bytes, pos: int, types: Types, depth: int) -> Read:
     return out, pos
 
 
+def response_header(data: bytes) -> tuple[int, int, int]:
+    """The header of a response (OPC 10000-4 clause 7.33), with the type before it.
+
+    Returns:
+        Number of the response's encoding id (-1 when it has none), status, and where the header ended.
+
+    Raises:
+        Malformed: It is none.
+    """
+    try:
+        if data[:2] == b"\x01\x00":
+            (kind,), pos = _u16(data, 2), 4
+        else:
+            (_, pos), kind = node_id(data, 0), -1
+        (status,) = _u32(data, pos + 12)
+        pos += 16
+        if data[pos : pos + 8] in _PLAIN_ENDS:
+            return kind, status, pos + 8
+        types = Types()
+        _, pos = _diagnostic_info(data, pos, types, 0)
+        _, pos = _array(data, pos, 12, types, 0)
+        _, pos = _extension_object(data, pos, types, 0)
+    except (struct.error, IndexError) as error:
+        raise Malformed(str(error)) from None
+    return kind, status, pos
+
+
+_PLAIN_ENDS: Final = (bytes(8), b"\0\xff\xff\xff\xff\0\0\0")  # no diagnostics, no strings, no additional header
+
 _READ: Final[dict[int, Callable[[bytes, int, Types, int], Read]]] = {
     **{builtin: _number(code) for builtin, code in NUMBERS.items()},
     12: string,

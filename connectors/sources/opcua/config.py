@@ -87,6 +87,17 @@ class OpcUaConfig(SourceConfig):
     queue_size: int = Field(
         10, ge=1, le=1_000_000, description="values that the server keeps per node between notifications"
     )
+    publish_requests: int = Field(
+        10, ge=1, le=500, description="requests that wait for notifications at the server at once; it may take fewer"
+    )
+    values_per_notification: int = Field(
+        10_000, ge=1, le=1_000_000, description="values that the server puts into one notification at most"
+    )
+    subscription_lifetime: Duration = Field(
+        60.0,
+        ge=1,
+        description="time that the server keeps a subscription whose client is away, and collects values for it, in seconds",
+    )
     timestamps: Literal["source", "server"] = Field("source", description="whose timestamp is the time of a reading")
     security_policy: Literal["none", "basic256sha256"] = Field(
         "none", description="security policy; `none` sends everything in clear and is logged as a warning"
@@ -105,7 +116,9 @@ class OpcUaConfig(SourceConfig):
     )
     timeout: Duration = Field(5.0, gt=0, description="time for a connection and for an answer, in seconds or as 5s")
     keep_alive_interval: Duration = Field(
-        2.0, gt=0, description="time between reads that prove the connection, in seconds or as 2s"
+        2.0,
+        gt=0,
+        description="time after which a silent connection is asked for a sign of life; after twice that it is replaced, in seconds",
     )
     max_message_size: Size = Field(
         16 * 1024 * 1024, ge=65536, description="largest message taken from the server, in bytes or as 16MiB"

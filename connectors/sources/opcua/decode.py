@@ -1,4 +1,4 @@
-"""Messages of a server to readings: publish responses and read responses, column by column. Pure, no client library.
+"""Values of a server to readings: those of notifications and of read responses. Pure, no client library.
 
 What a server may send wrong is of two kinds. A value whose extent is known but that makes no sense (a structure that does not
 fit its definition) becomes a reject row, and decoding goes on behind it. Where the extent is lost too, the rest of the message
@@ -6,17 +6,23 @@ becomes one reject row.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from connectors.sources.opcua.binary import EPOCH, LAST, NUMBERS, Malformed, Types, data_value, microseconds, node_id
+import numpy as np
+
+from connectors.sources.opcua.binary import EPOCH, LAST, Malformed, Types, data_value, microseconds
+from connectors.sources.opcua.notification import (
+    OVERFLOW,
+    layouts,
+    numbers_of,
+    qualities,
+    run_of,
+    times_of,
+)
 from normalization.quality import opcua_quality
 from normalization.reading import Columns, Quality
-
-_OVERFLOW: Final = 0x480  # info type DataValue and the overflow bit (OPC 10000-4 clause 7.39)
-DATA_CHANGE: Final = "i=811"
-STATUS_CHANGE: Final = "i=820"
 
 _i32: Final = struct.Struct("<i").unpack_from
 _u32: Final = struct.Struct("<I").unpack_from
@@ -35,57 +41,6 @@ class Item:
     names: dict[int, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
-    """A PublishResponse without its values (OPC 10000-4 clause 5.14.5).
-
-    Attributes:
-        subscription: Id of the subscription.
-        sequence: Number of the message; of the next one when `parts` is empty (a keep-alive).
-        more: The server has more notifications waiting.
-        parts: Type of each notification (`DATA_CHANGE`, …), and where its body begins and ends.
-    """
-
-    subscription: int
-    sequence: int
-    more: bool
-    parts: list[tuple[str, int, int]]
-
-
-def notification(data: bytes, pos: int) -> Notification:
-    """Take a PublishResponse apart.
-
-    Args:
-        data: The message.
-        pos: Where the response header ended.
-
-    Raises:
-        Malformed: It is none.
-    """
-    try:
-        (subscription,) = _u32(data, pos)
-        (available,) = _i32(data, pos + 4)
-        pos += 8 + 4 * max(0, available)
-        more, sequence, _, count = struct.unpack_from("<?Iqi", data, pos)
-        pos += 17
-        parts = []
-        for _ in range(count):
-            kind, pos = node_id(data, pos)
-            if data[pos] == 0:
-                pos += 1
-                continue
-            (length,) = _i32(data, pos + 1)
-            pos += 5
-            if not 0 <= length <= len(data) - pos:
-                msg = f"a notification of {length} bytes, of which {len(data) - pos} are there"
-                raise Malformed(msg)
-            parts.append((kind, pos, pos + length))
-            pos += length
-    except (struct.error, IndexError) as error:
-        raise Malformed(str(error)) from None
-    return Notification(subscription, sequence, more, parts)
-
-
 class ValueDecoder:
     """Values of one connection into `Columns`.
 
@@ -99,16 +54,11 @@ class ValueDecoder:
         self.items = items
         self.types = types
         self._server_time = server_time
-        # A scalar number with a given mask is one fixed layout: handle, mask, type, value, status, times.
-        self._scalars: dict[int, tuple[Callable[[bytes, int], tuple[Any, ...]], int, int, int, bool]] = {}
-        for mask in (1, 3, 5, 7, 9, 11, 13, 15):
-            status = 4 if mask & 2 else 0
-            at = 4 + bool(mask & 2)
-            wanted, place = (8, at + bool(mask & 4)) if server_time else (4, at)
-            time = place if mask & wanted else 0
-            for builtin, code in NUMBERS.items():
-                layout = struct.Struct(f"<IBB{code}{'I' * bool(mask & 2)}{'q' * bool(mask & 4)}{'q' * bool(mask & 8)}")
-                self._scalars[mask << 8 | builtin] = (layout.unpack_from, layout.size, status, time, builtin == 9)
+        self._layouts = layouts(server_time=server_time)
+        self._read_layouts = layouts(server_time=server_time, handles=False)
+        self._tags = np.array([item.tag for item in items], np.int32)
+        self._named = np.array([item.names is not None for item in items], np.bool_)
+        self._any_named = bool(self._named.any())
 
     def data_change(self, data: bytes, rows: Columns) -> list[int]:
         """Append the values of a DataChangeNotification (OPC 10000-4 clause 7.25.2), given its body.
@@ -116,46 +66,77 @@ class ValueDecoder:
         Returns:
             Tags whose queue overflowed in the server: values before the one in `rows` were lost.
         """
-        items, scalars, add = self.items, self._scalars, rows.add
+        items, layouts_, add = self.items, self._layouts, rows.add
         known = len(items)
         overflowed: list[int] = []
         handle = known
         pos = 4
         try:
-            (count,) = _i32(data)
-            for _ in range(count):
-                entry = scalars.get(data[pos + 4] << 8 | data[pos + 5])
-                if entry is None:
+            (left,) = _i32(data)
+            while left > 0:
+                layout = layouts_.get(data[pos + 4] << 8 | data[pos + 5])
+                if layout is None:
                     pos, handle = self._other(data, pos, rows, overflowed)
+                    left -= 1
                     continue
-                unpack, size, at_status, at_time, unsigned = entry
-                values = unpack(data, pos)
+                run = run_of(data, pos, layout, left)
+                if run is not None and (taken := self._take_run(run, run["handle"], rows, overflowed)):
+                    pos += taken * layout.size
+                    left -= taken
+                    handle = int(run["handle"][taken - 1])
+                    continue
+                values = layout.unpack(data, pos)
+                left -= 1
                 handle = values[0]
                 if handle >= known:
-                    self._reject(rows, handle, f"the server sent the unknown handle {handle}", data[pos : pos + size])
-                    pos += size
+                    raw = data[pos : pos + layout.size]
+                    self._reject(rows, handle, f"the server sent the unknown handle {handle}", raw)
+                    pos += layout.size
                     continue
-                pos += size
+                pos += layout.size
                 item = items[handle]
-                status = values[at_status] if at_status else 0
-                ticks = values[at_time] if at_time else 0
-                value = values[3]
+                status = values[layout.status] if layout.status else 0
+                ticks = values[layout.time] if layout.time else 0
+                value = values[2]
                 add(
                     item.tag,
                     value,
                     quality=opcua_quality(status) if status else 0,
                     status=status,
                     source_time=(ticks - EPOCH) // 10 if 0 < ticks < LAST else None,
-                    properties=item.names.get(value) if item.names else None,
-                    unsigned=unsigned,
+                    properties=item.names.get(value) if item.names and isinstance(value, int) else None,
+                    unsigned=layout.unsigned,
                 )
-                if status & _OVERFLOW == _OVERFLOW:
+                if status & OVERFLOW == OVERFLOW:
                     overflowed.append(item.tag)
         except (Malformed, struct.error, IndexError, RecursionError) as error:
             if pos + 4 <= len(data):
                 (handle,) = _u32(data, pos)
             self._reject(rows, handle, f"the rest of a notification cannot be decoded: {error}", data[pos:])
         return overflowed
+
+    def _take_run(self, run: np.ndarray, handles: np.ndarray, rows: Columns, overflowed: list[int]) -> int:
+        """Append a run as far as its handles are known; returns how many rows that are."""
+        unknown = handles >= len(self.items)
+        first = int(unknown.argmax())
+        if unknown[first]:
+            if not first:
+                return 0
+            run, handles = run[:first], handles[:first]
+        tags, values = self._tags[handles], numbers_of(run)
+        status: int | np.ndarray = 0
+        quality: int | np.ndarray = 0
+        if "status" in (run.dtype.names or ()) and run["status"].any():
+            status = run["status"]
+            quality = qualities(status)
+            overflowed += tags[status & OVERFLOW == OVERFLOW].tolist()
+        names: list[str | None] | None = None
+        if self._any_named and values.dtype.kind != "f":
+            names = [None] * len(run)
+            for at in np.flatnonzero(self._named[handles]).tolist():
+                names[at] = (self.items[handles[at]].names or {}).get(values[at].item())
+        rows.add_arrays(tags, values, quality=quality, status=status, source_time=times_of(run), properties=names)
+        return len(run)
 
     def _other(self, data: bytes, pos: int, rows: Columns, overflowed: list[int]) -> tuple[int, int]:
         (handle,) = _u32(data, pos)
@@ -166,12 +147,18 @@ class ValueDecoder:
             self._reject(rows, handle, f"the server sent the unknown handle {handle}", data[start:pos])
         else:
             self._append(rows, self.items[handle], result, data[start + 4 : pos])
-            if result[2] & _OVERFLOW == _OVERFLOW:
+            if result[2] & OVERFLOW == OVERFLOW:
                 overflowed.append(self.items[handle].tag)
         return pos, handle
 
-    def read_results(self, data: bytes, pos: int, items: Sequence[Item], rows: Columns) -> None:
-        """Append the values of a ReadResponse (OPC 10000-4 clause 5.11.2), one per item in the same order.
+    def read_results(self, data: bytes, pos: int, handles: np.ndarray, rows: Columns) -> None:
+        """Append the values of a ReadResponse (OPC 10000-4 clause 5.11.2).
+
+        Args:
+            data: The message.
+            pos: Where its header ended.
+            handles: Of the nodes that were asked for, in the same order.
+            rows: Where the values go.
 
         Raises:
             Malformed: The answer is not for as many nodes as were asked for; nothing is appended.
@@ -180,21 +167,29 @@ class ValueDecoder:
             (count,) = _i32(data, pos)
         except struct.error as error:
             raise Malformed(str(error)) from None
-        if count != len(items):
-            msg = f"{count} values for {len(items)} nodes"
+        if count != len(handles):
+            msg = f"{count} values for {len(handles)} nodes"
             raise Malformed(msg)
         pos += 4
-        for at, item in enumerate(items):
-            start = pos
-            try:
+        at = 0
+        try:
+            while at < count:
+                layout = self._read_layouts.get(int.from_bytes(data[pos : pos + 2], "big"))
+                run = run_of(data, pos, layout, count - at) if layout is not None else None
+                if layout is not None and run is not None:
+                    at += self._take_run(run, handles[at : at + len(run)], rows, [])
+                    pos += len(run) * layout.size
+                    continue
+                start = pos
                 result = data_value(data, pos, self.types)
-            except (Malformed, struct.error, IndexError, RecursionError) as error:
-                for lost in items[at:]:
-                    rows.add_reject(lost.tag, f"the rest of an answer cannot be decoded: {error}", data[start:])
-                    start = len(data)
-                return
-            pos = result[5]
-            self._append(rows, item, result, data[start:pos])
+                pos = result[5]
+                self._append(rows, self.items[handles[at]], result, data[start:pos])
+                at += 1
+        except (Malformed, struct.error, IndexError, RecursionError) as error:
+            raw = data[pos:]
+            for handle in handles[at:].tolist():
+                rows.add_reject(self.items[handle].tag, f"the rest of an answer cannot be decoded: {error}", raw)
+                raw = b""
 
     def _append(self, rows: Columns, item: Item, result: tuple[Any, int, int, int, int, int], raw: bytes) -> None:
         value, builtin, status, source, server, _ = result

@@ -5,34 +5,28 @@ import contextlib
 import datetime
 import logging
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from asyncua import ua
 from asyncua.client.client import Client
-from asyncua.client.ua_client import UaClient, UaClientState, UASocketProtocol
-from asyncua.common.connection import TransportLimits
 from asyncua.common.shortcuts import Shortcuts
-from asyncua.common.utils import Buffer, wait_for
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.status_codes import StatusCodes
-from asyncua.ua.ua_binary import struct_from_binary, uatcp_to_binary
 from asyncua.ua.uaerrors import UaError
 from typing_extensions import override
 
 from connectors.contract import Context
 from connectors.sources.opcua import security
+from connectors.sources.opcua.binary import response_header
+from connectors.sources.opcua.channel import CHUNK, POLICY_NONE, READ_REQUEST, Channel, ChannelClient, Limits
 from connectors.sources.opcua.config import OpcUaConfig
 
 _log = logging.getLogger(__name__)
-_requests_log = logging.getLogger(f"{__name__}.requests")
-_requests_log.setLevel(logging.WARNING)  # below it asyncua writes requests out, with the password in the end
 
-_CHUNK: Final = 65_536
 _CLOSING: Final = 0.5  # seconds for the server to take leave
 _DEFAULT_BATCH: Final = 1_000  # nodes in one request to a server that states no limit
-_NONE: Final = "http://opcfoundation.org/UA/SecurityPolicy#None"
 _STRONG: Final = {  # policies that may encrypt a password; the older ones use broken padding or hashes
     "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256",
     "http://opcfoundation.org/UA/SecurityPolicy#Aes128_Sha256_RsaOaep",
@@ -44,80 +38,18 @@ class ServerRefusedError(Exception):
     """The server cannot be used as it is configured; the message says why."""
 
 
-class _Limits(TransportLimits):
-    """What we take is ours to say: asyncua would replace it by what the server answers, 0 for no limit."""
-
-    @override
-    def update_client_limits(self, msg: ua.Acknowledge) -> None:
-        self.max_send_buffer = min(self.max_send_buffer, max(msg.ReceiveBufferSize, 8192))
-
-
-class _Protocol(UASocketProtocol):
-    def __init__(self, timeout: float, policy: Any, limits: _Limits) -> None:
-        super().__init__(timeout, policy, limits)
-        self._taken = limits
-        self.logger = _requests_log
-
-    @override
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        held = self.receive_buffer
-        if held and len(held) >= 8 and int.from_bytes(held[4:8], "little") > self._taken.max_recv_buffer:
-            _log.error("a chunk is larger than the %d bytes that were agreed; disconnecting", _CHUNK)
-            self.receive_buffer = None
-            self.disconnect_socket()
-
-    @override
-    async def send_hello(self, url: str, max_messagesize: int = 0, max_chunkcount: int = 0) -> ua.Acknowledge:
-        limits = self._taken
-        hello = ua.Hello(
-            ReceiveBufferSize=ua.UInt32(limits.max_recv_buffer),
-            SendBufferSize=ua.UInt32(limits.max_send_buffer),
-            MaxMessageSize=ua.UInt32(limits.max_message_size),
-            MaxChunkCount=ua.UInt32(limits.max_chunk_count),
-            EndpointUrl=ua.String(url),
-        )
-        answer: asyncio.Future[ua.Acknowledge] = asyncio.get_running_loop().create_future()
-        self._callbackmap[0] = answer
-        if self.transport is None:
-            msg = "the connection is not open"
-            raise ConnectionError(msg)
-        self.transport.write(uatcp_to_binary(cast("ua.MessageType", ua.MessageType.Hello), hello))
-        return await wait_for(answer, self.timeout)
-
-
-class _UaClient(UaClient):
-    def __init__(self, timeout: float, limits: _Limits) -> None:
-        super().__init__(timeout)
-        self._bounds = limits
-
-    @override
-    async def connect_socket(self, host: str, port: int) -> None:
-        # asyncua uses asyncio.wait_for, which before Python 3.12 loses a cancellation that comes when it is done
-        self._set_state(UaClientState.CONNECTING)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await asyncio.get_running_loop().create_connection(self._make_protocol, host, port)
-        except BaseException:
-            self._set_state(UaClientState.DISCONNECTED)
-            raise
-        self._set_state(UaClientState.SOCKET_OPEN)
-
-    @override
-    def _make_protocol(self) -> UASocketProtocol:
-        self.protocol = _Protocol(self._timeout, self.security_policy, self._bounds)
-        self.protocol.pre_request_hook = self._pre_request_hook
-        self.protocol.on_connection_lost = self._on_transport_lost
-        self.protocol.is_session_closing = self._is_session_closing
-        return self.protocol
-
-
 class Session(Client):
     """One session with one server, used once: a lost connection is a new `Session`.
 
     Args:
         config: The source.
         context: Where its certificates lie.
+
+    Attributes:
+        namespaces: URIs of the server's namespaces, by index.
+        server_name: URI of the server; None when it has none.
+        started: When the server was started; empty when it does not say.
+        max_nodes_per_read, max_nodes_per_browse, max_items_per_call: How many nodes it takes in one request.
     """
 
     def __init__(self, config: OpcUaConfig, context: Context) -> None:
@@ -128,12 +60,13 @@ class Session(Client):
         self.application_uri = security.application_uri(context.gateway, config.name)
         self.product_uri = "urn:bifrost"
         self.session_timeout = 60_000
-        limits = _Limits(_CHUNK, _CHUNK, config.max_chunk_count, config.max_message_size)
-        self.uaclient = _UaClient(config.timeout, limits)
+        limits = Limits(CHUNK, CHUNK, config.max_chunk_count, config.max_message_size)
+        self.uaclient: ChannelClient = ChannelClient(config.timeout, limits)
         self.uaclient.pre_request_hook = self._wait_until_ready
         self.nodes = Shortcuts(self.uaclient.session)
         self.namespaces: list[str] = []
         self.server_name: str | None = None
+        self.started = ""
         self.max_nodes_per_read = self.max_nodes_per_browse = self.max_items_per_call = _DEFAULT_BATCH
         if config.username is not None:
             self.set_user(config.username)
@@ -181,21 +114,39 @@ class Session(Client):
             self._renew_channel_task.add_done_callback(lambda task: task.cancelled() or task.exception())
         await self._learn()
 
-    async def close(self) -> None:
-        """Close session and connection; never raises, and takes half a second at most."""
+    async def close(self, *, keep_subscriptions: bool = False, keep_session: bool = False) -> None:
+        """Close session and connection; never raises, and takes half a second at most.
+
+        Args:
+            keep_subscriptions: The server keeps them, for as long as they live without a client.
+            keep_session: The session stays open until it times out: some servers hand a subscription over from one only.
+        """
         protocol = self.uaclient.protocol
         transport = protocol.transport if protocol is not None else None
-        with contextlib.suppress(Exception):
-            if transport is not None:
-                async with asyncio.timeout(_CLOSING):
-                    await self.close_session()
-                    await self.close_secure_channel()
         self.uaclient.request_disconnect()
+        self.uaclient.pre_request_hook = None
         await self._cancel_task(self._renew_channel_task)
+        with contextlib.suppress(Exception):
+            if transport is not None and not keep_session:
+                async with asyncio.timeout(_CLOSING):
+                    await self.uaclient.close_session(not keep_subscriptions)
+                    await self.close_secure_channel()
         self.disconnect_socket()
         if transport is not None:
             transport.abort()  # a peer that is gone would keep what is not sent yet, and the socket, for minutes
             await asyncio.sleep(0)
+
+    @property
+    def channel(self) -> Channel:
+        """The connection.
+
+        Raises:
+            ConnectionError: There is none.
+        """
+        if self.uaclient.channel is None:
+            msg = "the connection is not open"
+            raise ConnectionError(msg)
+        return self.uaclient.channel
 
     @property
     def _checks_server(self) -> bool:
@@ -248,7 +199,7 @@ class Session(Client):
         encrypting = [policy for policy in offered if certified and policy.SecurityPolicyUri in _STRONG]
         if encrypting:
             return encrypting[0]
-        in_clear = [policy for policy in offered if policy.SecurityPolicyUri == _NONE]
+        in_clear = [policy for policy in offered if policy.SecurityPolicyUri == POLICY_NONE]
         encrypted_channel = self.security_policy.Mode == ua.MessageSecurityMode.SignAndEncrypt
         if not in_clear or not (encrypted_channel or self.config.allow_clear_password):
             msg = (
@@ -266,9 +217,10 @@ class Session(Client):
             ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
             ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse,
             ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
+            ObjectIds.Server_ServerStatus_StartTime,
         )
         values = [await self.read_attributes_of([node_id(i)], AttributeIds.Value) for i in wanted]
-        namespaces, servers, reads, browses, items = (
+        namespaces, servers, reads, browses, items, started = (
             value[0].Value.Value if value[0].Value is not None and not _status(value[0]) & 0xC0000000 else None
             for value in values
         )
@@ -280,18 +232,23 @@ class Session(Client):
         self.max_nodes_per_read = _batch(reads)
         self.max_nodes_per_browse = _batch(browses)
         self.max_items_per_call = _batch(items)
+        self.started = started.isoformat() if isinstance(started, datetime.datetime) else ""
 
-    async def prove(self) -> None:
+    async def prove(self, wait: float) -> None:
         """Read the server's state, to prove the connection.
+
+        Args:
+            wait: Seconds for an answer.
 
         Raises:
             ConnectionError: No answer came in time, or the server says that it is going down.
         """
         node = node_id(ObjectIds.Server_ServerStatus_State)
         try:
-            answer = await self.read_attributes_of([node], AttributeIds.Value)
+            async with asyncio.timeout(wait):
+                answer = await self.read_attributes_of([node], AttributeIds.Value)
         except TimeoutError:
-            msg = f"the server did not answer within {self.config.timeout:g} s"
+            msg = f"the server did not answer within {wait:g} s"
             raise ConnectionError(msg) from None
         state = answer[0].Value.Value if answer and answer[0].Value is not None else None
         if state == ua.ServerState.Shutdown:
@@ -305,15 +262,25 @@ class Session(Client):
             ua.UaStatusCodeError: The server answered with an error.
             ConnectionError: The connection is lost.
         """
-        if self.uaclient.protocol is None:
-            msg = "the connection is not open"
-            raise ConnectionError(msg)
-        answer = await self.uaclient.protocol.send_request(request, wait)
-        data = bytes(answer)
-        buffer = Buffer(data)
-        ua.ua_binary.nodeid_from_binary(buffer)
-        struct_from_binary(ua.ResponseHeader, buffer).ServiceResult.check()
-        return data, buffer.cur_pos
+        data = bytes(await self.channel.send_request(request, wait))
+        _, status, pos = response_header(data)
+        ua.StatusCode(ua.UInt32(status)).check()
+        return data, pos
+
+    async def read(self, parameters: bytes) -> tuple[bytes, int]:
+        """Send a ReadRequest whose parameters are encoded already; see `request`.
+
+        Raises:
+            TimeoutError: No answer came in time.
+            ua.UaStatusCodeError: The server answered with an error.
+            ConnectionError: The connection is lost.
+        """
+        (answer,) = self.channel.send(READ_REQUEST, [parameters], self.config.timeout)
+        async with asyncio.timeout(self.config.timeout):
+            data = await answer
+        _, status, pos = response_header(data)
+        ua.StatusCode(ua.UInt32(status)).check()
+        return data, pos
 
     async def read_attributes_of(self, nodes: Sequence[ua.NodeId], attribute: AttributeIds) -> list[ua.DataValue]:
         """One attribute of many nodes, in as many requests as the server's limit makes."""

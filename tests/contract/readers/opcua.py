@@ -76,8 +76,8 @@ class Server(abc.ABC):
             "sampling_interval": 0,
             "polling_interval": 0.02,
             "queue_size": 10_000,
-            "timeout": 0.5,
-            "keep_alive_interval": 0.2,
+            "timeout": 2.0,
+            "keep_alive_interval": 0.5,
             "nodes": [{"id": node, "tag_name": name} for name, node in self.nodes.items()],
         }
         return OpcUaConfig.model_validate(own | settings)

@@ -17,7 +17,8 @@ from connectors.contract import SourceState
 from connectors.sources.opcua.security import UntrustedServerError
 from connectors.sources.opcua.session import ServerRefusedError
 from normalization.reading import Quality, ValueType
-from tests.connectors.sources.opcua.conftest import Reading, free_port, source
+from tests.connectors.sources.opcua.conftest import Reading, Relay, free_port, source
+from tests.recording_intake import RecordingIntake
 
 pytestmark = pytest.mark.interop
 
@@ -199,3 +200,65 @@ async def test_after_the_server_was_killed_readings_go_on(node, tmp_path):
         assert {tag.tag_name for tag in reading.intake.gaps[0].tags} == NAMES
     finally:
         await reading.stop()
+
+
+def counted(intake: RecordingIntake, first: int) -> list[Any]:
+    return [r.value for r in intake.readings("Int32") if r.value is not None and r.value >= first]
+
+
+async def test_after_a_restart_of_the_gateway_nothing_is_missing_and_nothing_twice(node, tmp_path):
+    """The first gateway dies with messages that are not on disk; values go on while there is none."""
+    first = Reading(device(node.endpoint), tmp_path, RecordingIntake(hold=True))
+    first.start()
+    await first.intake.until(lambda: first.intake.readings("Int32"), 10)
+    node.command(burst=["Int32", 5000, 5030, 60])
+    await first.intake.until(lambda: first.intake.last("Int32").value >= 5005)
+    on_disk = next(
+        at for at, (rows, _) in enumerate(first.intake.appended) if 5002 in [v for v in rows.value_int if v is not None]
+    )
+    state = first.intake.appended[on_disk][1]
+    kept = [
+        v for rows, _ in first.intake.appended[: on_disk + 1] for v in rows.value_int if v is not None and v >= 5000
+    ]
+    await first.intake.until(lambda: first.intake.last("Int32").value >= 5012)
+    await first.stop()
+    await asyncio.sleep(0.3)
+    second = Reading(device(node.endpoint), tmp_path)
+    second.start(state)
+    try:
+        await second.intake.until(lambda: counted(second.intake, 5029), 10)
+        assert [v for v in kept if v < 2**31] + counted(second.intake, 5000) == list(range(5000, 5030))
+        assert not second.intake.gaps
+        assert not second.intake.readings("Text"), "what did not change is not sent again"
+    finally:
+        await second.stop()
+
+
+@pytest.mark.parametrize(("security", "low"), [("none", 6000), ("basic256sha256", 7000)])
+async def test_after_a_cut_connection_nothing_is_missing_and_what_was_stale_is_said_again(
+    node, tmp_path, security, low
+):
+    async with Relay(node.port) as relay:
+        config = device(
+            relay.endpoint.replace("/plant", "/lab"), keep_alive_interval=0.4, security_policy=security, trust="all"
+        )
+        reading = Reading(config, tmp_path)
+        task = reading.start()
+        try:
+            await reading.intake.until(lambda: {r.tag.tag_name for r in reading.intake.readings()} == NAMES, 10)
+            node.command(burst=["Int32", low, low + 50, 60])
+            await reading.intake.until(lambda: counted(reading.intake, low))
+            relay.flowing.clear()
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(task, 5)
+            state, before = reading.intake.appended[-1][1], len(reading.intake.readings("Text"))
+            relay.flowing.set()
+            reading.start(state)
+            await reading.intake.until(lambda: counted(reading.intake, low + 49), 10)
+            await reading.intake.until(lambda: len(reading.intake.readings("Text")) > before)
+            values = counted(reading.intake, low)
+            assert sorted(set(values)) == list(range(low, low + 50))
+            assert len(values) - 50 <= 1, "the current value may come twice"
+            assert not reading.intake.gaps
+        finally:
+            await reading.stop()

@@ -10,11 +10,8 @@ from asyncua import ua
 from asyncua.ua.status_codes import StatusCodes
 
 from connectors.contract import Context, SourceState
+from connectors.sources.opcua import subscription
 from connectors.sources.opcua.config import OpcUaConfig
-from connectors.sources.opcua.datatypes import DataTypes
-from connectors.sources.opcua.decode import STATUS_CHANGE, Notification
-from connectors.sources.opcua.nodes import Described, Variable
-from connectors.sources.opcua.reader import _Run
 from connectors.sources.opcua.session import Session
 from normalization.reading import Quality, ValueType
 from tests.connectors.sources.opcua.conftest import MACHINE, PLANT, PlantServer, Reading, Relay, free_port, source
@@ -210,7 +207,8 @@ async def test_polls_keep_their_own_pace(plant, tmp_path):
         assert 10 <= fast <= 24
 
 
-async def test_a_full_journal_stops_the_reading_and_loses_nothing(plant, tmp_path):
+async def test_a_full_journal_stops_the_reading_and_loses_nothing(plant, tmp_path, monkeypatch):
+    monkeypatch.setattr(subscription, "_LATE", 0.3)
     intake = RecordingIntake(hold=True)
     config = source(plant.endpoint, nodes=[f"nsu={MACHINE};s=Speed"], queue_size=1000, publishing_interval=0.02)
     reading = Reading(config, tmp_path, intake)
@@ -221,7 +219,7 @@ async def test_a_full_journal_stops_the_reading_and_loses_nothing(plant, tmp_pat
             plant.write("Speed", value, ua.VariantType.Int32)
             await asyncio.sleep(0.03)
         held = len(intake.appended)
-        assert held <= 20
+        assert held <= 25
         intake.hold = False
         intake.release()
         await intake.until(lambda: intake.last("Speed").value == 39)
@@ -352,18 +350,19 @@ async def test_a_gap_begins_with_the_last_sign_that_nothing_changed(tmp_path):
         server.stop()
 
 
-async def test_a_link_that_is_silent_is_noticed_within_seconds(plant, tmp_path):
+async def test_a_link_that_is_silent_is_noticed_within_twice_the_keep_alive(plant, tmp_path):
     async with Relay(plant.port) as relay:
         nodes = [f"nsu={MACHINE};s=Temperature"]
-        reading = Reading(source(relay.endpoint, nodes=nodes, keep_alive_interval=0.3, timeout=1.0), tmp_path)
+        reading = Reading(source(relay.endpoint, nodes=nodes, keep_alive_interval=0.5, timeout=5.0), tmp_path)
         task = reading.start()
         await reading.intake.until(reading.intake.readings)
         relay.flowing.clear()
-        started = asyncio.get_running_loop().time()
-        with pytest.raises(ConnectionError, match="did not answer"):
-            await asyncio.wait_for(task, 10)
-        assert asyncio.get_running_loop().time() - started < 4.5
-        assert reading.intake.states[-1][0] == SourceState.DOWN
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        await reading.intake.until(lambda: reading.intake.states[-1][0] == SourceState.DOWN)
+        assert clock() - started < 2 * 0.5 + 0.3, "a busy machine takes its time"
+        with pytest.raises(ConnectionError, match="did not answer|has been silent"):
+            await asyncio.wait_for(task, 5)
 
 
 async def test_a_server_that_sends_without_end_is_cut_off(tmp_path, caplog):
@@ -412,33 +411,6 @@ async def test_a_value_larger_than_allowed_ends_the_connection_and_not_the_memor
             assert not reading.intake.readings()
     finally:
         plant.write("Blob", b"\x00\xff", ua.VariantType.ByteString)
-
-
-def run_of_one_tag(tmp_path) -> tuple[_Run, RecordingIntake]:
-    intake = RecordingIntake()
-    config = source("opc.tcp://127.0.0.1")
-    session = Session(config, Context("g", tmp_path))
-    variable = Variable(None, "i=1", "Speed")
-    described = Described(variable, config.tag("device", "i=1", "Speed"), None)
-    return _Run(config, session, intake, [described], DataTypes(session)), intake
-
-
-async def test_notifications_that_did_not_come_are_a_gap(tmp_path):
-    run, intake = run_of_one_tag(tmp_path)
-    for sequence in (1, 2, 5, 6, 0xFFFFFFFF, 1, 2):
-        await run._take(b"", Notification(7, sequence, False, []))
-    assert [gap.reason for gap in intake.gaps] == [
-        "notifications 3 to 4 of the subscription did not come",
-        "notifications 7 to 4294967294 of the subscription did not come",
-    ]
-    assert [tag.tag_name for tag in intake.gaps[0].tags] == ["Speed"]
-
-
-async def test_the_end_of_a_subscription_ends_the_run(tmp_path):
-    run, _ = run_of_one_tag(tmp_path)
-    body = (0x800A0000).to_bytes(4, "little") + b"\0"
-    with pytest.raises(ConnectionError, match="0x800A0000"):
-        await run._take(body, Notification(7, 1, False, [(STATUS_CHANGE, 0, 5)]))
 
 
 async def test_check_says_what_it_found(plant, tmp_path):

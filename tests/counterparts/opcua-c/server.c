@@ -1,0 +1,95 @@
+/* An OPC UA server made with open62541: server PORT [COUNT HERTZ]. Listens on 127.0.0.1 until its input ends.
+   Policy None; anonymous, and user1 with secret1, whose subscriptions alone may go from one session to another. COUNT doubles ns=1;s=v0, ns=1;s=v1 … count upwards together, HERTZ times a second; what a client
+   asks for as queue size and notifications per publish is taken up to 100,000. Double ns=1;s=Double is set by lines of input. */
+#include <open62541/plugin/accesscontrol_default.h>
+#include <open62541/plugin/log_stdout.h>
+#include <open62541/server.h>
+#include <open62541/server_config_default.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static UA_NodeId *nodes;
+static unsigned count;
+static double number;
+
+static UA_NodeId add(UA_Server *server, const char *name) {
+    UA_VariableAttributes attributes = UA_VariableAttributes_default;
+    UA_Double value = 0;
+    UA_NodeId id;
+    UA_Variant_setScalar(&attributes.value, &value, &UA_TYPES[UA_TYPES_DOUBLE]);
+    attributes.dataType = UA_TYPES[UA_TYPES_DOUBLE].typeId;
+    attributes.valueRank = UA_VALUERANK_SCALAR;
+    attributes.minimumSamplingInterval = 0;
+    attributes.displayName = UA_LOCALIZEDTEXT("en", (char *)name);
+    UA_Server_addVariableNode(server, UA_NODEID_STRING(1, (char *)name), UA_NS0ID(OBJECTSFOLDER), UA_NS0ID(ORGANIZES),
+                              UA_QUALIFIEDNAME(1, (char *)name), UA_NS0ID(BASEDATAVARIABLETYPE), attributes, NULL, &id);
+    return id;
+}
+
+static void set(UA_Server *server, UA_NodeId id, UA_Double value) {
+    UA_DataValue data;
+    UA_DataValue_init(&data);
+    UA_Variant_setScalar(&data.value, &value, &UA_TYPES[UA_TYPES_DOUBLE]);
+    data.hasValue = data.hasSourceTimestamp = true;
+    data.sourceTimestamp = UA_DateTime_now();
+    UA_Server_writeDataValue(server, id, data);
+}
+
+static void tick(UA_Server *server, void *unused) {
+    (void)unused;
+    number += 1;
+    for(unsigned i = 0; i < count; i++)
+        set(server, nodes[i], number);
+}
+
+int main(int argc, char **argv) {
+    if(argc != 2 && argc != 4) {
+        fputs("usage: server PORT [COUNT HERTZ]\n", stderr);
+        return 2;
+    }
+    UA_Server *server = UA_Server_new();
+    UA_ServerConfig *config = UA_Server_getConfig(server);
+    UA_ServerConfig_setMinimal(config, (UA_UInt16)atoi(argv[1]), NULL);
+    UA_String_clear(&config->serverUrls[0]);
+    char url[64];
+    snprintf(url, sizeof url, "opc.tcp://127.0.0.1:%s", argv[1]);
+    config->serverUrls[0] = UA_STRING_ALLOC(url);
+    config->maxNotificationsPerPublish = 100000;
+    config->queueSizeLimits.max = 100000;
+    config->publishingIntervalLimits.min = 10;
+    config->samplingIntervalLimits.min = 0;
+    UA_UsernamePasswordLogin user = {UA_STRING_STATIC("user1"), UA_STRING_STATIC("secret1")};
+    config->allowNonePolicyPassword = true;
+    UA_AccessControl_default(config, true, NULL, 1, &user);
+    UA_NodeId alone = add(server, "Double");
+    if(argc == 4) {
+        count = (unsigned)atoi(argv[2]);
+        nodes = calloc(count, sizeof *nodes);
+        for(unsigned i = 0; i < count; i++) {
+            char name[16];
+            snprintf(name, sizeof name, "v%u", i);
+            nodes[i] = add(server, name);
+        }
+        UA_Server_addRepeatedCallback(server, tick, NULL, 1000.0 / atof(argv[3]), NULL);
+    }
+    if(UA_Server_run_startup(server) != UA_STATUSCODE_GOOD)
+        return 1;
+    puts("ready");
+    fflush(stdout);
+    char line[64];
+    struct pollfd input = {0, POLLIN, 0};
+    for(;;) {
+        UA_Server_run_iterate(server, true);
+        if(poll(&input, 1, 0) <= 0)
+            continue;
+        if(!fgets(line, sizeof line, stdin))
+            break;
+        set(server, alone, atof(line));
+    }
+    UA_Server_run_shutdown(server);
+    UA_Server_delete(server);
+    free(nodes);
+    return 0;
+}
