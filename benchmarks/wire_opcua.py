@@ -93,7 +93,7 @@ def result(work: str, per_notification: int, values: int, cpu: float, wall: floa
 
 async def _into_journal(
     port: int, values: int, hertz: float, seconds: float, directory: Path
-) -> tuple[int, float, float]:
+) -> tuple[int, float, float, int]:
     """Values that became durable, CPU-seconds, seconds and gaps; runs in the process that is measured."""
     from connectors.contract import Context
     from connectors.sources.opcua import OpcUaConfig
