@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _CLOSING: Final = 0.5  # seconds for the server to take leave
 _DEFAULT_BATCH: Final = 1_000  # nodes in one request to a server that states no limit
+# asyncua's server says yes to a transfer, and goes on to answer the requests of the old session only
+_FORGETFUL: Final = {"urn:freeopcua.github.io:python:server"}
 _STRONG: Final = {  # policies that may encrypt a password; the older ones use broken padding or hashes
     "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256",
     "http://opcfoundation.org/UA/SecurityPolicy#Aes128_Sha256_RsaOaep",
@@ -49,6 +51,7 @@ class Session(Client):
         namespaces: URIs of the server's namespaces, by index.
         server_name: URI of the server; None when it has none.
         started: When the server was started; empty when it does not say.
+        hands_over: Whether a subscription that the server hands over can be expected to go on.
         max_nodes_per_read, max_nodes_per_browse, max_items_per_call: How many nodes it takes in one request.
     """
 
@@ -67,6 +70,7 @@ class Session(Client):
         self.namespaces: list[str] = []
         self.server_name: str | None = None
         self.started = ""
+        self.hands_over = True
         self.max_nodes_per_read = self.max_nodes_per_browse = self.max_items_per_call = _DEFAULT_BATCH
         if config.username is not None:
             self.set_user(config.username)
@@ -218,9 +222,10 @@ class Session(Client):
             ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse,
             ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
             ObjectIds.Server_ServerStatus_StartTime,
+            ObjectIds.Server_ServerStatus_BuildInfo_ProductUri,
         )
         values = [await self.read_attributes_of([node_id(i)], AttributeIds.Value) for i in wanted]
-        namespaces, servers, reads, browses, items, started = (
+        namespaces, servers, reads, browses, items, started, product = (
             value[0].Value.Value if value[0].Value is not None and not _status(value[0]) & 0xC0000000 else None
             for value in values
         )
@@ -232,6 +237,7 @@ class Session(Client):
         self.max_nodes_per_read = _batch(reads)
         self.max_nodes_per_browse = _batch(browses)
         self.max_items_per_call = _batch(items)
+        self.hands_over = product not in _FORGETFUL
         self.started = started.isoformat() if isinstance(started, datetime.datetime) else ""
 
     async def prove(self, wait: float) -> None:

@@ -108,7 +108,7 @@ class Subscription:
         self.keep_alive = math.inf
         self.heard = time.monotonic()
         self.sequence = 0
-        self.cannot_be_taken_over = self.denied = False
+        self.cannot_be_taken_over, self.denied = not session.hands_over, False
         self.has_spoken = False
         self._begun = False  # the number of the last message is known
         self.created = False
@@ -167,6 +167,8 @@ class Subscription:
         Returns:
             Whether it could be; if not, there is none.
         """
+        if self.cannot_be_taken_over:
+            return False
         client = self._session.uaclient
         parameters = ua.TransferSubscriptionsParameters([ua.IntegerId(position.subscription)], initial)
         try:

@@ -25,6 +25,7 @@ from tests.recording_intake import RecordingIntake
 PLANT = "http://plant.test/ns"
 MACHINE = "http://machine.test/ns"
 SERVER_URI = "urn:plant.test:server"
+PRODUCT_URI = "urn:plant.test:product"  # what a reader knows of asyncua's own server does not hold
 
 
 def free_port() -> int:
@@ -86,6 +87,7 @@ class PlantServer:
 
     async def _start(self) -> None:
         self.server = server = Server(user_manager=_Users())
+        server.product_uri = PRODUCT_URI
         await server.init()
         server.set_endpoint(self.endpoint)
         await server.set_application_uri(SERVER_URI)

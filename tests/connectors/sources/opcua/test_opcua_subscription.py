@@ -16,7 +16,7 @@ from connectors.sources.opcua.notification import DATA_CHANGE, STATUS_CHANGE, No
 from connectors.sources.opcua.session import Session
 from connectors.sources.opcua.subscription import Position, Subscription
 from normalization.reading import Quality
-from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, Relay, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PRODUCT_URI, PlantServer, Reading, Relay, free_port, source
 from tests.recording_intake import RecordingIntake
 
 SPEED = f"nsu={MACHINE};s=Speed"
@@ -355,6 +355,25 @@ async def test_a_server_that_cannot_hand_over_is_asked_once_and_no_subscription_
         assert len(run.intake.gaps) == 3
     finally:
         service.transfer_subscriptions = transfer
+        await run.stop()
+
+
+async def test_a_server_that_is_known_to_forget_what_it_hands_over_is_not_asked(server, tmp_path):
+    """asyncua's own server says yes and then says nothing; a kill would cost twice the keep-alive each time."""
+    before_all = clients_subscriptions(server)
+    product = server.server.get_node(ua.NodeId(ua.ObjectIds.Server_ServerStatus_BuildInfo_ProductUri))
+    server.call(product.write_value("urn:freeopcua.github.io:python:server"))
+    run = Reading(source(server.endpoint, nodes=[SPEED], keep_alive_interval=30), tmp_path)
+    try:
+        for value in (1, 2, 3):
+            await asyncio.to_thread(server.write, "Speed", value, ua.VariantType.Int32)
+            run.start(run.intake.appended[-1][1] if run.intake.appended else None)
+            await run.intake.until(lambda value=value: speeds(run.intake)[-1:] == [value])
+            await run.stop()
+        left = [sub for sub in clients_subscriptions(server) if sub not in before_all]
+        assert not left, "subscriptions stay at the server that nobody will take over"
+    finally:
+        server.call(product.write_value(PRODUCT_URI))
         await run.stop()
 
 
