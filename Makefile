@@ -51,6 +51,10 @@ chaos-short: install counterparts ## The same in under 15 minutes
 soak: install ## Hours with faults, in which nothing may grow (HOURS=4); writes build/evidence/soak.json
 	$(PY) -m tests.chaos.soak --hours $(or $(HOURS),4)
 
+mutation: install ## Change the delivery code in small ways and see which tests notice (FILES=delivery/retry.py); writes build/evidence/mutation.json
+	sh tests/mutation/install.sh
+	nice -n 19 build/mutation/venv/bin/python -m tests.mutation $(ARGS) $(FILES)
+
 bench: install ## Measure; writes build/evidence/bench.json
 	$(PY) -m benchmarks.run
 
@@ -65,4 +69,4 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run counterparts test check format chaos chaos-short soak bench evidence lock clean
+.PHONY: help install run counterparts test check format chaos chaos-short soak mutation bench evidence lock clean

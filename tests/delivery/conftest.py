@@ -3,6 +3,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain_tracebacks() -> Iterator[None]:
+    """One with the values of all variables takes seconds, and in these tests errors are meant."""
+    before = structlog.get_config()
+    structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture

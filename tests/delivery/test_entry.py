@@ -100,6 +100,7 @@ def test_tags_are_numbered_anew_in_each_segment_and_found_again_in_another_proce
         arrays = [local]
         assert reader.translate(segment, arrays)
         assert [later[i] for i in arrays[0].to_pylist()] == [table[i] for i in ids]
+        assert (local.type, arrays[0].type) == (pa.int32(), pa.int32())
 
 
 def test_nothing_is_announced_twice() -> None:
@@ -146,6 +147,7 @@ def test_a_tag_added_after_the_scribe_was_made_is_known() -> None:
         table.intern(more[i])
     local, rows = scribe.translate(1, pa.array([49, 0], pa.int32()))
     assert local.to_pylist() == [1, 0]
+    assert local.type == pa.int32()
     assert len(rows) == 2
 
 
@@ -155,3 +157,24 @@ def test_compression_is_told_apart_and_pays(compression: Compression) -> None:
     mask, size, data = encode(arrays, compression)
     assert data.size < size / (2 if compression is Compression.LZ4 else 4)
     assert [plain(a) for a in decode(mask, size, memoryview(data))] == [plain(a) for a in arrays]
+
+
+def test_what_is_just_large_enough_to_be_compressed_survives() -> None:
+    table, sizes = tag_table(), set()
+    for length in range(0, 900, 8):
+        arrays = raw_columns(stream(table, [1], text="x" * length))
+        mask, size, data = encode(arrays)
+        sizes.add(size)
+        assert (data.size < size) == (size >= 1024)
+        assert [plain(a) for a in decode(mask, size, memoryview(data))] == [plain(a) for a in arrays]
+    assert 1024 in sizes
+
+
+def test_numbers_are_known_up_to_the_last_that_was_announced() -> None:
+    scribe, reader = TagScribe(tag_table(6)), TagReader(TagTable())
+    local, rows = scribe.translate(1, pa.array([2, 3, 4], pa.int32()))
+    reader.learn(1, rows)
+    assert reader.translate(1, [local])
+    for number in (3, 4, 100):
+        assert not reader.translate(1, [pa.array([0, number], pa.int32())])
+    assert not reader.translate(1, [pa.array([], pa.int32())]), "an entry without readings was never written"

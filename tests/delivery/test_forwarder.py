@@ -205,6 +205,7 @@ def test_a_writer_that_cannot_be_opened_or_closed_is_opened_again(delivery: Deli
     spool.append(stream(delivery.tags, range(10)))
     until(lambda: len(target.taken) == 10)
     assert target.tries == 5
+    assert delivery.forwarders["cloud"].status.errors == {"unexpected": 2, "transient": 2}
 
 
 def test_retries_back_off(delivery: Delivery) -> None:

@@ -1,3 +1,4 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,3 +23,11 @@ def test_exactly_what_was_added_and_not_forgotten_is_in_it(pairs: list[tuple[int
 def test_neighbours_grow_together_in_whatever_order_they_come(numbers: list[int]) -> None:
     intervals = Intervals((number, number) for number in numbers)
     assert intervals.to_list() == [(1, 49)]
+
+
+@given(st.sets(st.integers(1, 60)), st.lists(st.integers(1, 60), max_size=10))
+def test_numbers_put_in_at_once_are_in_it_and_no_others(numbers: set[int], asked: list[int]) -> None:
+    intervals = Intervals()
+    intervals.add_all(np.array(sorted(numbers), np.int64))
+    assert {number for number in range(70) if number in intervals} == numbers
+    assert intervals.has(np.array(asked, np.int64)).tolist() == [number in numbers for number in asked]

@@ -54,6 +54,7 @@ def test_a_batch_rejected_without_saying_which_is_halved_until_the_poison_is_fou
     assert sorted(delivery.dead()) == [100, 513]
     assert {reason for letters in delivery.letters.letters() for reason in letters.reasons} == {"field type conflict"}
     assert len(target.calls) <= 1 + 4 * 10, "two a halving and poison"
+    assert {unit for unit, _, _ in target.calls} == {1}
     assert not unaccounted(spool)
 
 
