@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks import core_path, evidence, gateway, wire_modbus, wire_mqtt, wire_opcua, zerobus
+from benchmarks import core_path, evidence, gateway, wire, wire_modbus, wire_mqtt, wire_opcua, zerobus
 
 _RUNS: Final = 5
 _LOAD_RUNS: Final = 3
@@ -123,11 +123,10 @@ def measure_start() -> None:
 def measure_sources() -> None:
     """What readers take in per CPU-second, from foreign servers into the journal, and through to a file."""
     before = os.getloadavg()
-    works = ["journal", "file"]
     found = {
-        **wire_mqtt.measure(works, _WIRE_SECONDS, _LOAD_RUNS),
-        **wire_opcua.measure(works, _WIRE_SECONDS, _LOAD_RUNS, wire_opcua.HERTZ),
-        **wire_modbus.measure(works, _WIRE_SECONDS, _LOAD_RUNS),
+        **wire_mqtt.measure(wire.WORKS, _WIRE_SECONDS, _LOAD_RUNS),
+        **wire_opcua.measure(wire.WORKS, _WIRE_SECONDS, _LOAD_RUNS, wire_opcua.HERTZ),
+        **wire_modbus.measure(wire.WORKS, _WIRE_SECONDS, _LOAD_RUNS),
     }
     evidence.merge({"sources": found}, evidence.conditions(before, fsync=True))
 

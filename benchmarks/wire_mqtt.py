@@ -10,25 +10,21 @@ system, between two looks after a warm-up.
 ``python -m benchmarks.wire_mqtt [journal|file|both] [SECONDS] [RUNS] [PACE …]`` prints one JSON line a run.
 """
 
-import asyncio
 import contextlib
-import json
 import os
 import selectors
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
-from benchmarks.evidence import ROOT, median
+from benchmarks import wire
+from benchmarks.evidence import ROOT
 from tests.mosquitto_broker import free_port, program
 
 TOPICS: Final = 1_000
@@ -37,8 +33,6 @@ PACES: Final = (0, 30_000)  # messages per second; 0 is as fast as it goes
 _READY: Final = 50_000  # messages that the publisher has ready; their packet ids are all different
 _UNDER_WAY: Final = 20_000  # messages at QoS 1 without PUBACK
 _TICK: Final = 0.002
-_WARM_UP: Final = 3.0
-_LINE_BYTES: Final = 1 << 20
 
 
 # ---------------------------------------------------------------------- broker and publisher
@@ -144,195 +138,40 @@ def source(port: int, qos: int) -> dict[str, Any]:
     }
 
 
-def cpu_s(process: psutil.Process) -> float:
-    """CPU-seconds that the process and its children have used, all threads, user and system."""
-    used = process.cpu_times()
-    living = [child.cpu_times() for child in process.children(recursive=True)]
-    return float(
-        used.user + used.system + used.children_user + used.children_system + sum(c.user + c.system for c in living)
-    )
-
-
-def result(work: str, qos: int, pace: int, messages: int, cpu: float, wall: float) -> dict[str, Any]:
+def run(work: str, qos: int, pace: int, seconds: float) -> dict[str, Any]:
     """One run."""
-    return {
-        "work": work,
-        "qos": qos,
-        "pace": pace or "fastest",
-        "messages_per_cpu_s": round(messages / cpu),
-        "messages_per_s": round(messages / wall),
-        "messages": messages,
-        "cpu_s": round(cpu, 3),
-        "cpu_percent": round(100 * cpu / wall, 1),
+    with (
+        tempfile.TemporaryDirectory(prefix="bifrost-bench-") as directory,
+        broker(Path(directory)) as port,
+        publisher(port, qos, pace),
+    ):
+        used = wire.take_in(work, source(port, qos), seconds)
+    return used.described("messages", work=work, qos=qos, pace=pace or "fastest")
+
+
+def measure(works: Sequence[str], seconds: float, runs: int, paces: tuple[int, ...] = PACES) -> dict[str, Any]:
+    """All works at all paces, as they stand in bench.json under ``sources``."""
+    cases = {
+        f"mqtt {work}, QoS {qos}, {f'{pace:,} a second' if pace else 'fastest'}": partial(run, work, qos, pace, seconds)
+        for work in works
+        for qos in (0, 1)
+        for pace in paces
     }
+    return wire.measure(cases, "messages", runs)
 
 
-# ---------------------------------------------------------------------- wire to journal
-
-
-async def _into_journal(port: int, qos: int, seconds: float, directory: Path) -> tuple[int, float, float]:
-    """Messages that became durable, CPU-seconds and seconds; runs in the process that is measured."""
-    from connectors.contract import Context
-    from connectors.sources.mqtt import MqttConfig
-    from delivery.journal import SHARDS, Journal, shard_of
-    from delivery.outcome import Outcome
-    from flows.intake import SourceIntake, supervise
-    from normalization.reading import TagTable
-
-    config = MqttConfig.model_validate(source(port, qos))
-    tags = TagTable()
-    journal = Journal(directory / "journal", "bench", tags)
-    index = shard_of("mqtt", config.name)
-    intake = SourceIntake(config.name, "mqtt", journal, tags)
-    for shard in range(len(SHARDS)):
-        journal.attach(shard, None, lambda _: Outcome())
-    taken, ended = 0, False
-
-    def let_go() -> None:
-        """As the flow does, in a thread of its own."""
-        nonlocal taken
-        seen, last = -1, 0.0
-        while not ended:
-            seen = journal.wait_arrival(seen, 0.05, last + 0.02)
-            entries = journal.take(index, 1_000_000)
-            if entries:
-                last = time.monotonic()
-                taken += sum(entry.rows for entry in entries)
-                journal.trim(index, entries[-1].number)
-
-    flow = threading.Thread(target=let_go)
-    flow.start()
-    reading = asyncio.create_task(supervise(config, Context("bench", directory), intake, journal))
-    process = psutil.Process()
-    began, start = time.monotonic(), (0, 0.0, 0.0)
-    while (now := time.monotonic() - began) < _WARM_UP + seconds:
-        await asyncio.sleep(0.25)
-        if not start[1] and now > _WARM_UP:
-            start = taken, cpu_s(process), time.monotonic()
-    found = taken - start[0], cpu_s(process) - start[1], time.monotonic() - start[2]
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-    ended = True
-    flow.join()
-    journal.close()
-    return found
-
-
-def journal(qos: int, pace: int, seconds: float) -> dict[str, Any]:
-    """One run of wire to journal, in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="bifrost-bench-") as name, broker(Path(name)) as port:
-        child = [sys.executable, "-m", "benchmarks.wire_mqtt", "child", str(port), str(qos), str(seconds), name]
-        with publisher(port, qos, pace):
-            done = subprocess.run(child, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
-    messages, cpu, wall = json.loads(done.stdout.splitlines()[-1])
-    return result("journal", qos, pace, messages, cpu, wall)
-
-
-# ---------------------------------------------------------------------- wire to file
-
-
-def _config(port: int, qos: int, directory: Path) -> Path:
-    target = {
-        "type": "file",
-        "endpoint": str(directory / "lines"),
-        "format": "line_protocol",
-        "rotate_size": "1GiB",
-    }
-    config = {
-        "gateway": {
-            "name": "bench",
-            "directory": str(directory / "data"),
-            "log_level": "warning",
-            "cloud": {"connectors": {"lines": target}},
-        },
-        "web_ui": {"enabled": False},
-        "sources": [source(port, qos)],
-    }
-    path = directory / "gateway.yaml"
-    path.write_text(json.dumps(config, indent=1))
-    return path
-
-
-class _Lines:
-    """Counts lines of the files of a folder as they grow."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._read: dict[Path, int] = {}
-        self.count = 0
-
-    def look(self) -> int:
-        for path in sorted(self._folder.glob("**/*")):
-            if path.is_file() and not path.name.startswith("."):
-                with path.open("rb") as lines:
-                    lines.seek(self._read.get(path, 0))
-                    while found := lines.read(_LINE_BYTES):
-                        self.count += found.count(b"\n")
-                    self._read[path] = lines.tell()
-        return self.count
-
-
-def file(qos: int, pace: int, seconds: float) -> dict[str, Any]:
-    """One run of the whole gateway."""
-    with tempfile.TemporaryDirectory(prefix="bifrost-bench-") as name, broker(Path(name)) as port:
-        directory = Path(name)
-        config = _config(port, qos, directory)
-        with (directory / "gateway.log").open("wb") as log:
-            command = [sys.executable, "-m", "bifrost", "run", "-c", str(config)]
-            gateway = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        try:
-            lines, process = _Lines(directory / "lines"), psutil.Process(gateway.pid)
-            with publisher(port, qos, pace):
-                time.sleep(2 * _WARM_UP)
-                before, cpu, began = lines.look(), cpu_s(process), time.monotonic()
-                time.sleep(seconds)
-                messages, cpu, wall = lines.look() - before, cpu_s(process) - cpu, time.monotonic() - began
-            if gateway.poll() is not None or not messages:
-                raise RuntimeError(f"nothing came: {(directory / 'gateway.log').read_text()[-2000:]}")
-            gateway.send_signal(signal.SIGTERM)
-            if gateway.wait(60) != 0:
-                raise RuntimeError((directory / "gateway.log").read_text()[-2000:])
-        finally:
-            if gateway.poll() is None:
-                gateway.kill()
-                gateway.wait()
-    return result("file", qos, pace, messages, cpu, wall)
-
-
-WORKS: Final = {"journal": journal, "file": file}
-
-
-def measure(works: list[str], seconds: float, runs: int, paces: tuple[int, ...] = PACES) -> dict[str, Any]:
-    """All works at all paces, interleaved; the median of the runs, as they stand in bench.json under ``sources``."""
-    found: dict[str, list[int]] = {}
-    for _ in range(runs):
-        for work in works:
-            for qos in (0, 1):
-                for pace in paces:
-                    run = WORKS[work](qos, pace, seconds)
-                    print(json.dumps(run), flush=True)
-                    name = f"mqtt {work}, QoS {qos}, {f'{pace:,} a second' if pace else 'fastest'}"
-                    found.setdefault(name, []).append(run["messages_per_cpu_s"])
-    return {name: {"messages_per_cpu_s": round(median(runs_)), "runs": runs_} for name, runs_ in found.items()}
-
-
-def main(arguments: list[str]) -> int:
-    """Measure and print."""
-    match arguments:
-        case ["publish", port, qos, pace]:
-            publish(int(port), int(qos), int(pace))
-        case ["child", port, qos, seconds, directory]:
-            found = asyncio.run(_into_journal(int(port), int(qos), float(seconds), Path(directory)))
-            print(json.dumps(found), flush=True)
-        case _:
-            works = [arguments[0]] if arguments and arguments[0] != "both" else list(WORKS)
-            length = float(arguments[1]) if len(arguments) > 1 else 10.0
-            runs = int(arguments[2]) if len(arguments) > 2 else 3
-            paces = tuple(int(pace) for pace in arguments[3:]) or PACES
-            before = os.getloadavg()
-            print(json.dumps({**measure(works, length, runs, paces), "load_average_before": round(before[0], 2)}))
-    return 0
+def main(arguments: list[str]) -> None:
+    """Measure and print, or publish."""
+    if arguments[:1] == ["publish"]:
+        port, qos, pace = map(int, arguments[1:])
+        publish(port, qos, pace)
+        return
+    works = [arguments[0]] if arguments and arguments[0] != "both" else wire.WORKS
+    seconds = float(arguments[1]) if len(arguments) > 1 else 10.0
+    runs = int(arguments[2]) if len(arguments) > 2 else 3
+    paces = tuple(int(pace) for pace in arguments[3:]) or PACES
+    wire.print_measured(lambda: measure(works, seconds, runs, paces))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
