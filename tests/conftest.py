@@ -1,7 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import structlog
+
+from tests import evidence, interop
+
+SEEN = pytest.StashKey[interop.Seen]()
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +14,21 @@ def logging_left_as_found() -> Iterator[None]:
     before = structlog.get_config()
     yield
     structlog.configure(**before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note what a test that talks to software of others found."""
+    report = yield
+    counterpart = interop.counterpart_of(item)
+    if counterpart is not None and (report.when == "call" or report.failed):
+        seen = item.config.stash.setdefault(SEEN, {})
+        interop.note(seen, counterpart, interop.behaviour_of(item), report.outcome)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Add what was seen to build/evidence/interop.json."""
+    seen = session.config.stash.get(SEEN, {})
+    if seen:
+        interop.record(seen, evidence.FOLDER / "interop.json")

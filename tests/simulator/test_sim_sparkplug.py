@@ -279,7 +279,7 @@ def _run(command: list[str], text: str, folder: Path) -> str:
     ).stdout
 
 
-@pytest.mark.interop
+@pytest.mark.interop("sparkplug-payload")
 async def test_a_foreign_decoder_reads_births_and_data(broker, host, until):
     """Against sparkplug-payload (Eclipse Tahu, JavaScript), where the project's counterparts are installed."""
     places = [path.parent for path in COUNTERPARTS.glob("*/node_modules/sparkplug-payload")]

@@ -18,7 +18,7 @@ from tests.contract.writers.timescaledb import Database
 from tests.mosquitto_broker import Broker, free_port
 from tests.postgres_server import PASSWORD, SUPERUSER
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.interop("PostgreSQL"), pytest.mark.timeout(180)]
 
 
 def configuration(folder: Path, database: Database, broker: int, port: int) -> Path:

@@ -23,7 +23,7 @@ from tests.mosquitto_broker import free_port
 
 ROOT = Path(__file__).parents[3]
 COUNTERPART = ROOT / "tests" / "counterparts" / "postgres-timescale"
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.interop("TimescaleDB"), pytest.mark.timeout(180)]
 
 _POLICIES = (
     "SELECT proc_name, (config ->> 'compress_after')::interval, (config ->> 'drop_after')::interval "

@@ -21,7 +21,7 @@ from tests.connectors.sources.modbus.serial_pair import serial_pair
 from tests.recording_intake import RecordingIntake
 
 ROOT = Path(__file__).parents[4]
-pytestmark = pytest.mark.interop
+pytestmark = pytest.mark.interop("libmodbus")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.recording_intake import RecordingIntake
 
 ROOT = Path(__file__).parents[4]
 HERE = ROOT / "tests/counterparts/modbus-node"
-pytestmark = pytest.mark.interop
+pytestmark = pytest.mark.interop("modbus-serial")
 
 
 @contextlib.contextmanager
@@ -68,9 +68,17 @@ def assert_all_tables(intake: RecordingIntake) -> None:
     assert {r.quality for r in intake.readings()} == {Quality.GOOD}
 
 
-@pytest.mark.parametrize(
-    ("device", "scheme"), [("serial", "tcp"), ("js", "tcp"), ("rtu", "rtu+tcp"), ("udp", "udp"), ("tls", "tls")]
-)
+JSMODBUS = pytest.mark.interop("jsmodbus")
+WAYS = [
+    ("serial", "tcp"),
+    *(
+        pytest.param(*way, marks=JSMODBUS)
+        for way in (("js", "tcp"), ("rtu", "rtu+tcp"), ("udp", "udp"), ("tls", "tls"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("device", "scheme"), WAYS)
 async def test_all_tables_by_each_way(ports, secrets, device, scheme):
     tls = {"ca_file": secrets["ca.pem"], "cert_file": secrets["gateway.pem"]} if scheme == "tls" else None
     settings = config(f"{scheme}://127.0.0.1:{ports[device]}", ALL_TABLES, tls=tls)
@@ -97,6 +105,7 @@ async def test_modbus_serial_on_a_serial_line(serial_line):
     assert {r.quality for r in intake.readings()} == {Quality.GOOD}
 
 
+@JSMODBUS
 async def test_a_device_whose_authority_is_another_is_refused(ports, secrets):
     tls = {"ca_file": secrets["other.pem"], "cert_file": secrets["gateway.pem"]}
     source = reader(config(f"tls://127.0.0.1:{ports['tls']}", [{"address": 1}], tls=tls))
@@ -114,6 +123,7 @@ async def test_addresses_that_modbus_serial_does_not_have_do_not_lose_the_others
         assert [(r.value, r.quality, r.status) for r in intake.readings(f"h{address}")] == [(None, Quality.BAD, 2)]
 
 
+@JSMODBUS
 async def test_jsmodbus_gives_short_answers_at_the_end_of_its_tables_and_they_are_no_values(ports):
     registers = [{"name": "h{address}", "address": 9995, "count": 10}, {"name": "first", "address": 1}]
     async with reading(config(f"tcp://127.0.0.1:{ports['js']}", registers)) as (intake, _):

@@ -187,7 +187,7 @@ def test_a_request_has_no_other_code_than_its_table():
             Ask(1, kind, 7, 3).pdu = b"\x06"
 
 
-@pytest.mark.interop
+@pytest.mark.interop("libmodbus")
 def test_libmodbus_saw_only_reads_from_the_command_and_its_draft_is_a_configuration(tmp_path):
     subprocess.run([ROOT / "tests/counterparts/modbus-c/install.sh"], check=True, timeout=300)
     server = ROOT / "build/counterparts/modbus-c/server"

@@ -1,0 +1,103 @@
+"""What the tests saw of software that is not ours: counterpart, behaviour, result; the name of a test is the behaviour.
+
+A test or a file of tests says `pytest.mark.interop("open62541")`, or with a second argument the behaviour in other words.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+_COUNTERPARTS: Final = Path(__file__).parent / "counterparts"
+_PACKAGES: Final = {
+    "node-opcua": "opcua-node",
+    "jsmodbus": "modbus-node",
+    "modbus-serial": "modbus-node",
+    "sparkplug-client": "sparkplug",
+    "sparkplug-payload": "sparkplug",
+}
+Seen = dict[tuple[str, str], str]
+
+
+def counterpart_of(item: pytest.Item) -> str | None:
+    """The counterpart of a test; None when it talks to our own software only."""
+    mark = item.get_closest_marker("interop")
+    return str(mark.args[0]) if mark is not None else None
+
+
+def behaviour_of(item: pytest.Item) -> str:
+    """What the test is about, for a reader of the table."""
+    mark = item.get_closest_marker("interop")
+    if mark is not None and len(mark.args) > 1:
+        return str(mark.args[1])
+    return str(getattr(item, "originalname", item.name)).removeprefix("test_").replace("_", " ")
+
+
+def note(seen: Seen, counterpart: str, behaviour: str, outcome: str) -> None:
+    """Add the result of one phase of a test: a behaviour passes when every test of it passes."""
+    key = counterpart, behaviour
+    if outcome == "failed":
+        seen[key] = "fail"
+    elif outcome == "passed":
+        seen.setdefault(key, "pass")
+
+
+def merge(known: Iterable[Mapping[str, str]], seen: Seen, versions: Mapping[str, str]) -> list[dict[str, str]]:
+    """Rows of the evidence: those that are known, with what was seen in their place, in order."""
+    rows = {(row["counterpart"], row["behaviour"]): dict(row) for row in known}
+    rows |= {
+        (name, what): {"counterpart": name, "version": versions[name], "behaviour": what, "result": result}
+        for (name, what), result in seen.items()
+    }
+    return [rows[key] for key in sorted(rows, key=lambda key: (key[0].lower(), key[1]))]
+
+
+def record(seen: Seen, path: Path) -> None:
+    """Write what was seen to the evidence at `path`, a list of counterpart, version, behaviour and result."""
+    known: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
+    rows = merge(known, seen, {name: version(name) for name, _ in seen})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    draft.replace(path)
+
+
+@cache
+def version(counterpart: str) -> str:
+    """The version of the counterpart that is installed, or that our own files install."""
+    if counterpart in _PACKAGES:
+        lock = json.loads((_COUNTERPARTS / _PACKAGES[counterpart] / "package-lock.json").read_text("utf-8"))
+        return str(lock["packages"][f"node_modules/{counterpart}"]["version"])
+    return next(_found(counterpart), "unknown")
+
+
+def _found(counterpart: str) -> Iterator[str]:
+    match counterpart:
+        case "mosquitto":
+            program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+            yield from re.findall(r"mosquitto version (\S+)", _output([program or "mosquitto", "-h"]))
+        case "libmodbus":
+            yield from re.findall(r"^[\d.]+", _output(["pkg-config", "--modversion", "libmodbus"]))
+        case "PostgreSQL":
+            yield from re.findall(r"(\d+\.\d+)", _output(["psql", "--version"]))
+        case "open62541":
+            built = _COUNTERPARTS.parents[1] / "build/counterparts/opcua-c/installed/include/open62541/config.h"
+            yield from re.findall(r'UA_OPEN62541_VERSION "v?([^"]+)"', built.read_text("utf-8"))
+        case _:
+            for pom in _COUNTERPARTS.glob("*/pom.xml"):
+                text = pom.read_text("utf-8")
+                if f"<!-- {counterpart} -->" in text:
+                    yield from re.findall(rf"<!-- {counterpart} -->.*?<version>([^<]+)", text, re.DOTALL)
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout
+    except OSError:
+        return ""
