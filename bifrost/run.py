@@ -36,7 +36,7 @@ def run(config: Configuration, seconds: float | None = None) -> int:
         timer.start()
     recovery = RecoveryConfig(directory, timedelta(0))  # type: ignore[no-untyped-call]
     flow = gateway(process)
-    process.run(lambda: cli_main(flow, epoch_interval=EPOCH, recovery_config=recovery))  # type: ignore[no-untyped-call]
+    process.run(lambda: cli_main(flow, epoch_interval=EPOCH, recovery_config=recovery), EPOCH.total_seconds())  # type: ignore[no-untyped-call]
     return 1
 
 

@@ -1,10 +1,13 @@
-"""The wall clock being set back. Bytewax ends epochs by it: one would last until the clock has caught up."""
+"""The ends of epochs: the wall clock being set back, and partitions whose epochs end at different times."""
 
 import time
 from typing import Final
 
 TOLERATED: Final = 0.5  # seconds by which an epoch may last longer
 _HELD_UP: Final = 0.05
+_EARLY: Final = 0.005  # seconds that the flow may take from one partition to the next
+_LATER: Final = 0.001
+_LONGEST_PAUSE: Final = 0.5
 
 
 def lead() -> float:
@@ -16,8 +19,39 @@ def lead() -> float:
             return wall - before
 
 
+class Epochs:
+    """Has the epochs of all partitions end together.
+
+    Bytewax ends the epoch of each partition by itself and asks it for nothing more until all have ended and are durable: one
+    that is ahead by a quarter of a second would stand still for as long, in every epoch.
+
+    Args:
+        interval: Seconds that an epoch lasts.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._began: dict[int, tuple[int, float]] = {}  # by partition: number of its epoch, and when it began
+
+    def begin(self, partition: int, at: float) -> None:
+        """A partition's epoch began at `at`, seconds on the monotonic clock."""
+        self._began[partition] = self._began.get(partition, (0, 0.0))[0] + 1, at
+
+    def due(self) -> float:
+        """From when on `pause` may ask for one: shortly before the first epoch ends; far away when nothing is known."""
+        return min((began for _, began in self._began.values()), default=float("inf")) + self._interval - _EARLY
+
+    def pause(self, now: float) -> float:
+        """Seconds for which no partition may be asked, so that the one that began first does not end before the others."""
+        numbers = {number for number, _ in self._began.values()}
+        if len(numbers) != 1 or now < self.due():
+            return 0.0
+        last = max(began for _, began in self._began.values()) + self._interval + _LATER
+        return min(max(0.0, last - now), _LONGEST_PAUSE)
+
+
 class EpochClock:
-    """By how much the wall clock was set back in an epoch.
+    """By how much the wall clock was set back in an epoch; Bytewax ends epochs by it.
 
     Args:
         lead: The wall clock's lead at a time before the first epoch began.

@@ -5,6 +5,7 @@ The set of partitions never changes, because Bytewax cannot start when one has g
 its entries go.
 """
 
+import time
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,7 +25,7 @@ State = tuple[str, int]  # name of the shard, which a journal that was begun ane
 
 
 class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
-    def __init__(self, process: Process, index: int, resume: State | None) -> None:
+    def __init__(self, process: Process, index: int, resume: State | None, began: float) -> None:
         self._process = process
         self._index = index
         self._journal = process.journal
@@ -36,10 +37,13 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
         self._durable = self._offset
         self._turn = -1
         self._clock = EpochClock(process.lead)
+        self._asked = began
+        process.epochs.begin(index, began)
         process.count_partition()
 
     @override
     def next_batch(self) -> list[pa.RecordBatch]:
+        self._asked = time.monotonic()
         self._trim()
         late = self._clock.set_back()
         if late > TOLERATED:
@@ -76,6 +80,7 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
     def snapshot(self) -> State:
         self._trim()
         self._clock.next_epoch()
+        self._process.epochs.begin(self._index, self._asked)
         self._snapshot = self._offset
         return self._shard, self._offset
 
@@ -107,8 +112,9 @@ class _JournalSource(FixedPartitionedSource[pa.RecordBatch, State]):
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: State | None) -> _ShardPartition:
+        began = time.monotonic()  # opening the stores may take a while
         self._process.start()
-        return _ShardPartition(self._process, SHARDS.index(for_part.rsplit("/", 1)[1]), resume_state)
+        return _ShardPartition(self._process, SHARDS.index(for_part.rsplit("/", 1)[1]), resume_state, began)
 
 
 class OpcUaSource(_JournalSource):

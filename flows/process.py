@@ -41,7 +41,7 @@ from delivery.retry import RetryPolicy
 from delivery.spool import Spool
 from delivery.wear import written_bytes
 from flows import main_module, report
-from flows.clock import lead
+from flows.clock import Epochs, lead
 from flows.intake import SourceIntake, supervise
 from flows.options import check_bytewax_options, prepare_recovery
 from flows.port import Port
@@ -99,6 +99,7 @@ class Process:
         self.started = time.time()
         self.draining = False
         self.lead = lead()  # of the wall clock, before the flow began
+        self.epochs = Epochs(float("inf"))
         self._runs_again = self._set_back = False
         self._running = False
         self._opened = False
@@ -269,17 +270,18 @@ class Process:
 
     # ------------------------------------------------------------------ running
 
-    def run(self, flow: Callable[[], object]) -> None:
+    def run(self, flow: Callable[[], object], epoch: float) -> None:
         """Run the flow, and again from its last snapshot when the wall clock was set back or its disk was full.
 
         Args:
             flow: Runs it on one worker, in this thread, until it is left.
+            epoch: Seconds between two snapshots.
         """
         self._runs_again = again = True
         while again:
             self._set_back = False
             self._turns.clear()
-            self.lead = lead()
+            self.lead, self.epochs = lead(), Epochs(epoch)
             try:
                 flow()
             except BaseException as panic:  # what Bytewax makes of its recovery store's errors is no Exception
@@ -338,12 +340,17 @@ class Process:
         if turn.empty < turn.partitions:
             return
         turn.empty, turn.number = 0, turn.number + 1
-        if turn.more:
-            turn.more = False
-            return
-        arrivals = self.journal.wait_arrival(turn.seen, _IDLE_WAIT, turn.began + _TURN)
-        if arrivals != turn.seen:
-            turn.seen, turn.began = arrivals, time.monotonic()
+        if not turn.more:
+            now, due = time.monotonic(), self.epochs.due()
+            latest = due if due > now else float("inf")
+            patience = min(_IDLE_WAIT, latest - now)
+            arrivals = self.journal.wait_arrival(turn.seen, patience, min(turn.began + _TURN, latest))
+            if arrivals != turn.seen:
+                turn.seen, turn.began = arrivals, time.monotonic()
+        turn.more = False
+        pause = self.epochs.pause(time.monotonic())
+        if pause and not self.draining:
+            time.sleep(pause)
 
     def count_partition(self) -> None:
         """A partition lives on this worker."""
@@ -518,9 +525,11 @@ def _run_by(process: Process, bytewax_run: Any) -> None:
     run = bytewax_run.cli_main
 
     def cli_main(**options: Any) -> None:
+        epoch = options["epoch_interval"].total_seconds()
         if (options.get("workers_per_process") or 1) == 1:
-            process.run(lambda: run(**options))
+            process.run(lambda: run(**options), epoch)
         else:
+            process.epochs = Epochs(epoch)
             run(**options)  # one worker leaving would leave the others waiting
 
     bytewax_run.cli_main = cli_main
