@@ -58,6 +58,9 @@ mutation: install ## Change the delivery code in small ways and see which tests 
 bench: install ## Measure; writes build/evidence/bench.json
 	$(PY) -m benchmarks.run
 
+bench-peers: install counterparts ## The same for the sources, with Telegraf beside, which is built first (needs Go)
+	$(PY) -m benchmarks.run peers
+
 evidence: install ## Copy build/evidence to docs/evidence and write the tables of figures
 	mkdir -p docs/evidence && cp build/evidence/*.json docs/evidence/
 	$(PY) -m benchmarks.tables
@@ -69,4 +72,4 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run counterparts test check format chaos chaos-short soak mutation bench evidence lock clean
+.PHONY: help install run counterparts test check format chaos chaos-short soak mutation bench bench-peers evidence lock clean

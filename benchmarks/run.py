@@ -1,6 +1,6 @@
-"""``python -m benchmarks.run [core_path] [zerobus] [load] [idle] [sources] [start]``: measure, and write build/evidence/bench.json.
+"""``python -m benchmarks.run [core_path] [zerobus] [load] [idle] [sources] [start] [peers]``: measure, and write build/evidence/bench.json.
 
-Everything is measured when nothing is named. Results are merged by key: what is not measured anew stays, with the
+Everything but `peers`, which is `sources` with Telegraf beside, is measured when nothing is named. Results are merged by key: what is not measured anew stays, with the
 conditions of its own time.
 """
 
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks import core_path, evidence, gateway, wire, wire_modbus, wire_mqtt, wire_opcua, zerobus
+from benchmarks import core_path, evidence, gateway, peers, wire, wire_modbus, wire_mqtt, wire_opcua, zerobus
 
 _RUNS: Final = 5
 _LOAD_RUNS: Final = 3
@@ -131,6 +131,13 @@ def measure_sources() -> None:
     evidence.merge({"sources": found}, evidence.conditions(before, fsync=True))
 
 
+def measure_peers() -> None:
+    """The same with Telegraf on the same work, interleaved."""
+    before = os.getloadavg()
+    found = peers.measure(_WIRE_SECONDS, _LOAD_RUNS)
+    evidence.merge({"sources": found}, evidence.conditions(before, fsync=True, telegraf=peers.VERSION))
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "core_path": measure_core_path,
     "zerobus": measure_zerobus,
@@ -138,7 +145,11 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "idle": measure_idle,
     "sources": measure_sources,
     "start": measure_start,
+    "peers": measure_peers,
 }
+_UNASKED: Final = [
+    name for name in BENCHMARKS if name != "peers"
+]  # which measures the same as sources, and builds Telegraf
 
 
 def main(names: list[str]) -> int:
@@ -146,7 +157,7 @@ def main(names: list[str]) -> int:
     if unknown := [name for name in names if name not in BENCHMARKS]:
         print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
-    for name in names or list(BENCHMARKS):
+    for name in names or _UNASKED:
         BENCHMARKS[name]()
     print(f"written to {evidence.BENCH.relative_to(evidence.ROOT)}")
     return 0

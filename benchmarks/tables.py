@@ -1,4 +1,4 @@
-"""The tables of figures in README.md and docs/figures.md, made from docs/evidence.
+"""The tables of figures in README.md and docs/figures.md, and docs/interop.md, made from docs/evidence.
 
 python -m benchmarks.tables [--check]
 """
@@ -103,6 +103,69 @@ def dead_target(found: Evidence) -> str:
     return f"{said} of {count} pairs, 95 % interval {ratios[low]:.2f} to {ratios[count - 1 - low]:.2f}."
 
 
+_AIMS: Final = {  # of what a source brings into the journal, per CPU-second
+    "mqtt journal, QoS 0": 150_000,
+    "mqtt journal, QoS 1": 100_000,
+    "opcua journal, 1,000": 1_000_000,
+    "opcua journal, 20": 100_000,
+    "modbus journal": 600_000,
+}
+_TIMES: Final = {"mqtt": 3, "opcua": 3, "modbus": 2}  # Telegraf, into a file
+
+
+def _per_cpu_s(found: Evidence) -> int:
+    return next(int(value) for name, value in found.items() if name.endswith("_per_cpu_s"))
+
+
+def _telegraf(name: str, found: Evidence) -> int | None:
+    """What Telegraf makes of the same work, at the pace that suits it best."""
+    protocol, work = name.split(",", maxsplit=1)[0].split()[:2]
+    about = "telegraf " + name if protocol == "mqtt" else f"telegraf {protocol} {work}"
+    about = about.replace(" journal", " discard")
+    return max((_per_cpu_s(each) for other, each in found.items() if other.startswith(about)), default=None)
+
+
+def source_rows(found: Evidence) -> list[tuple[str, str, str, str, str]]:
+    """For each work what is taken in, between which runs, by Telegraf, and the aim."""
+    rows = []
+    for name, each in found.items():
+        if name.startswith("telegraf "):
+            continue
+        value, peer = _per_cpu_s(each), _telegraf(name, found)
+        aim = next((aim for start, aim in _AIMS.items() if name.replace("1000", "1,000").startswith(start)), None)
+        wanted = f"≥ {aim:,}" if aim else "–"
+        if aim is None and peer is not None:
+            aim = _TIMES[name.split()[0]] * peer
+            wanted = f"≥ {_TIMES[name.split()[0]]} × Telegraf"
+        if aim is not None and value < aim:
+            wanted += ": **not reached**"
+        beside = "–" if peer is None else f"{peer:,} (× {value / peer:.1f})"
+        rows.append((name, f"{value:,}", _span(each["runs"]), beside, wanted))
+    return rows
+
+
+def interop(rows: Sequence[Mapping[str, str]]) -> str:
+    """docs/interop.md."""
+    counterparts = sorted({(row["counterpart"], row["version"]) for row in rows}, key=lambda each: each[0].lower())
+    failed = [row for row in rows if row["result"] != "pass"]
+    parts = [
+        f"## {name} {version}\n\n"
+        + _table(
+            ("behaviour", "result"),
+            ((row["behaviour"], row["result"]) for row in rows if row["counterpart"] == name),
+        )
+        for name, version in counterparts
+    ]
+    return f"""# Software of others that Bifrost was tried with
+
+Generated from [`docs/evidence/interop.json`](evidence/interop.json) by `python -m benchmarks.tables`. `make test` runs these
+counterparts as processes and writes what it saw to `build/evidence/interop.json`; a behaviour passes when every test of it does.
+
+{len(counterparts)} counterparts, {len(rows)} behaviours, {len(failed)} failed.
+
+""" + "\n".join(parts)
+
+
 def _conditions(found: Evidence) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     load = found.get("load_average", found.get("load_average_before"))
@@ -185,6 +248,15 @@ Reader to acknowledgement by the ZeroBus emulator, all kinds of source at once.
     }
 {_conditions(conditions["latency_ms"])}
 
+## Sources
+
+From servers and brokers of others: into the journal with fsync, and through the whole gateway into a file of line protocol.
+Messages, values or registers per CPU-second of the process. Telegraf has nothing but a memory buffer behind it where we have
+the journal.
+
+{_table(("work", "per CPU-second", "runs", "Telegraf", "aim"), source_rows(bench.get("sources", {{}})))}
+{_conditions(conditions["sources"]) if "sources" in conditions else ""}
+
 ## Idle, and start
 
 All sources connected and silent: {_span(conditions["idle_cpu_percent"]["runs"])} % of a core. Start to first delivery:
@@ -232,6 +304,7 @@ def files(root: Path) -> dict[Path, str]:
     return {
         target: readme(target.read_text(encoding="utf-8"), bench, kill),
         root / "docs" / "figures.md": page(bench, kill, dead),
+        root / "docs" / "interop.md": interop(json.loads((EVIDENCE / "interop.json").read_text())),
     }
 
 

@@ -56,7 +56,7 @@ class Used:
         }
 
 
-def _cpu_s(process: psutil.Process) -> float:
+def cpu_s(process: psutil.Process) -> float:
     used = process.cpu_times()
     living = [child.cpu_times() for child in process.children(recursive=True)]
     return float(
@@ -139,9 +139,9 @@ async def _into_journal(source: dict[str, Any], seconds: float, directory: Path)
         while not taken:  # noqa: ASYNC110 - the thread says it
             await asyncio.sleep(0.1)
     await asyncio.sleep(_WARM_UP)
-    gaps, before, cpu, began = intake.status.gaps, taken, _cpu_s(process), time.monotonic()
+    gaps, before, cpu, began = intake.status.gaps, taken, cpu_s(process), time.monotonic()
     await asyncio.sleep(seconds)
-    found = Used(taken - before, _cpu_s(process) - cpu, time.monotonic() - began, intake.status.gaps - gaps)
+    found = Used(taken - before, cpu_s(process) - cpu, time.monotonic() - began, intake.status.gaps - gaps)
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     ended = True
@@ -167,7 +167,7 @@ def _config(source: dict[str, Any], directory: Path) -> Path:
     return path
 
 
-class _Lines:
+class Lines:
     """Counts lines of the files of a folder as they grow."""
 
     def __init__(self, folder: Path) -> None:
@@ -192,16 +192,16 @@ def _file(source: dict[str, Any], seconds: float, directory: Path) -> Used:
         command = [sys.executable, "-m", "bifrost", "run", "-c", str(_config(source, directory))]
         gateway = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
     try:
-        lines, process = _Lines(directory / "lines"), psutil.Process(gateway.pid)
+        lines, process = Lines(directory / "lines"), psutil.Process(gateway.pid)
         give_up = time.monotonic() + _PATIENCE
         while not lines.look():
             if gateway.poll() is not None or time.monotonic() > give_up:
                 raise RuntimeError(f"nothing came: {log.read_text()[-2000:]}")
             time.sleep(0.2)
         time.sleep(_WARM_UP)
-        before, cpu, began = lines.look(), _cpu_s(process), time.monotonic()
+        before, cpu, began = lines.look(), cpu_s(process), time.monotonic()
         time.sleep(seconds)
-        found = Used(lines.look() - before, _cpu_s(process) - cpu, time.monotonic() - began)
+        found = Used(lines.look() - before, cpu_s(process) - cpu, time.monotonic() - began)
         if gateway.poll() is not None or not found.count:
             raise RuntimeError(f"nothing came: {log.read_text()[-2000:]}")
         gateway.send_signal(signal.SIGTERM)
