@@ -1,10 +1,10 @@
-"""OPC UA: subscriptions and polling of one server (OPC 10000-4, -6).
+"""OPC UA: subscriptions, polling, events and history of one server (OPC 10000-4, -6, -9, -11).
 
-``config.py`` what can be told · ``reader.py`` from one connection to the next · ``run.py`` what one connection does ·
-``subscription.py`` the publish loop · ``session.py`` and ``channel.py`` the connection · ``security.py`` certificates ·
-``nodes.py`` which nodes, and what is known about them · ``names.py`` node ids and patterns · ``datatypes.py`` the server's
-structures and enumerations · ``notification.py`` messages taken apart · ``decode.py`` their values to readings · ``binary.py``
-values from bytes.
+What can be told is in ``config.py``. From one connection to the next: ``reader.py``, ``state.py``, ``watermarks.py``. One connection:
+``run.py``, with ``polling.py``, ``subscription.py`` (the publish loop), ``monitoring.py`` and ``items.py`` (what is subscribed to),
+``history.py``, ``events.py``. The server: ``session.py``, ``services.py``, ``limits.py``, ``channel.py``, ``handshake.py`` with
+``security.py`` and its neighbors. Nodes: ``nodes.py``, ``selection.py``, ``names.py``, ``look.py``. Values: ``notification.py``,
+``decode.py``, ``binary.py``, ``datatypes.py``, ``typedict.py``.
 """
 
 from connectors.sources.opcua.config import BrowseConfig, NodeConfig, OpcUaConfig

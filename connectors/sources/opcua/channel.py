@@ -8,6 +8,7 @@ it should be, goes asyncua's way.
 import asyncio
 import logging
 import struct
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
@@ -17,13 +18,13 @@ from asyncua.client.ua_client import UaClient, UaClientState, UASocketProtocol
 from asyncua.common.connection import TransportLimits
 from asyncua.common.utils import Buffer, wait_for
 from asyncua.ua.ua_binary import nodeid_to_binary, uatcp_to_binary
+from asyncua.ua.uaerrors import UaError
 from typing_extensions import override
 
 from connectors.sources.opcua.binary import EPOCH
 
 _log = logging.getLogger(__name__)
 _requests_log = logging.getLogger(f"{__name__}.requests")
-_requests_log.setLevel(logging.WARNING)  # below it asyncua writes requests out, with the password in the end
 
 CHUNK: Final = 65_536
 POLICY_NONE: Final = "http://opcfoundation.org/UA/SecurityPolicy#None"
@@ -45,8 +46,36 @@ class Limits(TransportLimits):
     """What we take is ours to say: asyncua would replace it by what the server answers, 0 for no limit."""
 
     @override
+    def is_msg_size_within_limit(self, sz: int) -> bool:
+        if sz > self.max_message_size:
+            msg = f"the server sends a message of more than {self.max_message_size} bytes; see max_message_size"
+            raise UaError(msg)
+        return True
+
+    @override
+    def is_chunk_count_within_limit(self, sz: int) -> bool:
+        if sz > self.max_chunk_count:
+            msg = f"the server sends a message of more than {self.max_chunk_count} chunks; see max_chunk_count"
+            raise UaError(msg)
+        return True
+
+    @override
     def update_client_limits(self, msg: ua.Acknowledge) -> None:
         self.max_send_buffer = min(self.max_send_buffer, max(msg.ReceiveBufferSize, 8192))
+
+
+class _Reasons(logging.Logger):
+    """Keeps why asyncua gives a connection up, where it would log that with a traceback and say no more than that it is lost."""
+
+    def __init__(self) -> None:
+        super().__init__(_requests_log.name)
+        self.parent = _requests_log
+        self.setLevel(logging.WARNING)  # below it asyncua writes requests out, with the password in the end
+        self.failure = ""
+
+    @override
+    def exception(self, msg: object, *args: object, **_: Any) -> None:
+        self.failure = f"what the server sends makes no sense: {sys.exc_info()[1] or msg}"
 
 
 class Channel(UASocketProtocol):
@@ -65,7 +94,7 @@ class Channel(UASocketProtocol):
     def __init__(self, timeout: float, policy: Any, limits: Limits) -> None:
         super().__init__(timeout, policy, limits)
         self._taken = limits
-        self.logger = _requests_log
+        self.logger = self._reasons = _Reasons()
         self._plain = policy.URI == POLICY_NONE
         self.stray: Callable[[bytes], None] | None = None
         self._raw: dict[int, asyncio.Future[bytes]] = {}  # requests whose answers stay bytes
@@ -79,9 +108,18 @@ class Channel(UASocketProtocol):
             self._process_received_data(data[pos:] if pos else data)
         held = self.receive_buffer
         if held and len(held) >= 8 and int.from_bytes(held[4:8], "little") > self._taken.max_recv_buffer:
-            _log.error("a chunk is larger than the %d bytes that were agreed; disconnecting", CHUNK)
+            self._reasons.failure = f"the server sends a chunk of more than the {CHUNK} bytes that were agreed"
             self.receive_buffer = None
             self.disconnect_socket()
+
+    @property
+    def failure(self) -> str:
+        """Why we gave the connection up; empty when we did not."""
+        return self._reasons.failure
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(ConnectionError(self.failure) if self.failure else exc)
 
     def _take_plain(self, data: bytes) -> int:
         """Take the messages that are whole and as they should be; returns where the first other one begins."""

@@ -1,36 +1,87 @@
 """What an OPC UA source can be told."""
 
+import math
 import re
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Reader
 from connectors.settings import Duration, Mapping, SecretStr, Settings, Size, SourceConfig
-from connectors.sources.opcua.names import PathFilter, parse_node_id
+from connectors.sources.opcua.names import PathFilter, parse_node_id, parse_path
+
+_Trigger = Literal["status", "status_value", "status_value_timestamp"]
+
+
+def _deadband(value: object) -> object:
+    number = str(value).removesuffix("%").strip()
+    try:
+        size = float(number)
+    except ValueError:
+        size = -1.0
+    percent = isinstance(value, str) and value.strip().endswith("%")
+    if isinstance(value, bool) or not 0 <= size < math.inf or (percent and size > 100):
+        msg = (
+            f"`{value}` is not a deadband; write a number in the unit of the value, or percent of its range such as 2%"
+        )
+        raise ValueError(msg)
+    return f"{size:g}%" if percent else size
+
+
+_Deadband = Annotated[float | str, BeforeValidator(_deadband)]
 
 
 class NodeConfig(Mapping):
-    """A node that is read by its id."""
+    """A node that is read by its id or its browse path."""
 
-    id: str = Field(description="node id: ns=2;s=Pump.Speed, i=2258, or nsu=http://vendor/ns;s=Pump.Speed")
+    id: str | None = Field(None, description="node id: ns=2;s=Pump.Speed, i=2258, or nsu=http://vendor/ns;s=Pump.Speed")
+    path: str | None = Field(
+        None,
+        description="browse path instead of the id, looked up at each connect: /Objects/Plant/Line 1/Temperature, or with the "
+        "namespaces of the names /Objects/2:Plant/2:Temperature",
+    )
     interval: Duration | None = Field(
         None, description="time between samples or polls of this node, instead of the source's, in seconds or as 100ms"
     )
 
+    queue_size: int | None = Field(
+        None, ge=1, le=1_000_000, description="values that the server keeps of this node, instead of the source's"
+    )
+    discard_oldest: bool | None = Field(None, description="what goes when that is full, instead of the source's")
+    trigger: _Trigger | None = Field(None, description="what is a change of this node, instead of the source's")
+    server_deadband: _Deadband | None = Field(None, description="deadband of this node, instead of the source's")
+
     @model_validator(mode="before")
     @classmethod
     def _bare_id(cls, value: Any) -> Any:
-        return {"id": value} if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return {"path" if value.startswith("/") else "id": value}
 
     @field_validator("id")
     @classmethod
-    def _sound(cls, value: str) -> str:
-        parse_node_id(value)
+    def _sound_id(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_node_id(value)
         return value
+
+    @field_validator("path")
+    @classmethod
+    def _sound_path(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_path(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one(self) -> "NodeConfig":
+        if (self.id is None) == (self.path is None):
+            msg = "a node has an `id` or a `path`, and not both"
+            raise ValueError(msg)
+        return self
 
 
 class BrowseConfig(Settings):
@@ -43,6 +94,20 @@ class BrowseConfig(Settings):
     roots: list[str] = Field(["i=85"], min_length=1, description="node ids to begin at; i=85 is the Objects folder")
     include: list[str] = Field(["**"], min_length=1, description="patterns of the variables to read")
     exclude: list[str] = Field([], description="patterns of what is left out; a folder that matches is not entered")
+    types: list[str] = Field(
+        [],
+        description="data types of the variables to read, with their subtypes: names such as Double or Number, or node ids",
+    )
+    type_definitions: list[str] = Field(
+        [],
+        description="type definitions of the variables to read, with their subtypes, e.g. AnalogItemType; or node ids",
+    )
+    rebrowse_interval: Duration | None = Field(
+        None,
+        gt=0,
+        description="time between looks for nodes that came or went, in seconds or as 10m; a server that reports changes of its "
+        "model is looked at then in any case",
+    )
     max_depth: int = Field(20, ge=1, le=100, description="levels below a root that are browsed")
     max_nodes: int = Field(50_000, ge=1, description="variables that are read at most; more are reported and left out")
     properties: bool = Field(False, description="read properties (HasProperty) of objects as well")
@@ -69,14 +134,67 @@ class BrowseConfig(Settings):
         return value
 
 
+class HistoryConfig(Settings):
+    """What is read from the server's history: `history: 24h` is a back-fill of that long, `history: false` is nothing."""
+
+    gaps: bool = Field(
+        True,
+        description="read what was missed while there was no connection, of the nodes whose history the server keeps",
+    )
+    backfill: Duration | None = Field(
+        None, gt=0, description="how far back a node is read that is read for the first time, in seconds or as 24h"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return {"gaps": value}
+        return {"backfill": value} if isinstance(value, str | int | float) else value
+
+
+class EventConfig(Settings):
+    """Events, alarms and conditions that are read as readings."""
+
+    node: str = Field("i=2253", description="node id of what reports them; i=2253 is the server, which reports all")
+    types: list[str] = Field(
+        [],
+        description="event types, with their subtypes: names such as AlarmConditionType, or node ids; all when empty",
+    )
+    severity_min: int = Field(1, ge=1, le=1000, description="severity from which on they are read")
+    fields: list[str] = Field([], description="further fields for the properties, by browse path, such as 2:BatchId")
+    refresh: bool = Field(True, description="ask for the state of all conditions at each connect (ConditionRefresh)")
+    queue_size: int = Field(1000, ge=1, le=1_000_000, description="events that the server keeps between notifications")
+
+    @field_validator("node")
+    @classmethod
+    def _sound(cls, value: str) -> str:
+        parse_node_id(value)
+        return value
+
+    @field_validator("types")
+    @classmethod
+    def _types(cls, value: list[str]) -> list[str]:
+        for text in value:
+            if not re.fullmatch(r"[A-Za-z]+Type", text):
+                parse_node_id(text)
+        return value
+
+
 class OpcUaConfig(SourceConfig):
-    """An OPC UA server that is read; with neither `nodes` nor `browse`, all variables outside namespace 0."""
+    """An OPC UA server that is read; with neither `nodes`, `browse` nor `events`, all variables outside namespace 0."""
 
     protocol: Literal["opcua"] = Field("opcua", description="protocol of the source")
     endpoint: str = Field(description="URL of the server, e.g. opc.tcp://10.1.1.100:4840")
+    endpoints: list[str] = Field(
+        [], description="further servers of a redundant set; the one with the highest ServiceLevel is read"
+    )
     mode: Literal["subscription", "polling"] = Field("subscription", description="the server reports changes, or polls")
     nodes: list[NodeConfig] = Field([], description="nodes to read, by id")
     browse: BrowseConfig | None = Field(None, description="nodes to read, by browsing")
+    events: list[EventConfig] = Field(
+        [], description="events, alarms and conditions to read; with mode subscription only"
+    )
     publishing_interval: Duration = Field(
         0.5, gt=0, description="time between notifications of a subscription, in seconds or as 500ms"
     )
@@ -86,6 +204,18 @@ class OpcUaConfig(SourceConfig):
     polling_interval: Duration = Field(1.0, gt=0, description="time between polls, in seconds or as 1s")
     queue_size: int = Field(
         10, ge=1, le=1_000_000, description="values that the server keeps per node between notifications"
+    )
+    discard_oldest: bool = Field(
+        True, description="when there are more, the oldest go; when false, the newest is replaced by what comes"
+    )
+    trigger: _Trigger = Field(
+        "status_value",
+        description="what the server reports as a change: of the status, of the value too, of the time too",
+    )
+    server_deadband: _Deadband | None = Field(
+        None,
+        description="change of a number below which the server does not report it: in the unit of the value, or in percent of "
+        "the range that the node states (EURange), such as 2%",
     )
     publish_requests: int = Field(
         10, ge=1, le=500, description="requests that wait for notifications at the server at once; it may take fewer"
@@ -99,21 +229,57 @@ class OpcUaConfig(SourceConfig):
         description="time that the server keeps a subscription whose client is away, and collects values for it, in seconds",
     )
     timestamps: Literal["source", "server"] = Field("source", description="whose timestamp is the time of a reading")
-    security_policy: Literal["none", "basic256sha256"] = Field(
-        "none", description="security policy; `none` sends everything in clear and is logged as a warning"
+    history: HistoryConfig = Field(HistoryConfig(), description="what is read from the server's history")
+    security_policy: Literal[
+        "none",
+        "auto",
+        "aes256_sha256_rsapss",
+        "basic256sha256",
+        "aes128_sha256_rsaoaep",
+        "basic256",
+        "basic128rsa15",
+    ] = Field(
+        "none",
+        description="security policy; `auto` is the strongest that the server offers and never none, `none` sends everything in "
+        "clear and is logged as a warning, the last two are deprecated",
     )
-    security_mode: Literal["sign", "sign_and_encrypt"] = Field(
-        "sign_and_encrypt", description="whether messages are signed, or encrypted as well; not with policy `none`"
+    security_mode: Literal["sign", "sign_and_encrypt"] | None = Field(
+        None,
+        description="whether messages are signed, or encrypted as well (the default; with `auto` the better one that is offered); "
+        "not with policy `none`",
+    )
+    allow_deprecated: bool = Field(
+        False,
+        description="allow the deprecated security policies, to `auto` as well when the server offers nothing better",
     )
     trust: Literal["folder", "all"] = Field(
         "folder",
-        description="accept server certificates that lie in the source's folder `trusted`, or `all` (a laboratory only)",
+        description="accept servers whose certificates lie in the source's folder `trusted` or come from an authority there, or "
+        "`all` (a laboratory only)",
+    )
+    require_crl: bool = Field(
+        False,
+        description="refuse a server whose authority has no current list of revoked certificates in the source's folders",
+    )
+    cert_file: Path | None = Field(
+        None, description="certificate of the source (DER or PEM) instead of the one that it makes; needs `key_file`"
+    )
+    key_file: Path | None = Field(None, description="private key of `cert_file` (DER or PEM)")
+    key_password: SecretStr | None = Field(None, description="password of `key_file`")
+    certificate_hosts: list[str] = Field(
+        [],
+        description="host names and IP addresses in the certificate that the source makes, beside the host's own name",
     )
     username: str | None = Field(None, min_length=1, description="user name; anonymous when absent")
     password: SecretStr | None = Field(None, description="password of the user")
     allow_clear_password: bool = Field(
         False, description="send the password although neither the channel nor the token would encrypt it"
     )
+    user_cert_file: Path | None = Field(
+        None, description="certificate to log in with (DER or PEM), instead of a user name; needs `user_key_file`"
+    )
+    user_key_file: Path | None = Field(None, description="private key of `user_cert_file` (DER or PEM)")
+    user_key_password: SecretStr | None = Field(None, description="password of `user_key_file`")
     timeout: Duration = Field(5.0, gt=0, description="time for a connection and for an answer, in seconds or as 5s")
     keep_alive_interval: Duration = Field(
         2.0,
@@ -124,6 +290,20 @@ class OpcUaConfig(SourceConfig):
         16 * 1024 * 1024, ge=65536, description="largest message taken from the server, in bytes or as 16MiB"
     )
     max_chunk_count: int = Field(256, ge=1, description="chunks of one message taken from the server, at most")
+
+    @field_validator("certificate_hosts")
+    @classmethod
+    def _hosts(cls, value: list[str]) -> list[str]:
+        for host in value:
+            if not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
+                msg = f"`{host}` is not a host name or an IP address"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("endpoints")
+    @classmethod
+    def _urls(cls, value: list[str]) -> list[str]:
+        return [cls._url(one) for one in value]
 
     @field_validator("endpoint")
     @classmethod
@@ -144,15 +324,49 @@ class OpcUaConfig(SourceConfig):
         if self.password is not None and self.username is None:
             msg = "`password` without `username`"
             raise ValueError(msg)
-        if "security_mode" in self.model_fields_set and self.security_policy == "none":
-            msg = "`security_mode` needs a `security_policy`; write security_policy: basic256sha256"
+        if self.events and self.mode != "subscription":
+            msg = "`events` come by subscription only; write mode: subscription"
+            raise ValueError(msg)
+        if self.history.backfill is not None and self.timestamps != "source":
+            msg = "`history.backfill` needs the source's timestamps; write timestamps: source"
+            raise ValueError(msg)
+        if self.security_mode is not None and self.security_policy == "none":
+            msg = "`security_mode` needs a `security_policy`; write security_policy: auto"
+            raise ValueError(msg)
+        if self.security_policy in ("basic256", "basic128rsa15") and not self.allow_deprecated:
+            msg = f"security_policy {self.security_policy} is deprecated, since it can be broken; to use it all the same, write allow_deprecated: true"
+            raise ValueError(msg)
+        for certificate, key, password in (
+            ("cert_file", "key_file", "key_password"),
+            ("user_cert_file", "user_key_file", "user_key_password"),
+        ):
+            given = [getattr(self, name) is not None for name in (certificate, key)]
+            if any(given) and not all(given):
+                msg = f"`{certificate}` and `{key}` belong together"
+                raise ValueError(msg)
+            if getattr(self, password) is not None and not any(given):
+                msg = f"`{password}` without `{key}`"
+                raise ValueError(msg)
+        if self.username is not None and self.user_cert_file is not None:
+            msg = "log in with `username` or with `user_cert_file`, not both"
             raise ValueError(msg)
         return self
 
+    @override
+    def trial(self) -> Self:
+        return self.model_copy(update={"history": HistoryConfig(gaps=False)})
+
+    @property
+    def wanted_mode(self) -> str | None:
+        """The security mode to ask for; None for the better one that the server offers."""
+        return self.security_mode or (None if self.security_policy == "auto" else "sign_and_encrypt")
+
     @cached_property
     def browsing(self) -> BrowseConfig | None:
-        """The browse that is done: the one that is written, or all variables when no nodes are written either."""
-        return self.browse if self.browse is not None or self.nodes else BrowseConfig.model_validate({})
+        """The browse that is done: the one that is written, or all variables when neither nodes nor events are written."""
+        if self.browse is not None or self.nodes or self.events:
+            return self.browse
+        return BrowseConfig.model_validate({})
 
     @override
     def reader(self, context: Context) -> Reader:

@@ -20,6 +20,7 @@ from asyncua.ua.ua_binary import from_binary
 from connectors.sources.opcua.binary import EXTENSION_OBJECT, VARIANT, Structure, StructureField, Types
 from connectors.sources.opcua.names import format_node_id, parse_node_id
 from connectors.sources.opcua.session import Session, node_id
+from connectors.sources.opcua.typedict import Dictionary, parse
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class DataTypes:
         self._parents: dict[ua.NodeId, ua.NodeId | None] = {}
         self._structures: dict[ua.NodeId, Structure] = {}
         self._unknown: set[str] = set()
+        self._dictionaries: dict[ua.NodeId, Dictionary] = {}
 
     async def learn(self, data_types: Iterable[ua.NodeId]) -> None:
         """Read the definitions of `data_types`, and of all that they are made of."""
@@ -81,14 +83,44 @@ class DataTypes:
         found = await self._session.references(nodes, ObjectIds.HasEncoding, ua.BrowseDirection.Inverse)
         owners = {text: _plain(refs[0].NodeId) for text, refs in zip(encodings, found, strict=True) if refs}
         await self.learn(owners.values())
+        defined = {text: self._structures.get(owners[text]) if text in owners else None for text in encodings}
+        described = await self._by_dictionary([text for text in encodings if defined[text] is None])
         for encoding in encodings:
-            structure = self._structures.get(owners[encoding]) if encoding in owners else None
+            structure = defined[encoding] or described.get(encoding)
             if structure is None:
                 self._unknown.add(encoding)
                 _log.warning("the server does not define the structure with encoding %s; its bytes are kept", encoding)
             else:
                 self.types.structures[encoding] = structure
         return any(encoding in self.types.structures for encoding in encodings)
+
+    async def _by_dictionary(self, encodings: list[str]) -> dict[str, Structure]:
+        """The structures with these encodings, as the server's type dictionaries describe them."""
+        nodes = [_node_id(text) for text in encodings]
+        found = await self._session.references(nodes, ObjectIds.HasDescription)
+        described = {text: _plain(refs[0].NodeId) for text, refs in zip(encodings, found, strict=True) if refs}
+        descriptions = list(described.values())
+        names = await self._session.read_attributes_of(descriptions, AttributeIds.Value)
+        owners = await self._session.references(descriptions, ObjectIds.HasComponent, ua.BrowseDirection.Inverse)
+        out: dict[str, Structure] = {}
+        for encoding, name, references in zip(described, names, owners, strict=True):
+            said = name.Value.Value if name.Value is not None else None
+            if references and isinstance(said, str):
+                dictionary = await self._dictionary(_plain(references[0].NodeId))
+                if (structure := dictionary.structures.get(said)) is not None:
+                    out[encoding] = structure
+        return out
+
+    async def _dictionary(self, node: ua.NodeId) -> Dictionary:
+        if node not in self._dictionaries:
+            (read,) = await self._session.read_attributes_of([node], AttributeIds.Value)
+            xml = read.Value.Value if read.Value is not None else None
+            try:
+                self._dictionaries[node] = parse(xml if isinstance(xml, bytes) else b"")
+            except ValueError as error:
+                _log.warning("type dictionary %s cannot be used: %s", _text(node), error)
+                self._dictionaries[node] = Dictionary({}, {})
+        return self._dictionaries[node]
 
     def enumeration(self, data_type: ua.NodeId) -> dict[int, str] | None:
         """Names by value, when the data type is an enumeration that says them."""

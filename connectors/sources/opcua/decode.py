@@ -22,8 +22,9 @@ from connectors.sources.opcua.notification import (
     times_of,
 )
 from normalization.quality import opcua_quality
-from normalization.reading import Columns, Quality
+from normalization.reading import Columns, Flags, Quality
 
+_NO_VALUE: Final = {0x809B0000, 0x80D70000, 0x80D80000}  # BadNoData, BadBoundNotFound, BadBoundNotSupported
 _i32: Final = struct.Struct("<i").unpack_from
 _u32: Final = struct.Struct("<I").unpack_from
 
@@ -48,16 +49,26 @@ class ValueDecoder:
         items: What is known about a node, by client handle.
         types: The server's structures.
         server_time: Take the server's timestamp instead of the source's.
+
+    Attributes:
+        seen: Handles and times of what was decoded, one by one or in arrays, until somebody takes them; None when nobody does.
     """
 
     def __init__(self, items: Sequence[Item], types: Types, *, server_time: bool = False) -> None:
-        self.items = items
         self.types = types
         self._server_time = server_time
         self._layouts = layouts(server_time=server_time)
         self._read_layouts = layouts(server_time=server_time, handles=False)
-        self._tags = np.array([item.tag for item in items], np.int32)
-        self._named = np.array([item.names is not None for item in items], np.bool_)
+        self.items: list[Item] = []
+        self._tags, self._named, self._any_named = np.empty(0, np.int32), np.empty(0, np.bool_), False
+        self.extend(items)
+        self.seen: list[tuple[Any, Any]] | None = None
+
+    def extend(self, items: Sequence[Item]) -> None:
+        """Know further nodes; their handles follow."""
+        self.items += items
+        self._tags = np.array([item.tag for item in self.items], np.int32)
+        self._named = np.array([item.names is not None for item in self.items], np.bool_)
         self._any_named = bool(self._named.any())
 
     def data_change(self, data: bytes, rows: Columns) -> list[int]:
@@ -97,13 +108,16 @@ class ValueDecoder:
                 item = items[handle]
                 status = values[layout.status] if layout.status else 0
                 ticks = values[layout.time] if layout.time else 0
+                when = (ticks - EPOCH) // 10 if 0 < ticks < LAST else None
+                if self.seen is not None and when is not None:
+                    self.seen.append((handle, when))
                 value = values[2]
                 add(
                     item.tag,
                     value,
                     quality=opcua_quality(status) if status else 0,
                     status=status,
-                    source_time=(ticks - EPOCH) // 10 if 0 < ticks < LAST else None,
+                    source_time=when,
                     properties=item.names.get(value) if item.names and isinstance(value, int) else None,
                     unsigned=layout.unsigned,
                 )
@@ -115,7 +129,9 @@ class ValueDecoder:
             self._reject(rows, handle, f"the rest of a notification cannot be decoded: {error}", data[pos:])
         return overflowed
 
-    def _take_run(self, run: np.ndarray, handles: np.ndarray, rows: Columns, overflowed: list[int]) -> int:
+    def _take_run(
+        self, run: np.ndarray, handles: np.ndarray, rows: Columns, overflowed: list[int], flags: int = 0
+    ) -> int:
         """Append a run as far as its handles are known; returns how many rows that are."""
         unknown = handles >= len(self.items)
         first = int(unknown.argmax())
@@ -135,7 +151,10 @@ class ValueDecoder:
             names = [None] * len(run)
             for at in np.flatnonzero(self._named[handles]).tolist():
                 names[at] = (self.items[handles[at]].names or {}).get(values[at].item())
-        rows.add_arrays(tags, values, quality=quality, status=status, source_time=times_of(run), properties=names)
+        times = times_of(run)
+        if self.seen is not None and times is not None and not flags:
+            self.seen.append((handles, times))
+        rows.add_arrays(tags, values, quality=quality, status=status, source_time=times, flags=flags, properties=names)
         return len(run)
 
     def _other(self, data: bytes, pos: int, rows: Columns, overflowed: list[int]) -> tuple[int, int]:
@@ -146,7 +165,7 @@ class ValueDecoder:
         if handle >= len(self.items):
             self._reject(rows, handle, f"the server sent the unknown handle {handle}", data[start:pos])
         else:
-            self._append(rows, self.items[handle], result, data[start + 4 : pos])
+            self._append(rows, handle, result, data[start + 4 : pos])
             if result[2] & OVERFLOW == OVERFLOW:
                 overflowed.append(self.items[handle].tag)
         return pos, handle
@@ -183,7 +202,7 @@ class ValueDecoder:
                 start = pos
                 result = data_value(data, pos, self.types)
                 pos = result[5]
-                self._append(rows, self.items[handles[at]], result, data[start:pos])
+                self._append(rows, int(handles[at]), result, data[start:pos])
                 at += 1
         except (Malformed, struct.error, IndexError, RecursionError) as error:
             raw = data[pos:]
@@ -191,9 +210,53 @@ class ValueDecoder:
                 rows.add_reject(self.items[handle].tag, f"the rest of an answer cannot be decoded: {error}", raw)
                 raw = b""
 
-    def _append(self, rows: Columns, item: Item, result: tuple[Any, int, int, int, int, int], raw: bytes) -> None:
+    def history(self, data: bytes, handle: int, after: int, before: int, rows: Columns) -> tuple[int, int]:
+        """Append the values of a HistoryData (OPC 10000-11 clause 6.6.2) with source times between two others.
+
+        Args:
+            data: Its body.
+            handle: Of the node that they are of.
+            after: µs since the epoch; what has this very time is left out, too.
+            before: The same for the other end.
+            rows: Where the values go.
+
+        Returns:
+            How many values there are, and the time of the last one, 0 when there is none.
+
+        Raises:
+            Malformed: It cannot be decoded; what came before in it is appended.
+        """
+        pos = at = last = 0
+        try:
+            (count,) = _i32(data)
+            pos = 4
+            while at < count:
+                layout = self._read_layouts.get(int.from_bytes(data[pos : pos + 2], "big"))
+                run = run_of(data, pos, layout, count - at) if layout is not None else None
+                if layout is not None and run is not None and (times := times_of(run)) is not None:
+                    at, pos, last = at + len(run), pos + len(run) * layout.size, int(times[-1])
+                    wanted = run[(times > after) & (times < before)]
+                    if len(wanted):
+                        self._take_run(wanted, np.full(len(wanted), handle), rows, [], Flags.HISTORICAL)
+                    continue
+                start = pos
+                result = data_value(data, pos, self.types)
+                pos, at = result[5], at + 1
+                last = microseconds(result[3]) or last
+                if after < last < before and result[2] & 0xFFFF0000 not in _NO_VALUE:
+                    self._append(rows, handle, result, data[start:pos], Flags.HISTORICAL)
+        except (struct.error, IndexError, RecursionError) as error:
+            raise Malformed(str(error)) from None
+        return max(0, count), last
+
+    def _append(
+        self, rows: Columns, handle: int, result: tuple[Any, int, int, int, int, int], raw: bytes, flags: int = 0
+    ) -> None:
+        item = self.items[handle]
         value, builtin, status, source, server, _ = result
         when = microseconds(server if self._server_time else source)
+        if self.seen is not None and when is not None and not flags:
+            self.seen.append((handle, when))
         if self.types.problems:
             reason = "; ".join(self.types.problems)
             self.types.problems.clear()
@@ -206,6 +269,7 @@ class ValueDecoder:
             quality=opcua_quality(status) if status else Quality.GOOD,
             status=status,
             source_time=when,
+            flags=flags,
             properties=names.get(value) if names and isinstance(value, int) else None,
             unsigned=builtin == 9,
         )

@@ -55,6 +55,27 @@ def parse_node_id(text: str) -> NodeName:
     raise ValueError(msg)
 
 
+def parse_path(text: str) -> list[tuple[int | None, str]]:
+    """The names of a browse path such as ``/Objects/2:Plant/Line 1``, each with its namespace, None where it does not say one.
+
+    A slash within a name has a backslash before it.
+
+    Raises:
+        ValueError: The text is not a browse path.
+    """
+    names = [part.replace("\\/", "/") for part in re.split(r"(?<!\\)/", text[1:])]
+    if not text.startswith("/") or not all(names):
+        msg = f"`{text}` is not a browse path; it begins with /, as in /Objects/Plant/Line 1/Temperature"
+        raise ValueError(msg)
+    steps: list[tuple[int | None, str]] = []
+    for name in names:
+        match = re.fullmatch(r"(\d{1,5}):(.+)", name, re.DOTALL)
+        steps.append((int(match[1]), match[2]) if match and int(match[1]) < 2**16 else (None, name))
+    if steps[0] == (None, "Objects"):
+        steps[0] = (0, "Objects")
+    return steps
+
+
 def format_identifier(identifier: int | str | uuid.UUID | bytes) -> str:
     """The second half of a node id: ``i=85``, ``s=Pump``, ``g=…``, ``b=…``."""
     match identifier:

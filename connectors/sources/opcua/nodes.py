@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,8 +14,9 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 from connectors.sources.opcua.config import BrowseConfig, NodeConfig, OpcUaConfig
 from connectors.sources.opcua.datatypes import DataTypes
 from connectors.sources.opcua.decode import Item
-from connectors.sources.opcua.names import PathFilter, format_identifier, format_node_id, parse_node_id
-from connectors.sources.opcua.session import Session, node_id
+from connectors.sources.opcua.names import PathFilter, format_identifier, format_node_id, parse_node_id, parse_path
+from connectors.sources.opcua.selection import are_of_types, at_paths
+from connectors.sources.opcua.session import Session, batches, node_id
 from normalization.reading import Tag
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,8 @@ class Variable:
             when the server numbers its namespaces differently.
         name: Name of the tag; empty for the browse name.
         path: Browse path below its root, for browsed nodes.
-        config: What is configured for it, for nodes by id.
+        config: What is configured for it, for nodes by id or path.
+        absent: Why it has no id.
         properties: Node ids of its standard properties by name; None when they were not looked for yet.
     """
 
@@ -45,6 +48,7 @@ class Variable:
     path: str = ""
     config: NodeConfig | None = None
     properties: dict[str, ua.NodeId] | None = None
+    absent: str = "the server has no such namespace"
 
 
 @dataclass(slots=True)
@@ -54,10 +58,12 @@ class Found:
     Attributes:
         variables: In the order of their level below the root.
         truncated: There are more than `max_nodes`.
+        folders: Node ids in text of the objects on the way, by browse path.
     """
 
     variables: list[Variable] = field(default_factory=list)
     truncated: bool = False
+    folders: dict[str, str] = field(default_factory=dict)
 
 
 def resolve(text: str, namespaces: list[str]) -> ua.NodeId | None:
@@ -75,8 +81,8 @@ def _address(node: ua.NodeId, namespaces: list[str]) -> str:
     return format_node_id(namespaces[index] if 0 < index < len(namespaces) else index, node.Identifier)
 
 
-async def browse(session: Session, config: BrowseConfig) -> Found:
-    """Find the variables below the roots, level by level (OPC 10000-4 clause 5.9.2)."""
+async def browse(session: Session, config: BrowseConfig, progress: Callable[[Found], None] | None = None) -> Found:
+    """Find the variables below the roots, level by level (OPC 10000-4 clause 5.9.2); `progress` hears of each request."""
     paths = PathFilter(config.include, config.exclude)
     found: dict[ua.NodeId, Variable] = {}
     out = Found()
@@ -94,8 +100,7 @@ async def browse(session: Session, config: BrowseConfig) -> Found:
         if not level or out.truncated:
             break
         deeper: list[tuple[ua.NodeId, str]] = []
-        for at in range(0, len(level), session.max_nodes_per_browse):
-            part = level[at : at + session.max_nodes_per_browse]
+        for part in batches(level, session.limits.size("browse")):
             results = await session.references([node for node, _ in part], classes=_CLASSES)
             for (parent, path), references in zip(part, results, strict=True):
                 owner = found.get(parent)
@@ -123,11 +128,15 @@ async def browse(session: Session, config: BrowseConfig) -> Found:
                             break
                         text = child.replace("/", ".") if config.tag_name == "path" else name
                         found[node] = Variable(node, _address(node, session.namespaces), text, child)
+                        out.variables.append(found[node])
+                    elif not is_variable:
+                        out.folders.setdefault(child, _address(node, session.namespaces))
                     if node not in seen and node != _SERVER:
                         seen.add(node)
                         deeper.append((node, child))
+            if progress is not None:
+                progress(out)
         level = deeper
-    out.variables = list(found.values())
     if out.truncated:
         _log.warning(
             "source %s: more than max_nodes = %d variables; the rest is left out", session.config.name, config.max_nodes
@@ -147,10 +156,23 @@ async def _report_roots(session: Session, roots: list[ua.NodeId]) -> None:
 
 async def variables(session: Session, config: OpcUaConfig) -> list[Variable]:
     """All nodes that the source reads; each once, those by id first."""
-    out = [Variable(resolve(node.id, session.namespaces), node.id, config=node) for node in config.nodes]
-    if config.browsing is not None:
+    paths = await at_paths(session, [node.path for node in config.nodes if node.path is not None])
+    out: list[Variable] = []
+    for node in config.nodes:
+        if node.id is not None:
+            out.append(Variable(resolve(node.id, session.namespaces), node.id, config=node))
+        elif node.path is not None:
+            names = [name for _, name in parse_path(node.path)]
+            absent = "the server has no node at this path"
+            path = "/".join(names[1:] if names[0] == "Objects" else names)
+            out.append(Variable(paths[node.path], node.path, names[-1], path, node, absent=absent))
+    wanted = config.browsing
+    if wanted is not None:
         known = {variable.id for variable in out}
-        out += [v for v in (await browse(session, config.browsing)).variables if v.id not in known]
+        found = [v for v in (await browse(session, wanted)).variables if v.id not in known]
+        ids = [v.id for v in found if v.id is not None]
+        kept = await are_of_types(session, ids, wanted.types, wanted.type_definitions)
+        out += [v for v, keep in zip(found, kept, strict=True) if keep]
     return out
 
 
@@ -200,8 +222,8 @@ async def describe(session: Session, config: OpcUaConfig, wanted: list[Variable]
         unit = information.DisplayName.Text or "" if isinstance(information, ua.EUInformation) else ""
         data_type = data_types.get(id(variable))
         enumeration = types.enumeration(data_type) if isinstance(data_type, ua.NodeId) else None
-        if enumeration is None and isinstance(texts, list):
-            enumeration = {at: text.Text or "" for at, text in enumerate(texts) if isinstance(text, ua.LocalizedText)}
+        if enumeration is None:
+            enumeration = _enumeration(texts, own.get("EnumValues"))
         tag = config.tag(
             device,
             variable.address,
@@ -220,9 +242,18 @@ async def describe(session: Session, config: OpcUaConfig, wanted: list[Variable]
     return out
 
 
+def _enumeration(texts: Any, values: Any) -> dict[int, str] | None:
+    """What a variable says itself about its numbers: a name for each from 0 on, or for some."""
+    if isinstance(texts, list):
+        return {at: text.Text or "" for at, text in enumerate(texts) if isinstance(text, ua.LocalizedText)}
+    if isinstance(values, list):
+        return {int(one.Value): one.DisplayName.Text or "" for one in values if isinstance(one, ua.EnumValueType)}
+    return None
+
+
 def parse_name(address: str) -> str:
     """A name for a node whose browse name is not known: its identifier."""
-    return str(parse_node_id(address).identifier)
+    return address.rpartition("/")[2] if address.startswith("/") else str(parse_node_id(address).identifier)
 
 
 def _names(variable: Variable) -> list[str]:
@@ -234,7 +265,7 @@ def _names(variable: Variable) -> list[str]:
 
 
 async def _properties(session: Session, wanted: list[Variable]) -> dict[int, dict[str, Any]]:
-    """Values of EngineeringUnits and EnumStrings (OPC 10000-8 clause 5.6), by variable."""
+    """Values of EngineeringUnits, EnumStrings and EnumValues (OPC 10000-8 clause 5.3), by variable."""
     unseen = [v for v in wanted if v.properties is None]
     results = await session.references([v.id for v in unseen if v.id is not None], ObjectIds.HasProperty)
     for variable, references in zip(unseen, results, strict=True):
@@ -242,7 +273,7 @@ async def _properties(session: Session, wanted: list[Variable]) -> dict[int, dic
     asked = [
         (variable, name, variable.properties[name])
         for variable in wanted
-        for name in ("EngineeringUnits", "EnumStrings")
+        for name in ("EngineeringUnits", "EnumStrings", "EnumValues")
         if variable.properties and name in variable.properties
     ]
     values = await session.read_attributes_of([node for _, _, node in asked], AttributeIds.Value)

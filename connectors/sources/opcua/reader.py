@@ -18,8 +18,10 @@ from connectors.contract import Checks, Context, Finding, Intake, Reader, Source
 from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.datatypes import DataTypes
 from connectors.sources.opcua.nodes import describe, variables
-from connectors.sources.opcua.run import Run, State, microseconds_now
+from connectors.sources.opcua.redundancy import further_findings, open_session, while_best
+from connectors.sources.opcua.run import Run
 from connectors.sources.opcua.session import Session
+from connectors.sources.opcua.state import State
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ class OpcUaReader(Reader, Checks):
         self._server_hands_over = config.mode == "subscription"
         self._session_is_open = False  # that of the last connection
         self._failed_on_content = False
+        self._event_tags: set[int] = set()
+        self._order: dict[str, int] = {}  # client handles of the last connection, by address
         if config.name not in _WARNED:
             _WARNED.add(config.name)
             if config.security_policy == "none":
@@ -52,26 +56,26 @@ class OpcUaReader(Reader, Checks):
     @override
     async def run(self, intake: Intake, state: bytes | None) -> None:
         intake.state(SourceState.CONNECTING, self._config.endpoint)
-        session = Session(self._config, self._context)
+        session = await open_session(self._config, self._context)
         connected: Run | None = None
         failed = False
         try:
-            await session.open()
             types = DataTypes(session)
             wanted = await variables(session, self._config)
-            if not wanted:
+            if not wanted and not self._config.events:
                 msg = "no variables are there to read; look at `browse` and at what the server's user may see"
                 raise LookupError(msg)
             described = await describe(session, self._config, wanted, types)
+            described.sort(key=lambda d: self._order.get(d.variable.address, len(self._order)))  # handles stay the same
             before = State.from_json(state)
-            run = Run(self._config, session, intake, described, types)
+            run = Run(self._config, session, intake, described, types, self._event_tags)
             await run.begin(before if self._hands_over else State(before.last_reading))
-            intake.state(SourceState.CONNECTED, f"{len(described)} nodes")
+            intake.state(SourceState.CONNECTED, run.summary)
             connected = run
             self._failed_on_content = False
             if before.last_reading is not None and not run.goes_on:
-                intake.gap(run.tags, before.last_reading, microseconds_now(), "not connected")
-            await run.until_failure()
+                run.missed(before)
+            await while_best(session, self._context, run.until_failure())
         except Exception as error:
             failed = True
             if connected is not None:
@@ -80,6 +84,7 @@ class OpcUaReader(Reader, Checks):
             raise
         finally:
             if connected is not None:
+                self._order = connected.handles()
                 connected.remember(stale=failed)
                 self._server_hands_over &= connected.will_be_handed_over(session_was_open=self._session_is_open)
                 self._session_is_open = self._hands_over and failed
@@ -99,13 +104,14 @@ class OpcUaReader(Reader, Checks):
         try:
             await session.open()
             findings = [Finding(True, "connection", f"{endpoint} is {session.server_name or 'there'}")]
+            findings += await further_findings(self._config, self._context)
             described = await describe(
                 session, self._config, await variables(session, self._config), DataTypes(session)
             )
-            absent = [d.variable.address for d in described if d.variable.id is None]
+            absent = [d.variable for d in described if d.variable.id is None]
             detail = f"{len(described)} found"
             if absent:
-                detail += f"; the server has no such namespace for {', '.join(absent[:5])}"
+                detail += f"; {absent[0].absent}: {', '.join(variable.address for variable in absent[:5])}"
             findings.append(Finding(bool(described) and not absent, "nodes", detail))
             named = [(d.variable.address, d.variable.id) for d in described if d.variable.config is not None]
             there = [(address, node) for address, node in named if node is not None]

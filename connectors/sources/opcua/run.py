@@ -1,82 +1,36 @@
 """What an OPC UA source does with one connection: takes notifications or polls until something fails."""
 
 import asyncio
-import hashlib
+import contextlib
 import json
 import logging
-import math
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-import numpy as np
 from asyncua import ua
-from asyncua.ua.attribute_ids import AttributeIds
-from asyncua.ua.ua_binary import struct_to_binary
 
-from connectors.contract import Intake
+from connectors.contract import Intake, SourceState
 from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.datatypes import DataTypes
 from connectors.sources.opcua.decode import ValueDecoder
-from connectors.sources.opcua.nodes import BAD_NODE_ID_UNKNOWN, Described
+from connectors.sources.opcua.events import EVENTS, Events
+from connectors.sources.opcua.history import History
+from connectors.sources.opcua.monitoring import Monitoring
+from connectors.sources.opcua.nodes import BAD_NODE_ID_UNKNOWN, Described, describe, variables
 from connectors.sources.opcua.notification import DATA_CHANGE, Notification
-from connectors.sources.opcua.session import Session, batches
-from connectors.sources.opcua.subscription import Position, Subscription
+from connectors.sources.opcua.polling import Polling
+from connectors.sources.opcua.session import Session
+from connectors.sources.opcua.state import State, microseconds_now
+from connectors.sources.opcua.subscription import Subscription
 from normalization.quality import opcua_quality
 from normalization.reading import Columns
 
 _log = logging.getLogger(__name__)
 
 _OVERFLOW_EVERY: Final = 1_000_000  # µs between records of what overflowed
-_IN_FLIGHT: Final = 16  # polls that are not on disk yet, before we wait for them
-
-
-def microseconds_now() -> int:
-    """Now, in µs since the epoch, UTC."""
-    return time.time_ns() // 1000
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a reader remembers.
-
-    Attributes:
-        last_reading: When the server last said something, µs since the epoch; None when it never did.
-        position: The subscription as far as it is on disk.
-        stale: The connection was lost, and the tags were marked as stale.
-    """
-
-    last_reading: int | None = None
-    position: Position | None = None
-    stale: bool = False
-
-    @staticmethod
-    def from_json(state: bytes | None) -> "State":
-        """What an append carried; nothing is remembered where it makes no sense."""
-        try:
-            said = json.loads(state or b"null")
-        except ValueError:
-            return State()
-        if not isinstance(said, dict):
-            return State()
-        last = said.get("last_reading")
-        sound = type(last) is int and 0 <= last <= microseconds_now()
-        return State(last if sound else None, Position.from_json(said.get("subscription")), said.get("stale") is True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Poll:
-    """A ReadRequest that is sent again and again.
-
-    Attributes:
-        parameters: What it asks for, encoded.
-        handles: The nodes that it asks for.
-    """
-
-    parameters: bytes
-    handles: np.ndarray
+_SETTLE: Final = 0.5  # seconds from a change of the model to a look at it: a change rarely comes alone
 
 
 class Run:
@@ -88,6 +42,7 @@ class Run:
         intake: Where readings go.
         described: The nodes that are read.
         types: The server's structures.
+        event_tags: Tags of the events that came in connections before; what comes in this one is added.
 
     Attributes:
         tags: Rows of the tag table, of all nodes.
@@ -95,30 +50,57 @@ class Run:
     """
 
     def __init__(
-        self, config: OpcUaConfig, session: Session, intake: Intake, described: list[Described], types: DataTypes
+        self,
+        config: OpcUaConfig,
+        session: Session,
+        intake: Intake,
+        described: list[Described],
+        types: DataTypes,
+        event_tags: set[int],
     ) -> None:
         self._config = config
         self._session = session
         self._intake = intake
         self._types = types
         self._described = described
-        self._items = [d.item(intake.tag(d.tag)) for d in described]
-        self.tags = [item.tag for item in self._items]
-        self._decoder = ValueDecoder(self._items, types.types, server_time=config.timestamps == "server")
+        items = [d.item(intake.tag(d.tag)) for d in described]
+        self.tags = [item.tag for item in items]
+        self._decoder = ValueDecoder(items, types.types, server_time=config.timestamps == "server")
+        self._history = History(config, session, intake, described, self.tags, self._decoder, types)
         self._timestamps = (
             ua.TimestampsToReturn.Server if config.timestamps == "server" else ua.TimestampsToReturn.Source
         )
-        self._pending: deque[asyncio.Future[None]] = deque()
         self._last_message = self._committed = microseconds_now()
         self._live = True  # what comes is of now, and nothing before it is missing
         self._taking_over = False
         self._overflowed: dict[int, None] = {}  # tags whose overflow is not recorded yet
         self._overflow_from = self._overflow_to = self._overflow_said = 0
         self._heard = time.monotonic()
-        self._polling: list[tuple[float, list[_Poll]]] = []
-        self._subscription = Subscription(config, session, self) if config.mode == "subscription" else None
+        self._polling = Polling(
+            config, session, described, self._timestamps, self._decoder, types, intake, self._append
+        )
+        self._usable: list[int] = []  # handles of the nodes that are there
+        self._gone: set[int] = set()  # handles of nodes that were browsed and are not there any more
+        self._model_changed = asyncio.Event()
+        self._events = Events(config, session, intake, types.types, watch_model=config.browsing is not None)
+        self._events.tags = event_tags
+        self._has_events = bool(config.events) or config.browsing is not None
+        subscription = Subscription(config, session, self)
+        self._monitoring = Monitoring(config, subscription, described, self._events, self._timestamps, self._refuse)
+        self._subscription = subscription if config.mode == "subscription" else None
         self._position, self._position_end = b"null", b'"",""'  # of the subscription, in JSON, around its sequence
         self.goes_on = False
+
+    @property
+    def summary(self) -> str:
+        """What is read, and what the server does otherwise than it was asked."""
+        of = f" of {self._session.endpoint}" if self._config.endpoints else ""
+        nodes = f"{len(self._usable) - len(self._gone)} nodes{of}"
+        return f"{nodes}; {self._monitoring.revised}" if self._monitoring.revised else nodes
+
+    def handles(self) -> dict[str, int]:
+        """Client handles by address."""
+        return {described.variable.address: handle for handle, described in enumerate(self._described)}
 
     def will_be_handed_over(self, *, session_was_open: bool) -> bool:
         """Whether the server can be expected to hand the subscription over to the next session.
@@ -127,64 +109,74 @@ class Run:
             session_was_open: The session before this one was not closed when its subscription was asked for.
         """
         subscription = self._subscription
-        if subscription is None:
+        if subscription is None or subscription.is_split:
             return False
         return not (subscription.cannot_be_taken_over or (subscription.denied and session_was_open))
 
     async def begin(self, before: State) -> None:
         """Take over the subscription or create one, or group the polls; report the nodes that cannot be read."""
+        await self._history.prepare()
         rows = Columns()
         usable: list[int] = []
         for handle, described in enumerate(self._described):
             if described.variable.id is None:
-                self._refuse(rows, handle, BAD_NODE_ID_UNKNOWN, "the server has no such namespace")
+                self._refuse(rows, handle, BAD_NODE_ID_UNKNOWN, described.variable.absent)
             else:
                 usable.append(handle)
-        if self._subscription is None:
-            groups: dict[float, list[int]] = {}
-            for handle in usable:
-                groups.setdefault(self._interval(handle) or self._config.polling_interval, []).append(handle)
-            self._polling = [(interval, self._requests(groups[interval])) for interval in sorted(groups)]
-        else:
+        self._usable = usable
+        if self._subscription is not None:
             await self._subscribe(self._subscription, usable, rows, before)
         if len(rows):
             self._append(rows)
+
+    def missed(self, before: State) -> None:
+        """Record a gap since the last reading of a connection before, as far as the server's history will not fill it."""
+        start, now = before.last_reading or 0, microseconds_now()
+        without_history = self._history.missed(start, now) + sorted(self._events.tags)
+        if without_history:
+            self._intake.gap(without_history, start, now, "not connected")
+        started = self._session.started_at
+        known = before.position is not None and before.position.server
+        again = before.position.server != self._session.started if before.position and known else started > start
+        filled = set(self.tags).difference(without_history)
+        if again and started and filled:
+            self._intake.gap(sorted(filled), start, max(start, min(started, now)), "the server was started again")
 
     async def until_failure(self) -> None:
         """Read until the connection fails."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_alive())
-                for interval, requests in self._polling:
-                    tasks.create_task(self._poll(interval, requests))
-                if self._subscription is not None:
+                tasks.create_task(self._history.run())
+                if self._config.browsing is not None:
+                    tasks.create_task(self._watch_model(self._config.browsing.rebrowse_interval))
+                if self._subscription is None:
+                    tasks.create_task(self._polling.run(self._usable))
+                else:
                     tasks.create_task(self._publish(self._subscription))
+                    tasks.create_task(self._monitoring.retry())
+                    tasks.create_task(self._monitoring.refresh_conditions())
         except ExceptionGroup as group:
             error: Exception = group
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]
             raise error from None
 
-    def _id(self, handle: int) -> ua.NodeId:
-        node = self._described[handle].variable.id
-        return node if node is not None else ua.NodeId()
-
-    def _interval(self, handle: int) -> float | None:
-        node = self._described[handle].variable.config
-        return node.interval if node is not None else None
-
     def _refuse(self, rows: Columns, handle: int, status: int, reason: str) -> None:
         _log.warning("source %s: node %s: %s", self._config.name, self._described[handle].variable.address, reason)
-        rows.add(self._items[handle].tag, None, quality=opcua_quality(status), status=status)
+        rows.add(self.tags[handle], None, quality=opcua_quality(status), status=status)
 
     def _append(self, rows: Columns) -> "asyncio.Future[None]":
         if self._live:
             self._last_message = self._committed = microseconds_now()
-        return self._intake.append(rows, self._state())
+        future = self._intake.append(rows, self._state())
+        if seen := self._history.seen():
+            future.add_done_callback(partial(self._history.journalled, seen))
+        return future
 
     def _state(self, *, stale: bool = False) -> bytes:
         end = b',"stale":true}' if stale else b"}"
-        if self._subscription is None:
+        if self._subscription is None or self._subscription.is_split:
             return b'{"last_reading":%d%b' % (self._last_message, end)
         position = b"[%b,%d,%b]" % (self._position, self._subscription.sequence, self._position_end)
         return b'{"last_reading":%d,"subscription":%b%b' % (self._last_message, position, end)
@@ -200,11 +192,11 @@ class Run:
     async def _subscribe(
         self, subscription: Subscription, handles: Sequence[int], rows: Columns, before: State
     ) -> None:
-        items = [self._monitored(handle) for handle in handles]
-        digest = self._digest(items)
+        monitoring = self._monitoring
+        of_items = monitoring.digest(handles)
         position = before.position
-        same = position is not None and (position.server, position.items) == (self._session.started, digest)
-        self._position_end = json.dumps([self._session.started, digest]).encode()[1:-1]
+        same = position is not None and (position.server, position.items) == (self._session.started, of_items)
+        self._position_end = self._end_of_position(of_items)
         if position is not None and same and position.server:
             self._position = b"%d" % position.subscription
             if before.last_reading is not None:
@@ -212,44 +204,13 @@ class Run:
             self._taking_over = True
             taken_over = await subscription.take_over(position, initial=before.stale)
             self._taking_over = False
-            self.goes_on = taken_over and self._config.queue_size > 1  # a queue of one does not say what it dropped
+            self.goes_on = taken_over and monitoring.queues_tell(handles)
         if not subscription.id:
             self._live = True
-            said = await subscription.create(items, self._timestamps)
-            self._begin_with(subscription, handles, said, rows)
-
-    def _begin_with(
-        self, subscription: Subscription, handles: Sequence[int], said: list[ua.StatusCode], rows: Columns
-    ) -> None:
-        self._position = b"%d" % subscription.id
-        for handle, status in zip(handles, said, strict=True):
-            if not status.is_good():
-                self._refuse(rows, handle, status.value, status.name)
-
-    def _digest(self, items: list[ua.MonitoredItemCreateRequest]) -> str:
-        """What is subscribed to, in few letters: a handle means the same node as long as they are the same."""
-        said = [[str(self._timestamps)]]
-        for item in items:
-            asked = item.RequestedParameters
-            node = item.ItemToMonitor.NodeId.to_string()
-            said.append([node, str(asked.ClientHandle), str(asked.SamplingInterval), str(asked.QueueSize)])
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-
-    def _monitored(self, handle: int) -> ua.MonitoredItemCreateRequest:
-        config = self._config
-        sampling = self._interval(handle)
-        if sampling is None:
-            sampling = config.sampling_interval
-        return ua.MonitoredItemCreateRequest(
-            ItemToMonitor=ua.ReadValueId(NodeId=self._id(handle), AttributeId=AttributeIds.Value),
-            MonitoringMode=ua.MonitoringMode.Reporting,
-            RequestedParameters=ua.MonitoringParameters(
-                ClientHandle=ua.IntegerId(handle),
-                SamplingInterval=-1.0 if sampling is None else sampling * 1000,
-                QueueSize=ua.Counter(config.queue_size),
-                DiscardOldest=True,
-            ),
-        )
+            await monitoring.create(handles, rows)
+            self._position = b"%d" % subscription.id
+        else:
+            await monitoring.taken_over(handles, stale=before.stale)
 
     async def take(self, data: bytes, message: Notification) -> "asyncio.Future[None]":
         """Append the values of a message of the subscription."""
@@ -258,6 +219,8 @@ class Run:
         rows, overflowed = self._decoded(data, message)
         if self._types.types.missing and await self._types.learn_missing():
             rows, overflowed = self._decoded(data, message)
+        if self._has_events:
+            overflowed += await self._take_events(data, message, rows)
         future = self._append(rows)
         if overflowed:
             if not self._overflowed:
@@ -283,9 +246,26 @@ class Run:
                 overflowed += self._decoder.data_change(data[start:end], rows)
         return rows, overflowed
 
+    async def _take_events(self, data: bytes, message: Notification, rows: Columns) -> list[int]:
+        """Append the events of a message; returns the tags of events that were lost in the server."""
+        lost: list[int] = []
+        for kind, start, end in message.parts:
+            if kind == EVENTS:
+                told = await self._events.take(data[start:end], rows)
+                if told.model:
+                    self._model_changed.set()
+                if told.refresh:
+                    self._monitoring.refresh.set()
+                if told.overflow:
+                    lost = sorted(self._events.tags)
+        return lost
+
     def lost(self, reason: str) -> None:
         """Messages of the subscription will never come."""
-        self._intake.gap(self.tags, self._last_message, microseconds_now(), reason)
+        self._intake.gap(self._all_tags(), self._last_message, microseconds_now(), reason)
+
+    def _all_tags(self) -> list[int]:
+        return [*self.tags, *sorted(self._events.tags)]
 
     def quiet(self) -> None:
         """Nothing has changed until now; what a subscription says that was taken over counts from its first values on."""
@@ -293,58 +273,57 @@ class Run:
         if self._live:
             self._last_message = microseconds_now()
 
-    # -- polling
+    # -- nodes that come and go
 
-    def _requests(self, handles: list[int]) -> list[_Poll]:
-        """What is read in one poll, in as many requests as the server's limit makes."""
-        return [
-            _Poll(
-                struct_to_binary(
-                    ua.ReadParameters(
-                        TimestampsToReturn=self._timestamps,
-                        NodesToRead=[
-                            ua.ReadValueId(NodeId=self._id(at), AttributeId=AttributeIds.Value) for at in part
-                        ],
-                    )
-                ),
-                np.array(part, np.int64),
-            )
-            for part in batches(handles, self._session.max_nodes_per_read)
-        ]
-
-    async def _poll(self, interval: float, requests: list[_Poll]) -> None:
-        clock = asyncio.get_running_loop().time
-        due = clock()
+    async def _watch_model(self, interval: float | None) -> None:
+        """Browse again when the server says that its model has changed, and every so often."""
         while True:
-            rows = Columns()
-            for request in requests:
-                rows.extend(await self._read(request))
-            self._pending.append(self._append(rows))
-            before = microseconds_now()
-            await self._settle()
-            if microseconds_now() - before > interval * 1e6:
-                tags = [self._items[handle].tag for request in requests for handle in request.handles.tolist()]
-                self._intake.gap(tags, before, microseconds_now(), "the journal was full")
-            due += interval
-            late = clock() - due
-            if late > 0:  # cycles that the server was too slow for are left out
-                due += math.ceil(late / interval) * interval
-            await asyncio.sleep(due - clock())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self._model_changed.wait()
+            await asyncio.sleep(_SETTLE)
+            self._model_changed.clear()
+            await self._look_again()
 
-    async def _settle(self) -> None:
-        """Wait while too much is on the way to the disk."""
-        while self._pending and (self._pending[0].done() or len(self._pending) > _IN_FLIGHT):
-            await self._pending.popleft()
-
-    async def _read(self, request: _Poll) -> Columns:
-        data, pos = await self._session.read(request.parameters)
-        self._heard = time.monotonic()
+    async def _look_again(self) -> None:
+        found = {v.address: v for v in await variables(self._session, self._config) if v.id is not None}
+        known = self.handles()
         rows = Columns()
-        self._decoder.read_results(data, pos, request.handles, rows)
-        if self._types.types.missing and await self._types.learn_missing():
-            rows = Columns()
-            self._decoder.read_results(data, pos, request.handles, rows)
-        return rows
+        here: list[int] = []
+        for address, handle in known.items():
+            variable = self._described[handle].variable
+            if address in found and (variable.id is None or handle in self._gone):
+                variable.id = found[address].id
+                self._gone.discard(handle)
+                here.append(handle)
+            elif address not in found and variable.config is None and handle not in self._gone:
+                self._gone.add(handle)
+                self._refuse(rows, handle, BAD_NODE_ID_UNKNOWN, "it is not there any more")
+        new = [variable for address, variable in found.items() if address not in known]
+        described = await describe(self._session, self._config, new, self._types)
+        items = [d.item(self._intake.tag(d.tag)) for d in described]
+        if described:
+            await self._history.extend(described, [item.tag for item in items])
+            here += range(len(self._described), len(self._described) + len(described))
+            self._described += described
+            self._decoder.extend(items)
+            self.tags += [item.tag for item in items]
+            _log.info(
+                "source %s: %d nodes are new: %s", self._config.name, len(new), ", ".join(v.address for v in new[:5])
+            )
+        self._usable += [handle for handle in here if handle not in self._usable]
+        if not here and not len(rows):
+            return
+        if self._subscription is None:
+            self._polling.join(here)
+        else:
+            await self._monitoring.adapt(self._gone, here, rows)
+            self._position_end = self._end_of_position(self._monitoring.digest(self._usable))
+        self._append(rows)
+        self._intake.state(SourceState.CONNECTED, self.summary)
+
+    def _end_of_position(self, of_items: str) -> bytes:
+        return json.dumps([self._session.started, of_items]).encode()[1:-1]
 
     # -- health
 
@@ -352,7 +331,7 @@ class Run:
         """Have the connection prove itself whenever nothing was heard for a while; it is dead after twice that."""
         pause = self._config.keep_alive_interval
         while True:
-            heard = self._heard if self._subscription is None else max(self._heard, self._subscription.heard)
+            heard = max(self._heard, self._polling.heard if self._subscription is None else self._subscription.heard)
             rest = heard + pause - time.monotonic()
             if rest > 0:
                 await asyncio.sleep(rest)
@@ -374,12 +353,11 @@ class Run:
                 raise ConnectionError(msg)
             await self._session.prove(min(self._config.keep_alive_interval, self._config.timeout))
             _log.warning("source %s: the server answers, but its subscription is silent", self._config.name)
-            handles = [at for at, described in enumerate(self._described) if described.variable.id is not None]
             rows = Columns()
-            said = await subscription.renew([self._monitored(handle) for handle in handles], self._timestamps)
-            self._intake.gap(self.tags, self._last_message, microseconds_now(), "the subscription was silent")
+            await self._monitoring.create(self._usable, rows, anew=True)
+            self._position = b"%d" % subscription.id
+            self._intake.gap(self._all_tags(), self._last_message, microseconds_now(), "the subscription was silent")
             self._live = True
-            self._begin_with(subscription, handles, said, rows)
             self._append(rows)
 
     async def _until_silent(self, subscription: Subscription, run: "asyncio.Future[None]") -> float:

@@ -1,185 +1,168 @@
-"""Certificates: the source's own, made when it is first needed, and the folder of servers that are trusted.
+"""Security policies: which there are, and which of a server's endpoints is taken."""
 
-In the source's folder::
-
-    own/certificate.der   to be trusted by the server          trusted/   servers that are trusted, one file each
-    own/key.pem           its private key, mode 0600           rejected/  servers that were refused; move one to trusted/
-"""
-
-import datetime
-import os
-import re
-import socket
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from asyncua import ua
+from asyncua.crypto import security_policies as crypto
 
-_DAYS: Final = 5 * 365
-_MAX_REJECTED: Final = 100  # a stranger who sends a new certificate with every attempt does not fill the disk
+POLICY_NONE: Final = "http://opcfoundation.org/UA/SecurityPolicy#None"
+_MODES: Final = {"sign_and_encrypt": ua.MessageSecurityMode.SignAndEncrypt, "sign": ua.MessageSecurityMode.Sign}
 
 
-class UntrustedServerError(Exception):
-    """The server's certificate is not accepted; the message says why and what to do."""
+class ServerRefusedError(Exception):
+    """The server cannot be used as it is configured; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class OwnCertificate:
-    """Where the source's certificate and key lie."""
+class Policy:
+    """A security policy (OPC 10000-7).
 
-    certificate: Path
-    key: Path
-
-
-def application_uri(gateway: str, source: str) -> str:
-    """The ApplicationUri of a source: in its certificate and in its session (OPC 10000-4 clause 7.2)."""
-    return ":".join(["urn", "bifrost", *(re.sub(r"[^A-Za-z0-9_.-]", "-", part) for part in (gateway, source))])
-
-
-def own_certificate(directory: Path, uri: str, now: datetime.datetime) -> OwnCertificate:
-    """The source's own certificate, which is made when there is none, or none that is valid for `uri`.
-
-    Args:
-        directory: The source's folder.
-        uri: ApplicationUri, which goes into the SubjectAltName.
-        now: The present, UTC.
+    Attributes:
+        name: As it is written in a configuration.
+        crypto: What asyncua does it with.
+        deprecated: It rests on SHA-1, or on a padding that has been broken.
+        min_key: Bits of the shortest RSA key that it allows.
     """
-    own = OwnCertificate(directory / "own" / "certificate.der", directory / "own" / "key.pem")
-    if own.key.exists() and own.certificate.exists():
-        certificate = x509.load_der_x509_certificate(own.certificate.read_bytes())
-        if uri in _uris(certificate) and certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-            return own
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    certificate = _self_signed(key, uri, socket.gethostname(), now)
-    directory.mkdir(parents=True, exist_ok=True)
-    own.key.parent.mkdir(mode=0o700, exist_ok=True)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    _write(own.certificate, certificate.public_bytes(serialization.Encoding.DER), 0o644)
-    _write(own.key, pem, 0o600)
-    return own
+
+    name: str
+    crypto: Any
+    deprecated: bool = False
+    min_key: int = 2048
+
+    @property
+    def uri(self) -> str:
+        """Its name in the protocol."""
+        return str(self.crypto.URI)
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
-    partial = path.with_suffix(path.suffix + ".new")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-    partial.replace(path)
+POLICIES: Final = (  # the strongest first
+    Policy("aes256_sha256_rsapss", crypto.SecurityPolicyAes256Sha256RsaPss),
+    Policy("basic256sha256", crypto.SecurityPolicyBasic256Sha256),
+    Policy("aes128_sha256_rsaoaep", crypto.SecurityPolicyAes128Sha256RsaOaep),
+    Policy("basic256", crypto.SecurityPolicyBasic256, deprecated=True, min_key=1024),
+    Policy("basic128rsa15", crypto.SecurityPolicyBasic128Rsa15, deprecated=True, min_key=1024),
+)
+STRENGTH: Final = {policy.uri: at for at, policy in enumerate(POLICIES)}  # 0 is the strongest
+STRONG: Final = {policy.uri for policy in POLICIES if not policy.deprecated}
 
 
-def _self_signed(key: rsa.RSAPrivateKey, uri: str, host: str, now: datetime.datetime) -> x509.Certificate:
-    """An application instance certificate as OPC 10000-6 clause 6.2.2 asks for it."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Bifrost {uri.removeprefix('urn:bifrost:')}"[:64])])
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=True,
-        key_encipherment=True,
-        data_encipherment=True,
-        key_agreement=False,
-        key_cert_sign=True,  # asked of self-signed certificates
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))  # the device's clock may be behind
-        .not_valid_after(now + datetime.timedelta(days=_DAYS))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri), x509.DNSName(host)]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(identifier, critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The endpoint that is taken, and how messages to it are protected."""
+
+    endpoint: ua.EndpointDescription
+    policy: Policy
+    mode: ua.MessageSecurityMode
 
 
-def _uris(certificate: x509.Certificate) -> list[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier)
-
-
-def leaf(chain: bytes) -> bytes:
-    """The first certificate of what a server sends, which may be followed by its issuers (OPC 10000-6 clause 6.2.6)."""
-    if len(chain) < 4 or chain[0] != 0x30 or chain[1] != 0x82:
-        return chain
-    return chain[: int.from_bytes(chain[2:4], "big") + 4]
-
-
-def certificate_problem(certificate: x509.Certificate, uri: str, now: datetime.datetime) -> str | None:
-    """What is wrong with a server's certificate, whoever trusts it; None when nothing is."""
-    if now < certificate.not_valid_before_utc:
-        return f"it is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-    if now >= certificate.not_valid_after_utc:
-        return f"it expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-    if uri not in _uris(certificate):
-        return f"it is for {', '.join(_uris(certificate)) or 'no application'}, and the server says it is {uri}"
-    return None
-
-
-def check_server(directory: Path, chain: bytes | None, uri: str, now: datetime.datetime) -> None:
-    """Accept a server whose certificate lies in the folder `trusted`; file any other under `rejected`.
+def choose(
+    endpoints: Sequence[ua.EndpointDescription],
+    wanted: str,
+    mode: str | None,
+    url: str,
+    *,
+    allow_deprecated: bool = False,
+) -> Choice:
+    """The endpoint to take: encrypted before signed, then the strongest policy; never one without security.
 
     Args:
-        directory: The source's folder.
-        chain: What the server sent, DER.
-        uri: ApplicationUri that the server claims.
-        now: The present, UTC.
+        endpoints: What the server offers.
+        wanted: Name of a policy, or `auto`.
+        mode: `sign`, `sign_and_encrypt`, or None for the better one that is offered.
+        url: URL that is configured; of endpoints that are alike, the one with its path is taken.
+        allow_deprecated: Whether `auto` may take a deprecated policy when nothing better is offered.
 
     Raises:
-        UntrustedServerError: The server is not trusted, or its certificate is not sound.
+        ServerRefusedError: The server offers nothing that fits.
     """
-    if not chain:
-        msg = "the server has no certificate; without one it cannot be trusted"
-        raise UntrustedServerError(msg)
-    der = leaf(chain)
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        thumbprint = certificate.fingerprint(hashes.SHA1()).hex()  # noqa: S303  a name, as in every OPC UA trust list
-        subject = certificate.subject.rfc4514_string()
-    except ValueError as error:
-        msg = f"the server's certificate cannot be read: {error}"
-        raise UntrustedServerError(msg) from None
-    trusted, rejected = directory / "trusted", directory / "rejected"
-    trusted.mkdir(parents=True, exist_ok=True)
-    if not any(_same(file, der) for file in trusted.iterdir()):
-        file = rejected / f"{thumbprint}.der"
-        rejected.mkdir(exist_ok=True)
-        if not file.exists() and sum(1 for _ in rejected.iterdir()) < _MAX_REJECTED:
-            _write(file, der, 0o644)
-        msg = f"the server's certificate ({subject}, SHA-1 {thumbprint}) is not trusted; move {file} to {trusted} to trust it"
-        raise UntrustedServerError(msg)
-    problem = certificate_problem(certificate, uri, now)
-    if problem is not None:
-        msg = f"the server's certificate ({subject}, SHA-1 {thumbprint}) is trusted, but {problem}"
-        raise UntrustedServerError(msg)
+    path = urlsplit(url).path.rstrip("/")
+    best: tuple[tuple[bool, int, int, bool], Choice] | None = None
+    for endpoint in endpoints:
+        at = STRENGTH.get(endpoint.SecurityPolicyUri)
+        if (
+            at is None
+            or endpoint.SecurityMode not in _MODES.values()
+            or not str(endpoint.EndpointUrl).startswith("opc.tcp:")
+        ):
+            continue
+        policy = POLICIES[at]
+        named = policy.name == wanted or (wanted == "auto" and (allow_deprecated or not policy.deprecated))
+        if named and (mode is None or _MODES[mode] == endpoint.SecurityMode):
+            other_path = urlsplit(str(endpoint.EndpointUrl)).path.rstrip("/") != path
+            signed_only = int(endpoint.SecurityMode == ua.MessageSecurityMode.Sign)
+            rank = policy.deprecated, signed_only, at, other_path
+            if best is None or rank < best[0]:
+                best = rank, Choice(endpoint, policy, endpoint.SecurityMode)
+    if best is not None:
+        return best[1]
+    asked = "security" if wanted == "auto" else wanted
+    asked += f" with {mode}" if mode is not None else ""
+    msg = f"the server does not offer {asked}, only {', '.join(offers(endpoints)) or 'nothing'}"
+    if wanted == "auto":
+        msg += _advice(endpoints)
+    raise ServerRefusedError(msg)
 
 
-def _same(file: Path, der: bytes) -> bool:
-    if file.suffix.lower() not in (".der", ".pem", ".crt", ".cer"):
-        return False
-    data = file.read_bytes()
-    if b"-----BEGIN CERTIFICATE-----" in data:
-        try:
-            data = x509.load_pem_x509_certificate(data).public_bytes(serialization.Encoding.DER)
-        except ValueError:
-            return False
-    return data == der
+def _advice(endpoints: Sequence[ua.EndpointDescription]) -> str:
+    if any(e.SecurityPolicyUri in STRENGTH and e.SecurityPolicyUri not in STRONG for e in endpoints):
+        return "; what else it offers is deprecated, see allow_deprecated"
+    return "; to send everything in clear, write security_policy: none"
+
+
+def offers(endpoints: Iterable[ua.EndpointDescription]) -> list[str]:
+    """What a server offers, for a message."""
+    return sorted({f"{str(e.SecurityPolicyUri).rpartition('#')[2]}/{e.SecurityMode.name}" for e in endpoints})
+
+
+def user_token_policy(
+    offered: Sequence[ua.UserTokenPolicy],
+    kind: ua.UserTokenType,
+    channel: str,
+    *,
+    encrypted: bool,
+    certified: bool,
+    allow_deprecated: bool,
+    allow_clear: bool,
+) -> ua.UserTokenPolicy:
+    """The token policy to log in with; for a password one that encrypts it, for a certificate one that signs.
+
+    Args:
+        offered: What the endpoint takes.
+        kind: User name or certificate.
+        channel: URI of the channel's policy, which a token policy without one means.
+        encrypted: Whether the channel encrypts by itself.
+        certified: Whether the server's certificate is known, which a password is encrypted for.
+        allow_deprecated: Whether a deprecated policy may protect the token where the channel does not.
+        allow_clear: Whether a password may be sent in clear.
+
+    Raises:
+        ServerRefusedError: There is none.
+    """
+    password = kind == ua.UserTokenType.UserName
+    fitting = [policy for policy in offered if policy.TokenType == kind]
+    if not fitting:
+        msg = f"the server takes no user {'names' if password else 'certificates'}"
+        raise ServerRefusedError(msg)
+    for policy in fitting:
+        policy.SecurityPolicyUri = policy.SecurityPolicyUri or channel
+    protecting = sorted(
+        (policy for policy in fitting if certified and policy.SecurityPolicyUri in STRENGTH),
+        key=lambda policy: STRENGTH[policy.SecurityPolicyUri],
+    )
+    if protecting and (protecting[0].SecurityPolicyUri in STRONG or encrypted or allow_deprecated):
+        return protecting[0]
+    in_clear = [policy for policy in fitting if policy.SecurityPolicyUri == POLICY_NONE]
+    if password and in_clear and (encrypted or allow_clear):
+        return in_clear[0]
+    if not password:
+        msg = "the server takes a user's certificate with strong security only over a channel with a security_policy"
+    elif in_clear:
+        msg = "the password would travel in clear: use a security_policy, or write allow_clear_password: true"
+    elif not certified:
+        msg = "the server shows no certificate that the password could be encrypted for: use a security_policy"
+    else:
+        msg = "the password would be protected by a deprecated policy only: use security_mode: sign_and_encrypt, or allow_deprecated: true"
+    raise ServerRefusedError(msg)

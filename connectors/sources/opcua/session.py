@@ -1,122 +1,95 @@
-"""The connection: asyncua's client with bounded messages, checked servers, and passwords that are never sent in clear."""
+"""One session with one server: its namespaces and limits, and requests in batches that it takes."""
 
 import asyncio
 import contextlib
 import datetime
 import logging
+import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
 from asyncua import ua
-from asyncua.client.client import Client
 from asyncua.common.shortcuts import Shortcuts
-from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError
-from typing_extensions import override
 
 from connectors.contract import Context
-from connectors.sources.opcua import security
 from connectors.sources.opcua.binary import response_header
-from connectors.sources.opcua.channel import CHUNK, POLICY_NONE, READ_REQUEST, Channel, ChannelClient, Limits
+from connectors.sources.opcua.channel import READ_REQUEST
 from connectors.sources.opcua.config import OpcUaConfig
+from connectors.sources.opcua.handshake import Handshake
+from connectors.sources.opcua.limits import OperationLimits
+from connectors.sources.opcua.security import ServerRefusedError
 
 _log = logging.getLogger(__name__)
 
 _CLOSING: Final = 0.5  # seconds for the server to take leave
-_DEFAULT_BATCH: Final = 1_000  # nodes in one request to a server that states no limit
 # asyncua's server says yes to a transfer, and goes on to answer the requests of the old session only
 _FORGETFUL: Final = {"urn:freeopcua.github.io:python:server"}
-_STRONG: Final = {  # policies that may encrypt a password; the older ones use broken padding or hashes
-    "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256",
-    "http://opcfoundation.org/UA/SecurityPolicy#Aes128_Sha256_RsaOaep",
-    "http://opcfoundation.org/UA/SecurityPolicy#Aes256_Sha256_RsaPss",
-}
+
+_NONSENSE: Final = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    struct.error,
+)  # of asyncua, over a strange answer
 
 
-class ServerRefusedError(Exception):
-    """The server cannot be used as it is configured; the message says why."""
-
-
-class Session(Client):
+class Session(Handshake):
     """One session with one server, used once: a lost connection is a new `Session`.
 
     Args:
         config: The source.
         context: Where its certificates lie.
+        endpoint: URL of the server, instead of the source's first one.
 
     Attributes:
         namespaces: URIs of the server's namespaces, by index.
         server_name: URI of the server; None when it has none.
-        started: When the server was started; empty when it does not say.
+        started, started_at: When the server was started, as it says, and in µs since the epoch; empty and 0 when it does not.
         hands_over: Whether a subscription that the server hands over can be expected to go on.
-        max_nodes_per_read, max_nodes_per_browse, max_items_per_call: How many nodes it takes in one request.
+        limits: How many nodes it takes in one request.
     """
 
-    def __init__(self, config: OpcUaConfig, context: Context) -> None:
-        super().__init__(config.endpoint, timeout=config.timeout)
-        self.config = config
-        self.directory = context.directory
-        self.name = self.description = f"Bifrost {config.name}"
-        self.application_uri = security.application_uri(context.gateway, config.name)
-        self.product_uri = "urn:bifrost"
-        self.session_timeout = 60_000
-        limits = Limits(CHUNK, CHUNK, config.max_chunk_count, config.max_message_size)
-        self.uaclient: ChannelClient = ChannelClient(config.timeout, limits)
-        self.uaclient.pre_request_hook = self._wait_until_ready
+    def __init__(self, config: OpcUaConfig, context: Context, endpoint: str | None = None) -> None:
+        super().__init__(config, context, endpoint)
         self.nodes = Shortcuts(self.uaclient.session)
         self.namespaces: list[str] = []
         self.server_name: str | None = None
-        self.started = ""
+        self.started, self.started_at = "", 0
         self.hands_over = True
-        self.max_nodes_per_read = self.max_nodes_per_browse = self.max_items_per_call = _DEFAULT_BATCH
-        if config.username is not None:
-            self.set_user(config.username)
-            self.set_password(config.password.get_secret_value() if config.password is not None else "")
+        self.limits = OperationLimits(self.directory)
 
     async def open(self) -> None:
         """Connect, check the server, log in, and learn its namespaces and limits.
 
         Raises:
-            ServerRefusedError: It does not offer what is configured, or refuses the user.
+            ServerRefusedError: It does not offer what is configured, or refuses certificate or user.
             UntrustedServerError: Its certificate is not accepted.
+            CertificateError: A certificate or key of our own cannot be used.
             ConnectionError: It cannot be reached, or is no server; the message begins with the endpoint.
         """
-        endpoint = self.config.endpoint
+        endpoint = self.endpoint
         try:
-            await self._open()
+            await self.log_in()
+            self._start_renew_loop()
+            if self._renew_channel_task is not None:  # a failure shows in the next request, too
+                self._renew_channel_task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await self._learn()
         except TimeoutError:
             msg = f"{endpoint}: no answer within {self.config.timeout:g} s"
             raise ConnectionError(msg) from None
         except (OSError, UaError) as error:
-            msg = f"{endpoint}: {str(error) or type(error).__name__}"
+            channel = self.uaclient.channel
+            reason = channel.failure if channel is not None else ""
+            msg = f"{endpoint}: {reason or str(error) or type(error).__name__}"
             raise ConnectionError(msg) from error
-
-    async def _open(self) -> None:
-        if self.config.security_policy != "none":
-            await self._secure()
-        if self._checks_server and (self.config.security_policy != "none" or self.config.username):
-            self.certificate_validator = self._validate
-        await self.connect_socket()
-        await self.send_hello()
-        await self.open_secure_channel()
-        await self.create_session()
-        try:
-            await self.activate_session(self._username, self._password)
-        except (
-            ua.uaerrors.BadIdentityTokenRejected,
-            ua.uaerrors.BadUserAccessDenied,
-            ua.uaerrors.BadIdentityTokenInvalid,
-        ) as error:
-            user = f"user {self.config.username}" if self.config.username else "anonymous users"
-            msg = f"the server refuses {user} ({type(error).__name__})"
-            raise ServerRefusedError(msg) from error
-        self._start_renew_loop()
-        if self._renew_channel_task is not None:  # a failure shows in the next request, too
-            self._renew_channel_task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await self._learn()
+        except _NONSENSE as error:
+            msg = f"{endpoint}: what the server answers makes no sense: {error}"
+            raise ConnectionError(msg) from error
 
     async def close(self, *, keep_subscriptions: bool = False, keep_session: bool = False) -> None:
         """Close session and connection; never raises, and takes half a second at most.
@@ -140,80 +113,6 @@ class Session(Client):
             transport.abort()  # a peer that is gone would keep what is not sent yet, and the socket, for minutes
             await asyncio.sleep(0)
 
-    @property
-    def channel(self) -> Channel:
-        """The connection.
-
-        Raises:
-            ConnectionError: There is none.
-        """
-        if self.uaclient.channel is None:
-            msg = "the connection is not open"
-            raise ConnectionError(msg)
-        return self.uaclient.channel
-
-    @property
-    def _checks_server(self) -> bool:
-        return self.config.trust == "folder"
-
-    async def _secure(self) -> None:
-        config = self.config
-        now = datetime.datetime.now(datetime.UTC)
-        own = await asyncio.to_thread(security.own_certificate, self.directory, self.application_uri, now)
-        mode = {
-            "sign": ua.MessageSecurityMode.Sign,
-            "sign_and_encrypt": ua.MessageSecurityMode.SignAndEncrypt,
-        }[config.security_mode]
-        endpoints = await self.connect_and_get_server_endpoints()
-        wanted = (mode, SecurityPolicyBasic256Sha256.URI)
-        endpoint = next((e for e in endpoints if (e.SecurityMode, e.SecurityPolicyUri) == wanted), None)
-        if endpoint is None:
-            offers = sorted({f"{e.SecurityPolicyUri.rpartition('#')[2]}/{e.SecurityMode.name}" for e in endpoints})
-            msg = f"the server does not offer {config.security_policy} with {config.security_mode}, only {', '.join(offers)}"
-            raise ServerRefusedError(msg)
-        if self._checks_server:
-            security.check_server(self.directory, endpoint.ServerCertificate, endpoint.Server.ApplicationUri, now)
-        await self.set_security(
-            SecurityPolicyBasic256Sha256,
-            own.certificate,
-            own.key,
-            server_certificate=security.leaf(endpoint.ServerCertificate),
-            mode=mode,
-        )
-
-    async def _validate(self, certificate: Any, application: ua.ApplicationDescription) -> None:
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        now = datetime.datetime.now(datetime.UTC)
-        security.check_server(self.directory, certificate.public_bytes(Encoding.DER), application.ApplicationUri, now)
-
-    @override
-    def server_policy(self, token_type: ua.UserTokenType) -> ua.UserTokenPolicy:
-        """The token policy to log in with; for a password, one that encrypts it."""
-        if token_type != ua.UserTokenType.UserName:
-            return super().server_policy(token_type)
-        channel = self.security_policy.URI
-        offered = [policy for policy in self._policy_ids if policy.TokenType == token_type]
-        if not offered:
-            msg = "the server takes no user names"
-            raise ServerRefusedError(msg)
-        for policy in offered:
-            policy.SecurityPolicyUri = policy.SecurityPolicyUri or channel
-        certified = self.security_policy.peer_certificate is not None
-        encrypting = [policy for policy in offered if certified and policy.SecurityPolicyUri in _STRONG]
-        if encrypting:
-            return encrypting[0]
-        in_clear = [policy for policy in offered if policy.SecurityPolicyUri == POLICY_NONE]
-        encrypted_channel = self.security_policy.Mode == ua.MessageSecurityMode.SignAndEncrypt
-        if not in_clear or not (encrypted_channel or self.config.allow_clear_password):
-            msg = (
-                "the password would travel in clear: use a security_policy, or write allow_clear_password: true"
-                if in_clear
-                else "the server would have the password encrypted by a broken policy only"
-            )
-            raise ServerRefusedError(msg)
-        return in_clear[0]
-
     async def _learn(self) -> None:
         wanted = (
             ObjectIds.Server_NamespaceArray,
@@ -221,11 +120,12 @@ class Session(Client):
             ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
             ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse,
             ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
+            ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerHistoryReadData,
             ObjectIds.Server_ServerStatus_StartTime,
             ObjectIds.Server_ServerStatus_BuildInfo_ProductUri,
         )
         values = [await self.read_attributes_of([node_id(i)], AttributeIds.Value) for i in wanted]
-        namespaces, servers, reads, browses, items, started, product = (
+        namespaces, servers, reads, browses, items, histories, started, product = (
             value[0].Value.Value if value[0].Value is not None and not _status(value[0]) & 0xC0000000 else None
             for value in values
         )
@@ -234,11 +134,11 @@ class Session(Client):
             raise ServerRefusedError(msg)
         self.namespaces = namespaces
         self.server_name = servers[0] if isinstance(servers, list) and servers and servers[0] else None
-        self.max_nodes_per_read = _batch(reads)
-        self.max_nodes_per_browse = _batch(browses)
-        self.max_items_per_call = _batch(items)
+        server = f"{self.server_name or self.endpoint} {product}"
+        self.limits.stated(server, read=reads, browse=browses, items=items, history=histories)
         self.hands_over = product not in _FORGETFUL
-        self.started = started.isoformat() if isinstance(started, datetime.datetime) else ""
+        if isinstance(started, datetime.datetime):
+            self.started, self.started_at = started.isoformat(), int(started.timestamp() * 1e6)
 
     async def prove(self, wait: float) -> None:
         """Read the server's state, to prove the connection.
@@ -290,10 +190,7 @@ class Session(Client):
 
     async def read_attributes_of(self, nodes: Sequence[ua.NodeId], attribute: AttributeIds) -> list[ua.DataValue]:
         """One attribute of many nodes, in as many requests as the server's limit makes."""
-        values: list[ua.DataValue] = []
-        for part in batches(nodes, self.max_nodes_per_read):
-            values += await self.uaclient.read_attributes(list(part), attribute)
-        return values
+        return await self.limits.ask("read", nodes, lambda part: self.uaclient.read_attributes(list(part), attribute))
 
     async def references(
         self,
@@ -303,9 +200,10 @@ class Session(Client):
         classes: int = 0,
     ) -> list[list[ua.ReferenceDescription]]:
         """The references of many nodes, with as many requests and continuations as the server makes necessary."""
-        found: list[list[ua.ReferenceDescription]] = []
         mask = ua.BrowseResultMask.ReferenceTypeId | ua.BrowseResultMask.NodeClass | ua.BrowseResultMask.BrowseName
-        for part in batches(nodes, self.max_nodes_per_browse):
+
+        async def browse(part: Sequence[ua.NodeId]) -> list[list[ua.ReferenceDescription]]:
+            found: list[list[ua.ReferenceDescription]] = []
             asked = [
                 ua.BrowseDescription(
                     NodeId=node,
@@ -330,7 +228,9 @@ class Session(Client):
                     references += next_result.References or []
                     more = next_result.ContinuationPoint
                 found.append(references)
-        return found
+            return found
+
+        return await self.limits.ask("browse", nodes, browse)
 
 
 def node_id(identifier: Any, namespace: int = 0) -> ua.NodeId:
@@ -340,10 +240,6 @@ def node_id(identifier: Any, namespace: int = 0) -> ua.NodeId:
 
 def _status(value: ua.DataValue | ua.BrowseResult) -> int:
     return int(value.StatusCode.value) if value.StatusCode is not None else 0
-
-
-def _batch(limit: object) -> int:
-    return min(limit, _DEFAULT_BATCH) if isinstance(limit, int) and limit > 0 else _DEFAULT_BATCH
 
 
 def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -12,24 +12,22 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from asyncua import ua
-from asyncua.common.utils import Buffer
 from asyncua.ua.status_codes import StatusCodes
-from asyncua.ua.ua_binary import struct_from_binary
 from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 
+from connectors.sources.opcua import services
 from connectors.sources.opcua.binary import response_header
 from connectors.sources.opcua.channel import Acknowledgement
 from connectors.sources.opcua.config import OpcUaConfig
-from connectors.sources.opcua.notification import STATUS_CHANGE, Notification, notification, republished
-from connectors.sources.opcua.session import Session, batches
+from connectors.sources.opcua.notification import STATUS_CHANGE, Notification, notification
+from connectors.sources.opcua.session import Session
+from connectors.sources.opcua.state import NUMBERS, Position
 
 _log = logging.getLogger(__name__)
 
-_NUMBERS: Final = 0xFFFFFFFF  # of messages; behind the last one they begin at 1 again (clause 7.7.5)
 _MOST_MISSING: Final = 100  # messages that are asked for again without the server having said that it has them
 _FIRST: Final = 100  # a first message with a number below it means that those before it did not come
 _LATE = 1.0  # seconds that the oldest message is not on disk, before we stop asking for more
@@ -39,33 +37,6 @@ _NEVER: Final = {  # why a server hands no subscription over, and will not next 
     StatusCodes.BadNotImplemented,
     StatusCodes.BadNotSupported,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a subscription stands, as far as it is on disk.
-
-    Attributes:
-        subscription: Id of the subscription.
-        sequence: Number of the last message of it; 0 before the first.
-        server: When the server was started: ids mean nothing to one that was started again.
-        items: Digest of what is subscribed to, handle by handle.
-    """
-
-    subscription: int
-    sequence: int
-    server: str
-    items: str
-
-    @staticmethod
-    def from_json(said: Any) -> "Position | None":
-        """From ``[subscription, sequence, server, items]``; None when it makes no sense."""
-        match said:
-            case [int(subscription), int(sequence), str(server), str(items)] if (
-                0 < subscription <= 0xFFFFFFFF and 0 <= sequence <= _NUMBERS
-            ):
-                return Position(subscription, sequence, server, items)
-        return None
 
 
 class Taker(Protocol):
@@ -92,12 +63,14 @@ class Subscription:
     Attributes:
         id: Its id; 0 until it is there.
         keep_alive: Seconds within which the server says something.
+        publishing_interval: Time between its messages, in ms, as the server revised it.
         heard: When it last did, by the monotonic clock.
         sequence: Number of the last message that was taken.
         cannot_be_taken_over: The server hands no subscription over to us.
         denied: The server did not hand the subscription over to our user; some do from a session that is still open.
         created: It is of this session, not taken over.
         has_spoken: A message of it came.
+        is_empty: No item was created in it yet.
     """
 
     def __init__(self, config: OpcUaConfig, session: Session, taker: Taker) -> None:
@@ -106,6 +79,7 @@ class Subscription:
         self._taker = taker
         self.id = 0
         self.keep_alive = math.inf
+        self.publishing_interval = 1000 * config.publishing_interval
         self.heard = time.monotonic()
         self.sequence = 0
         self.cannot_be_taken_over, self.denied = not session.hands_over, False
@@ -117,6 +91,8 @@ class Subscription:
         self._answers: deque[asyncio.Future[bytes]] = deque()
         self._open = 0
         self._wake = asyncio.Event()
+        self.is_empty = True
+        self._further: dict[int, Subscription] = {}  # by id
         self._acknowledge: deque[tuple[asyncio.Future[None] | None, int]] = deque()
         self._under_way: deque[tuple[asyncio.Future[None], int, float]] = deque()
         self._bytes_under_way = 0
@@ -124,38 +100,77 @@ class Subscription:
 
     # -- begin
 
-    def _parameters(self) -> dict[str, Any]:
-        interval = self._config.publishing_interval
-        keep_alive = max(1, math.ceil(self._config.keep_alive_interval / interval))
-        life = math.ceil(self._config.subscription_lifetime / interval)
-        return {
-            "RequestedPublishingInterval": interval * 1000,
-            "RequestedMaxKeepAliveCount": ua.Counter(keep_alive),
-            "RequestedLifetimeCount": ua.Counter(max(3 * keep_alive, life)),
-            "MaxNotificationsPerPublish": ua.Counter(self._config.values_per_notification),
-        }
-
     def _revised(self, result: ua.CreateSubscriptionResult | ua.ModifySubscriptionResult) -> None:
+        self.publishing_interval = result.RevisedPublishingInterval
         self.keep_alive = result.RevisedPublishingInterval / 1000 * result.RevisedMaxKeepAliveCount
+        if self.publishing_interval > 1000 * self._config.publishing_interval:
+            said = self._config.name, self.publishing_interval / 1000, self._config.publishing_interval
+            _log.info("source %s: the server publishes every %g s, not %g s", *said)
 
     async def create(
         self, items: Sequence[ua.MonitoredItemCreateRequest], timestamps: ua.TimestampsToReturn
-    ) -> list[ua.StatusCode]:
+    ) -> list[ua.MonitoredItemCreateResult]:
         """Create it, with its items; returns what the server says to each of them."""
-        request = ua.CreateSubscriptionRequest()
-        request.Parameters = ua.CreateSubscriptionParameters(**self._parameters(), PublishingEnabled=True)
-        data, pos = await self._session.request(request)
-        result = struct_from_binary(ua.CreateSubscriptionResult, Buffer(data, pos))
+        result = await services.create(self._session)
         self.id = result.SubscriptionId
         self._revised(result)
-        said: list[ua.StatusCode] = []
-        for part in batches(items, self._session.max_items_per_call):
-            results = await self._session.uaclient.create_monitored_items(
-                ua.CreateMonitoredItemsParameters(self.id, timestamps, list(part))
-            )
-            said += [answer.StatusCode for answer, _ in zip(results, part, strict=True)]
         self.created, self._waiting_since = True, None
-        return said
+        return await self.add(items, timestamps)
+
+    async def add(
+        self, items: Sequence[ua.MonitoredItemCreateRequest], timestamps: ua.TimestampsToReturn
+    ) -> list[ua.MonitoredItemCreateResult]:
+        """Create items in it, and in further ones as far as it is full; returns what the server says to each of them."""
+        results = await self._add_here(items, timestamps)
+        full = [at for at, result in enumerate(results) if result.StatusCode.value == services.FULL]
+        at_last = next(reversed(self._further.values()), None)
+        while full:
+            into = at_last or await self._another()
+            at_last = None
+            if into is None:
+                break
+            more = await into._add_here([items[at] for at in full], timestamps)  # noqa: SLF001 - one of its own class
+            for at, result in zip(full, more, strict=True):
+                results[at] = result
+            if all(result.StatusCode.value == services.FULL for result in more) and into.is_empty:
+                break
+            full = [at for at in full if results[at].StatusCode.value == services.FULL]
+        return results
+
+    async def _another(self) -> "Subscription | None":
+        """One more subscription of the same session, whose messages come by the requests of this one."""
+        further = Subscription(self._config, self._session, self._taker)
+        try:
+            await further.create([], ua.TimestampsToReturn.Source)
+        except UaStatusCodeError as error:
+            _log.warning("source %s: no further subscription: %s", self._config.name, error)
+            return None
+        self._further[further.id] = further
+        _log.info("source %s: the server wants %d subscriptions", self._config.name, len(self._further) + 1)
+        return further
+
+    @property
+    def is_split(self) -> bool:
+        """Whether there are further ones, since the server takes no more items in one."""
+        return bool(self._further)
+
+    async def _add_here(
+        self, items: Sequence[ua.MonitoredItemCreateRequest], timestamps: ua.TimestampsToReturn
+    ) -> list[ua.MonitoredItemCreateResult]:
+        results = await services.add_items(self._session, self.id, items, timestamps)
+        self.is_empty &= all(result.StatusCode.value == services.FULL for result in results)
+        return results
+
+    async def remove(self, ids: Sequence[int]) -> None:
+        """Delete items of it, given their ids; not when it is split: ids are of one of them."""
+        if self.is_split:
+            return
+        await services.remove_items(self._session, self.id, ids)
+
+    async def not_monitored(self, handles: Sequence[int]) -> list[int]:
+        """Which of these client handles have no item (OPC 10000-5 clause 9.1); none where the server does not say."""
+        there = await services.client_handles(self._session, self.id)
+        return [] if there is None else [handle for handle in handles if handle not in there]
 
     async def take_over(self, position: Position, *, initial: bool) -> bool:
         """Take over a subscription of an earlier session (clause 5.14.7).
@@ -169,26 +184,19 @@ class Subscription:
         """
         if self.cannot_be_taken_over:
             return False
-        client = self._session.uaclient
-        parameters = ua.TransferSubscriptionsParameters([ua.IntegerId(position.subscription)], initial)
         try:
-            (result,) = await client.transfer_subscriptions(parameters)
-            result.StatusCode.check()
-            modify = ua.ModifySubscriptionRequest()
-            modify.Parameters = ua.ModifySubscriptionParameters(
-                SubscriptionId=ua.IntegerId(position.subscription), **self._parameters()
-            )
-            data, pos = await self._session.request(modify)
+            available = await services.transfer(self._session, position.subscription, initial=initial)
+            revised = await services.modify(self._session, position.subscription)
         except (UaError, ValueError) as error:
             code = error.code if isinstance(error, UaStatusCodeError) else 0
             self.cannot_be_taken_over, self.denied = code in _NEVER, code == StatusCodes.BadUserAccessDenied
             said = str(error) or type(error).__name__
             _log.info("source %s: subscription %d not taken over: %s", self._config.name, position.subscription, said)
             return False
-        self._revised(struct_from_binary(ua.ModifySubscriptionResult, Buffer(data, pos)))
+        self._revised(revised)
         self.id, self.sequence, self._begun = position.subscription, position.sequence, True
-        steps_to = {_behind(position.sequence, number): number for number in result.AvailableSequenceNumbers or ()}
-        ahead = [steps_to[steps] for steps in sorted(steps_to) if 0 < steps < _NUMBERS // 2]
+        steps_to = {_behind(position.sequence, number): number for number in available}
+        ahead = [steps_to[steps] for steps in sorted(steps_to) if 0 < steps < NUMBERS // 2]
         self._acknowledge.extend((None, number) for number in set(steps_to.values()).difference(ahead))
         if ahead:
             await self._catch_up(ahead[-1], ahead)
@@ -196,16 +204,17 @@ class Subscription:
 
     async def renew(
         self, items: Sequence[ua.MonitoredItemCreateRequest], timestamps: ua.TimestampsToReturn
-    ) -> list[ua.StatusCode]:
+    ) -> list[ua.MonitoredItemCreateResult]:
         """Create another one in the place of one that is silent."""
         self.cannot_be_taken_over |= not self.created  # some servers hand over a subscription and then forget it
         abandoned = self.id
         self.id, self.sequence, self._open = 0, 0, 0
         self.has_spoken = self._begun = False
         self._acknowledge.clear()
+        further, self._further = list(self._further), {}
         said = await self.create(items, timestamps)
         with contextlib.suppress(UaStatusCodeError):  # not before: without a subscription our requests are refused
-            await self._session.uaclient.delete_subscriptions([abandoned])
+            await self._session.uaclient.delete_subscriptions([abandoned, *further])
         return said
 
     # -- publish
@@ -219,6 +228,8 @@ class Subscription:
         self._session.channel.stray = self._stray
         while True:
             await self._settle()
+            for further in self._further.values():
+                await further._settle()  # noqa: SLF001 - one of its own class
             self._ask()
             while not self._answers:
                 self._wake.clear()
@@ -230,7 +241,9 @@ class Subscription:
                 if status & 0x80000000:
                     self._refused(status)
                 else:
-                    await self._take_in_order(data, notification(data, pos))
+                    message = notification(data, pos)
+                    taking = self._further.get(message.subscription, self)
+                    await taking._take_in_order(data, message)  # noqa: SLF001 - one of its own class
 
     def silent(self) -> float:
         """For how many seconds the server has left our requests without an answer."""
@@ -242,6 +255,8 @@ class Subscription:
             return
         asked: list[list[Acknowledgement]] = [[] for _ in range(wanted)]
         asked[0] = self._on_disk()
+        for further in self._further.values():
+            asked[0] += further._on_disk()  # noqa: SLF001 - one of its own class
         for answer in self._session.channel.publish(asked):
             answer.add_done_callback(self._answered)
         if self._waiting_since is None:
@@ -311,11 +326,11 @@ class Subscription:
             if number in self._resent:
                 self._resent.remove(number)  # it was late, not lost
                 return
-            await self._catch_up((number - 2) % _NUMBERS + 1, message.available)
+            await self._catch_up((number - 2) % NUMBERS + 1, message.available)
             await self._take(data, message)
         else:  # a keep-alive; it has the number of the next message
             if number != self.sequence:  # as some servers say
-                await self._catch_up((number - 2) % _NUMBERS + 1, message.available)
+                await self._catch_up((number - 2) % NUMBERS + 1, message.available)
             self._taker.quiet()
 
     async def _take(self, data: bytes, message: Notification) -> None:
@@ -342,7 +357,7 @@ class Subscription:
         missing = _behind(self.sequence, last)
         if not missing:
             return
-        if missing > _NUMBERS // 2:  # it began to count anew
+        if missing > NUMBERS // 2:  # it began to count anew
             self._taker.lost(f"the subscription goes on with notification {last + 1} after {self.sequence}")
             self.sequence = last
             return
@@ -350,8 +365,8 @@ class Subscription:
         asked = sorted(there | set(range(1, min(missing, _MOST_MISSING) + 1)))
         before, taken = self.sequence, 0
         for steps in asked:
-            number = (before + steps - 1) % _NUMBERS + 1
-            message = await self._republish(number)
+            number = (before + steps - 1) % NUMBERS + 1
+            message = await services.republish(self._session, self.id, number)
             if message is None or message[1].sequence != number:
                 continue
             self._say_lost(before, taken, steps)
@@ -364,20 +379,10 @@ class Subscription:
 
     def _say_lost(self, before: int, taken: int, steps: int) -> None:
         if steps > taken + 1:
-            first, last = ((before + at - 1) % _NUMBERS + 1 for at in (taken + 1, steps - 1))
+            first, last = ((before + at - 1) % NUMBERS + 1 for at in (taken + 1, steps - 1))
             self._taker.lost(f"notifications {first} to {last} of the subscription did not come")
-
-    async def _republish(self, number: int) -> tuple[bytes, Notification] | None:
-        request = ua.RepublishRequest()
-        request.Parameters.SubscriptionId = ua.IntegerId(self.id)
-        request.Parameters.RetransmitSequenceNumber = ua.Counter(number)
-        try:
-            data, pos = await self._session.request(request)
-        except UaStatusCodeError:
-            return None
-        return data, republished(data, pos, self.id)
 
 
 def _behind(number: int, other: int) -> int:
     """How many messages after `number` the `other` comes."""
-    return (other - number) % _NUMBERS
+    return (other - number) % NUMBERS

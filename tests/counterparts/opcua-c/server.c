@@ -1,7 +1,10 @@
-/* An OPC UA server made with open62541: server PORT [COUNT HERTZ]. Listens on 127.0.0.1 until its input ends.
+/* An OPC UA server made with open62541: server PORT [COUNT HERTZ [HISTORY [ITEMS]]]. Listens on 127.0.0.1 until its input ends.
    Policy None; anonymous, and user1 with secret1, whose subscriptions alone may go from one session to another. COUNT doubles ns=1;s=v0, ns=1;s=v1 … count upwards together, HERTZ times a second; what a client
-   asks for as queue size and notifications per publish is taken up to 100,000. Double ns=1;s=Double is set by lines of input. */
+   asks for as queue size and notifications per publish is taken up to 100,000. Of each of them the last HISTORY values are kept (0: none); a subscription takes ITEMS items at most. Double ns=1;s=Double is set by lines of input. */
 #include <open62541/plugin/accesscontrol_default.h>
+#include <open62541/plugin/historydata/history_data_backend_memory.h>
+#include <open62541/plugin/historydata/history_data_gathering_default.h>
+#include <open62541/plugin/historydata/history_database_default.h>
 #include <open62541/plugin/log_stdout.h>
 #include <open62541/server.h>
 #include <open62541/server_config_default.h>
@@ -14,7 +17,7 @@ static UA_NodeId *nodes;
 static unsigned count;
 static double number;
 
-static UA_NodeId add(UA_Server *server, const char *name) {
+static UA_NodeId add(UA_Server *server, const char *name, bool history) {
     UA_VariableAttributes attributes = UA_VariableAttributes_default;
     UA_Double value = 0;
     UA_NodeId id;
@@ -22,6 +25,8 @@ static UA_NodeId add(UA_Server *server, const char *name) {
     attributes.dataType = UA_TYPES[UA_TYPES_DOUBLE].typeId;
     attributes.valueRank = UA_VALUERANK_SCALAR;
     attributes.minimumSamplingInterval = 0;
+    attributes.historizing = history;
+    attributes.accessLevel = UA_ACCESSLEVELMASK_READ | (history ? UA_ACCESSLEVELMASK_HISTORYREAD : 0);
     attributes.displayName = UA_LOCALIZEDTEXT("en", (char *)name);
     UA_Server_addVariableNode(server, UA_NODEID_STRING(1, (char *)name), UA_NS0ID(OBJECTSFOLDER), UA_NS0ID(ORGANIZES),
                               UA_QUALIFIEDNAME(1, (char *)name), UA_NS0ID(BASEDATAVARIABLETYPE), attributes, NULL, &id);
@@ -45,8 +50,8 @@ static void tick(UA_Server *server, void *unused) {
 }
 
 int main(int argc, char **argv) {
-    if(argc != 2 && argc != 4) {
-        fputs("usage: server PORT [COUNT HERTZ]\n", stderr);
+    if(argc != 2 && argc < 4) {
+        fputs("usage: server PORT [COUNT HERTZ [HISTORY [ITEMS]]]\n", stderr);
         return 2;
     }
     UA_Server *server = UA_Server_new();
@@ -63,14 +68,27 @@ int main(int argc, char **argv) {
     UA_UsernamePasswordLogin user = {UA_STRING_STATIC("user1"), UA_STRING_STATIC("secret1")};
     config->allowNonePolicyPassword = true;
     UA_AccessControl_default(config, true, NULL, 1, &user);
-    UA_NodeId alone = add(server, "Double");
-    if(argc == 4) {
+    UA_NodeId alone = add(server, "Double", false);
+    if(argc > 3) {
         count = (unsigned)atoi(argv[2]);
+        bool history = argc > 4 && atoi(argv[4]) > 0;
+        if(argc > 5)
+            config->maxMonitoredItemsPerSubscription = (UA_UInt32)atoi(argv[5]);
+        UA_HistoryDataGathering gathering = UA_HistoryDataGathering_Default(count);
+        if(history)
+            config->historyDatabase = UA_HistoryDatabase_default(gathering);
         nodes = calloc(count, sizeof *nodes);
         for(unsigned i = 0; i < count; i++) {
             char name[16];
             snprintf(name, sizeof name, "v%u", i);
-            nodes[i] = add(server, name);
+            nodes[i] = add(server, name, history);
+            UA_HistorizingNodeIdSettings kept = {0};
+            kept.maxHistoryDataResponseSize = 100;
+            kept.historizingUpdateStrategy = UA_HISTORIZINGUPDATESTRATEGY_VALUESET;
+            if(history) {
+                kept.historizingBackend = UA_HistoryDataBackend_Memory_Circular(1, (size_t)atoi(argv[4]));
+                gathering.registerNodeId(server, gathering.context, &nodes[i], kept);
+            }
         }
         UA_Server_addRepeatedCallback(server, tick, NULL, 1000.0 / atof(argv[3]), NULL);
     }

@@ -1,7 +1,9 @@
 // An OPC UA server made with node-opcua: node server.js PORT PKI-FOLDER [LIMIT]. Listens on 127.0.0.1 until its input ends.
 // Policies None, Basic256Sha256, Aes128_Sha256_RsaOaep and Aes256_Sha256_RsaPss; anonymous, and user1 with secret1.
 // LIMIT is what the server states, and enforces, for nodes per read, per browse and monitored items per call.
-// Each line of input is a command in JSON: {"set": [NAME, VALUE]}, {"bad": [NAME]}, {"burst": [NAME, FROM, TO, MS]}.
+// Each line of input is a command in JSON: {"set": [NAME, VALUE]}, {"bad": [NAME]}, {"burst": [NAME, FROM, TO, MS]},
+// {"add": NAME} and {"remove": NAME} of a variable in Extra, which the server reports as a change of its model,
+// {"event": [SEVERITY, MESSAGE]} of the server's object. Level in Extra has a limit alarm: above 80 high, above 95 high high.
 // node-opcua samples every 50 ms at most, so a burst with a shorter pause is not seen value by value.
 const path = require("node:path");
 const readline = require("node:readline");
@@ -59,6 +61,24 @@ const [port, pki, limit] = [Number(process.argv[2]), process.argv[3], Number(pro
   const lone = space.constructExtensionObject(space.findNode(`ns=${types};i=3003`), { since: new Date(0), length: 2.5 });
   add("Anything", "Structure", { dataType: "ExtensionObject", value: lone });
   add("Many", job.nodeId, { dataType: "ExtensionObject", arrayType: o.VariantArrayType.Array, value: [value] }, { valueRank: 1 });
+  space.installHistoricalDataNode(nodes.Int32, { maxOnlineValues: 10000 });
+  space.installAlarmsAndConditionsService();
+  const extra = own.addObject({
+    organizedBy: space.rootFolder.objects, browseName: "Extra", nodeId: "s=Extra", notifierOf: space.rootFolder.objects.server, eventNotifier: 1, nodeVersion: "1",
+  });
+  kinds.Analog = kinds.Level = "Double";
+  nodes.Analog = own.addAnalogDataItem({
+    componentOf: extra, browseName: "Analog", nodeId: "s=Analog", dataType: "Double", value: { dataType: "Double", value: 10 },
+    engineeringUnitsRange: { low: 0, high: 200 }, engineeringUnits: o.standardUnits.degree_celsius, minimumSamplingInterval: 0,
+  });
+  nodes.Level = own.addVariable({
+    componentOf: extra, browseName: "Level", nodeId: "s=Level", dataType: "Double", value: { dataType: "Double", value: 50 },
+    eventSourceOf: extra, minimumSamplingInterval: 0,
+  });
+  own.instantiateNonExclusiveLimitAlarm("NonExclusiveLimitAlarmType", {
+    browseName: "LevelAlarm", conditionName: "LevelAlarm", nodeId: "s=LevelAlarm", componentOf: extra, conditionSource: nodes.Level, inputNode: nodes.Level,
+    optionals: ["ConfirmedState", "Confirm"], lowLowLimit: -20, lowLimit: -10, highLimit: 80, highHighLimit: 95,
+  });
   await server.start();
 
   const set = (name, to) => nodes[name].setValueFromSource({ dataType: kinds[name], value: to });
@@ -66,11 +86,25 @@ const [port, pki, limit] = [Number(process.argv[2]), process.argv[3], Number(pro
     set(name, from);
     if (from + 1 < to) setTimeout(burst, pause, name, from + 1, to, pause);
   };
+  const grow = (name) => {
+    kinds[name] = "Double";
+    nodes[name] = own.addVariable({
+      componentOf: extra, browseName: name, nodeId: `s=${name}`, dataType: "Double", value: { dataType: "Double", value: 1 }, minimumSamplingInterval: 0,
+    });
+  };
   const lines = readline.createInterface({ input: process.stdin });
   lines.on("line", (line) => {
     const command = JSON.parse(line);
     if (command.set) set(...command.set);
     if (command.bad) nodes[command.bad[0]].setValueFromSource({ dataType: "Null" }, o.StatusCodes.BadSensorFailure);
+    if (command.add) grow(command.add);
+    if (command.remove) space.deleteNode(nodes[command.remove]);
+    if (command.event) {
+      const [severity, message] = command.event;
+      space.rootFolder.objects.server.raiseEvent("BaseEventType", {
+        message: { dataType: "LocalizedText", value: { text: message } }, severity: { dataType: "UInt16", value: severity },
+      });
+    }
     if (command.burst) burst(...command.burst);
   });
   lines.on("close", () => process.exit(0));

@@ -14,7 +14,7 @@ import pytest
 
 from tests.connectors.sources.opcua.test_opcua_open62541 import CServer, installed  # noqa: F401 - a fixture
 
-pytestmark = [pytest.mark.interop, pytest.mark.kill]
+pytestmark = [pytest.mark.interop("open62541"), pytest.mark.kill]
 
 ROOT = Path(__file__).parents[4]
 TAGS, HERTZ, KILLS = 100, 20, 3

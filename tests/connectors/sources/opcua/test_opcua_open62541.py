@@ -1,6 +1,7 @@
 """The OPC UA reader against open62541, whose variables count upwards, so that what is missing or comes twice can be seen."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from connectors.sources.opcua import subscription
 from tests.connectors.sources.opcua.conftest import Reading, Relay, free_port, source
 from tests.recording_intake import RecordingIntake
 
-pytestmark = pytest.mark.interop
+pytestmark = pytest.mark.interop("open62541")
 
 COUNTERPART = Path(__file__).parents[3] / "counterparts" / "opcua-c"
 PROGRAM = Path(__file__).parents[4] / "build" / "counterparts" / "opcua-c" / "server"
@@ -28,10 +29,10 @@ COUNT, HERTZ = 50, 20
 class CServer:
     """The open62541 process."""
 
-    def __init__(self, count: int = COUNT, hertz: float = HERTZ) -> None:
+    def __init__(self, count: int = COUNT, hertz: float = HERTZ, history: int = 0, items: int = 0) -> None:
         self.port = free_port()
         self.endpoint = f"opc.tcp://127.0.0.1:{self.port}"
-        self._command = [str(PROGRAM), str(self.port), str(count), str(hertz)]
+        self._command = [str(PROGRAM), *(str(n) for n in (self.port, count, hertz, history, items))]
         self.start()
 
     def start(self) -> None:
@@ -165,6 +166,20 @@ async def test_a_server_that_was_started_again_is_subscribed_to_anew_and_the_tim
         assert [gap.reason for gap in reading.intake.gaps] == ["not connected"]
     finally:
         await reading.stop()
+
+
+@pytest.mark.interop("open62541", "more items than a subscription takes are split over several, each value once")
+async def test_more_items_than_a_subscription_takes_are_split_over_several(installed, tmp_path):
+    server = CServer(COUNT, HERTZ, items=20)
+    try:
+        async with Reading(counting(server.endpoint), tmp_path) as intake:
+            await intake.until(lambda: len(numbers(intake, tag=f"v{COUNT - 1}")) > 30, 10)
+            assert all(len(numbers(intake, tag=f"v{at}")) > 20 for at in range(COUNT))
+            assert all(without_gaps(numbers(intake, tag=f"v{at}")) for at in range(COUNT))
+            assert not intake.gaps
+            assert "subscription" not in json.loads(intake.appended[-1][1] or b""), "one of three is no use alone"
+    finally:
+        server.stop()
 
 
 async def test_ten_thousand_items_come_up_in_less_than_twenty_seconds(installed, tmp_path):

@@ -365,7 +365,7 @@ async def test_a_link_that_is_silent_is_noticed_within_twice_the_keep_alive(plan
             await asyncio.wait_for(task, 5)
 
 
-async def test_a_server_that_sends_without_end_is_cut_off(tmp_path, caplog):
+async def test_a_server_that_sends_without_end_is_cut_off(tmp_path):
     """It announces a chunk of 2 GB; nobody waits for it to arrive."""
     closed = asyncio.Event()
 
@@ -387,12 +387,11 @@ async def test_a_server_that_sends_without_end_is_cut_off(tmp_path, caplog):
     server = await asyncio.start_server(hostile, "127.0.0.1", 0)
     endpoint = f"opc.tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     try:
-        with pytest.raises(Exception):  # noqa: B017, PT011  any error, but at once
+        with pytest.raises(ConnectionError, match="a chunk of more than the 65536 bytes that were agreed"):
             await asyncio.wait_for(Reading(source(endpoint), tmp_path).start(), 5)
         await asyncio.wait_for(closed.wait(), 5)
     finally:
         server.close()
-    assert "larger than" in caplog.text
 
 
 async def test_a_value_larger_than_allowed_ends_the_connection_and_not_the_memory(plant, tmp_path):
@@ -406,7 +405,7 @@ async def test_a_value_larger_than_allowed_ends_the_connection_and_not_the_memor
             assert intake.readings()[0].value == blob
         for limits in ({"max_message_size": 200_000}, {"max_chunk_count": 3}):
             reading = Reading(source(plant.endpoint, nodes=nodes, **limits), tmp_path)
-            with pytest.raises(ua.UaStatusCodeError, match="BadRequestTooLarge"):
+            with pytest.raises(ConnectionError, match=f"see {next(iter(limits))}"):
                 await asyncio.wait_for(reading.start(), 5)
             assert not reading.intake.readings()
     finally:

@@ -14,7 +14,8 @@ from asyncua.common.utils import ServiceError
 from connectors.contract import Context, SourceState
 from connectors.sources.opcua.notification import DATA_CHANGE, STATUS_CHANGE, Notification
 from connectors.sources.opcua.session import Session
-from connectors.sources.opcua.subscription import Position, Subscription
+from connectors.sources.opcua.state import Position
+from connectors.sources.opcua.subscription import Subscription
 from normalization.reading import Quality
 from tests.connectors.sources.opcua.conftest import MACHINE, PRODUCT_URI, PlantServer, Reading, Relay, free_port, source
 from tests.recording_intake import RecordingIntake

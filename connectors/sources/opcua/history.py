@@ -1,0 +1,359 @@
+"""What was missed is read from the server's history (OPC 10000-11), node by node, and nothing twice.
+
+`Missed` holds, for each node, what lies between the last reading in the journal and the first one of the new connection. Both
+ends are source times and are left out: their values are there. What the server does not have stays a gap.
+"""
+
+import asyncio
+import datetime
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from asyncua import ua
+from asyncua.ua.attribute_ids import AttributeIds
+from asyncua.ua.object_ids import ObjectIds
+from asyncua.ua.status_codes import StatusCodes
+from asyncua.ua.uaerrors import UaStatusCodeError
+
+from connectors.contract import Intake
+from connectors.sources.opcua import services
+from connectors.sources.opcua.binary import Malformed
+from connectors.sources.opcua.config import OpcUaConfig
+from connectors.sources.opcua.datatypes import DataTypes
+from connectors.sources.opcua.decode import ValueDecoder
+from connectors.sources.opcua.limits import TOO_MUCH
+from connectors.sources.opcua.nodes import Described
+from connectors.sources.opcua.services import HistoryResult
+from connectors.sources.opcua.session import Session, node_id
+from connectors.sources.opcua.watermarks import FILLED, OPEN, REFUSED, Missed, Watermarks, node_keys
+from normalization.columns import NULL_TIME
+from normalization.reading import Columns
+
+_log = logging.getLogger(__name__)
+
+_READABLE: Final = 4  # HistoryRead in an access level (OPC 10000-3 clause 8.57)
+_VALUES: Final = 20_000  # in one answer, at most
+_FEW: Final = 100
+_NODES: Final = 100  # in one request, at most
+_SPREAD: Final = 10_000_000  # µs between what nodes of one request begin with
+_PATIENCE: Final = 10.0  # seconds for the first value of each node
+_TOO_MUCH: Final = TOO_MUCH | {StatusCodes.BadTimeout}
+_AGAIN: Final = {StatusCodes.BadNoContinuationPoints, StatusCodes.BadContinuationPointInvalid} | _TOO_MUCH
+_NOTHING: Final = {StatusCodes.BadNoData}
+
+
+class History:
+    """The history of the nodes of one connection.
+
+    Args:
+        config: The source.
+        session: Its session.
+        intake: Where readings go.
+        described: The nodes, by client handle.
+        tags: Their tags.
+        decoder: Decodes their values.
+        types: The server's structures.
+    """
+
+    def __init__(
+        self,
+        config: OpcUaConfig,
+        session: Session,
+        intake: Intake,
+        described: Sequence[Described],
+        tags: Sequence[int],
+        decoder: ValueDecoder,
+        types: DataTypes,
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._intake = intake
+        self._ids = [d.variable.id for d in described]
+        self._tags = list(tags)
+        self._decoder = decoder
+        self._types = types
+        self._keys = node_keys([d.variable.address for d in described])
+        self._directory = session.directory / "history"
+        self._readable = np.zeros(len(described), np.bool_)
+        self._last: np.ndarray = np.zeros(0, np.int64)
+        self._awaited: dict[int, tuple[Missed, int]] = {}  # nodes whose first value is not in the journal yet
+        self._nothing_awaited = asyncio.Event()
+        self._missed: list[Missed] = []
+        self._reasons: dict[tuple[int, int], str] = {}
+        self._at_once = min(_NODES, session.limits.size("history"))
+        self._values = _VALUES
+
+    async def prepare(self) -> None:
+        """Look which nodes have a history that may be read, and what is in the journal of each.
+
+        Whoever runs readers has waited until all that they appended is in the journal.
+        """
+        try:
+            await self._prepare()
+        except OSError as error:
+            self._readable[:] = False
+            _log.warning("source %s: no history is read: %s", self._config.name, error)
+        self._await_first()
+
+    async def _prepare(self) -> None:
+        self._missed = Missed.all(self._directory)
+        wanted = self._config.history
+        if self._config.timestamps != "source" or not (wanted.gaps or wanted.backfill):
+            return
+        self._readable = await self._have_history(self._ids)
+        if not self._readable.any():
+            return  # whoever decodes need not say what it sees
+        self._last = Watermarks(self._directory, self._keys).times
+        self._decoder.seen = []
+        if self._config.history.backfill is not None:
+            new = self._readable & (self._last == 0)
+            now = time.time_ns() // 1000
+            if new.any() and not any(missed.start == 0 for missed in self._missed):
+                since = np.full(len(new), now - int(self._config.history.backfill * 1e6))
+                self._missed.append(Missed.create(self._directory, 0, now, self._keys[new], since[new]))
+
+    async def _have_history(self, ids: Sequence[ua.NodeId | None]) -> np.ndarray:
+        found = np.zeros(len(ids), np.bool_)
+        nodes = [(at, node) for at, node in enumerate(ids) if node is not None]
+        levels = await self._session.read_attributes_of([node for _, node in nodes], AttributeIds.UserAccessLevel)
+        for (at, _), level in zip(nodes, levels, strict=True):
+            said = level.Value.Value if level.Value is not None else None
+            found[at] = isinstance(said, int) and bool(said & _READABLE)
+        return found
+
+    async def extend(self, described: Sequence[Described], tags: Sequence[int]) -> None:
+        """Know further nodes; their handles follow. Of those that are new, no past is read."""
+        ids = [d.variable.id for d in described]
+        readable = await self._have_history(ids) if len(self._last) else np.zeros(len(ids), np.bool_)
+        self._ids += ids
+        self._tags += tags
+        self._keys = np.concatenate([self._keys, node_keys([d.variable.address for d in described])])
+        self._readable = np.concatenate([self._readable, readable])
+        if len(self._last):
+            self._last = Watermarks(self._directory, self._keys).times
+
+    def missed(self, start: int, end: int) -> list[int]:
+        """Nothing was heard between two times of the gateway's clock.
+
+        Returns:
+            Tags whose history will not be asked: they have a gap.
+        """
+        fillable = self._readable & self._config.history.gaps
+        if fillable.any():
+            since = np.where(self._last > 0, self._last, start)
+            at = {key: place for place, key in enumerate(self._keys.tolist())}
+            for before in self._missed:  # no value has come since: it is one gap
+                if before.rows is None:
+                    continue
+                for row in np.flatnonzero((before.rows["until"] == 0) & (before.rows["state"] == OPEN)).tolist():
+                    place = at.get(int(before.rows["node"][row]))
+                    if place is not None and fillable[place]:
+                        since[place] = min(since[place], before.rows["since"][row])
+                        before.rows["state"][row] = FILLED
+                        start = min(start, before.start or start)
+            try:
+                self._missed.append(Missed.create(self._directory, start, end, self._keys[fillable], since[fillable]))
+            except OSError as error:
+                fillable[:] = False
+                _log.warning("source %s: no history is read: %s", self._config.name, error)
+            self._await_first()
+        return [tag for tag, filled in zip(self._tags, fillable.tolist(), strict=True) if not filled]
+
+    def _await_first(self) -> None:
+        """Note which nodes have a gap whose end is the first reading to come."""
+        at = {key: handle for handle, key in enumerate(self._keys.tolist())}
+        self._awaited.clear()
+        for missed in self._missed:
+            if missed.rows is not None:
+                for row in np.flatnonzero((missed.rows["until"] == 0) & (missed.rows["state"] == OPEN)).tolist():
+                    handle = at.get(int(missed.rows["node"][row]), -1)
+                    if handle >= 0 and self._readable[handle]:
+                        self._awaited[handle] = (missed, row)
+
+    def seen(self) -> list[tuple[Any, Any]] | None:
+        """What was decoded since the last time, for `journalled`."""
+        seen = self._decoder.seen
+        if seen:
+            self._decoder.seen = []
+        return seen
+
+    def journalled(self, seen: Iterable[tuple[Any, Any]], future: "asyncio.Future[None]") -> None:
+        """Readings are in the journal."""
+        if future.cancelled() or future.exception() is not None:
+            return
+        for handles, times in seen:
+            if self._awaited:
+                self._first(np.atleast_1d(handles).tolist(), np.atleast_1d(times).tolist())
+            if isinstance(times, np.ndarray) and times.min() == NULL_TIME:
+                said = times != NULL_TIME
+                self._last[handles[said]] = times[said]
+            else:
+                self._last[handles] = times
+
+    def _first(self, handles: list[int], times: list[int]) -> None:
+        for handle, when in zip(handles, times, strict=True):
+            if when != NULL_TIME and (waiting := self._awaited.pop(handle, None)) is not None:
+                missed, row = waiting
+                missed.rows["until"][row] = when
+        if not self._awaited:
+            self._nothing_awaited.set()
+
+    # -- reading
+
+    async def run(self) -> None:
+        """Fill what was missed, the oldest first; values that come meanwhile are not held up."""
+        missed = [one for one in self._missed if self._sound(one)]
+        if not missed:
+            return
+        at = {key: handle for handle, key in enumerate(self._keys.tolist())}
+        for one in missed:
+            for row in np.flatnonzero(one.rows["state"] == OPEN).tolist():
+                handle = at.get(int(one.rows["node"][row]), -1)
+                if handle < 0 or not self._readable[handle]:
+                    self._refuse(one, row, "the server keeps no history of the node")
+        if self._awaited:
+            try:
+                async with asyncio.timeout(_PATIENCE + 4 * self._config.publishing_interval):
+                    await self._nothing_awaited.wait()
+            except TimeoutError:  # they may have no source time
+                now = await self._server_time()
+                for waiting, row in self._awaited.values():
+                    waiting.rows["until"][row] = now
+                self._awaited.clear()
+        for one in missed:
+            await self._fill(one, at)
+            self._finish(one, at)
+
+    def _sound(self, missed: Missed) -> bool:
+        if missed.rows is not None:
+            return True
+        self._intake.gap(list(self._tags), missed.start, missed.end, "what was missed is not known any more")
+        missed.forget()
+        return False
+
+    async def _server_time(self) -> int:
+        (now,) = await self._session.read_attributes_of(
+            [node_id(ObjectIds.Server_ServerStatus_CurrentTime)], AttributeIds.Value
+        )
+        said = now.Value.Value if now.Value is not None else None
+        return int(said.timestamp() * 1e6) if isinstance(said, datetime.datetime) else time.time_ns() // 1000
+
+    async def _fill(self, missed: Missed, at: dict[int, int]) -> None:
+        rows = missed.rows
+        rows["state"][(rows["state"] == OPEN) & (rows["until"] <= rows["since"] + 1)] = FILLED  # nothing lies between
+        alone: set[int] = set()  # nodes that are asked for one by one
+        while len(left := np.flatnonzero(rows["state"] == OPEN)):
+            order = left[np.argsort(rows["since"][left], kind="stable")].tolist()
+            begins = rows["since"][order].tolist()
+            batch = [
+                row
+                for row, begin in zip(order[: self._at_once], begins, strict=False)
+                if begin <= begins[0] + _SPREAD and row not in alone
+            ]
+            await self._read(missed, batch if batch and order[0] not in alone else order[:1], at, alone)
+
+    async def _read(self, missed: Missed, batch: list[int], at: dict[int, int], alone: set[int]) -> None:
+        """Read the history of some rows to its end, or as far as it can be read together."""
+        rows = missed.rows
+        handles = {row: at[int(rows["node"][row])] for row in batch}
+        most = max(1, self._values // len(batch))
+        start, end = int(rows["since"][batch].min()), int(rows["until"][batch].max())
+        points: dict[int, bytes | None] = dict.fromkeys(batch)
+        while points:
+            asked = list(points)
+            try:
+                nodes = [(self._ids[handles[row]], points[row]) for row in asked]
+                answer = await services.read_history(self._session, nodes, start, end, most)
+            except (UaStatusCodeError, TimeoutError, Malformed) as error:
+                code = error.code if isinstance(error, UaStatusCodeError) else 0
+                code = int(StatusCodes.BadTimeout) if isinstance(error, TimeoutError) else code
+                if code in _TOO_MUCH and (len(batch) > 1 or self._values > _FEW):
+                    self._at_once, self._values = max(1, len(batch) // 2), max(_FEW, self._values // 2)
+                    return
+                for row in asked:
+                    self._refuse(missed, row, f"the server's history cannot be read: {type(error).__name__}")
+                return
+            data, results = answer
+            columns = Columns()
+            done: list[tuple[int, int, bool]] = []  # row, time of the last value, whether it is all
+            for row, result in zip(asked, results, strict=True):
+                done += self._take(data, result, missed, row, handles[row], most, columns, points, alone)
+            if self._types.types.missing and await self._types.learn_missing():
+                columns = Columns()
+                for row, result in zip(asked, results, strict=True):
+                    self._decode(data, result, missed, row, handles[row], columns)
+            await self._intake.append(columns)  # the journal's pace is ours
+            for row, last, is_all in done:
+                rows["since"][row] = max(int(rows["since"][row]), min(last, int(rows["until"][row])))
+                if is_all:
+                    rows["state"][row] = FILLED
+
+    def _take(
+        self,
+        data: bytes,
+        result: HistoryResult,
+        missed: Missed,
+        row: int,
+        handle: int,
+        most: int,
+        columns: Columns,
+        points: dict[int, bytes | None],
+        alone: set[int],
+    ) -> list[tuple[int, int, bool]]:
+        """Take what the server says to one node; returns row, time of its last value, and whether it is all."""
+        points.pop(row)
+        if result.status & 0x80000000 and result.status not in _NOTHING:
+            if result.status in _AGAIN and row not in alone:
+                alone.add(row)
+            else:
+                self._refuse(missed, row, f"the server's history says {ua.StatusCode(ua.UInt32(result.status)).name}")
+            return []
+        try:
+            count, last = self._decode(data, result, missed, row, handle, columns)
+        except Malformed as error:
+            self._refuse(missed, row, f"the server's history cannot be decoded: {error}")
+            return []
+        if result.more is not None:
+            points[row] = result.more
+            return [(row, last, False)]
+        if count < most:
+            return [(row, last, True)]
+        alone.add(row)  # it gave what we asked for at most, and no way to go on: from the last value, then
+        return [(row, max(last, int(missed.rows["since"][row]) + 1), False)]
+
+    def _decode(
+        self, data: bytes, result: HistoryResult, missed: Missed, row: int, handle: int, columns: Columns
+    ) -> tuple[int, int]:
+        if result.start == result.end:
+            return 0, 0
+        since, until = int(missed.rows["since"][row]), int(missed.rows["until"][row])
+        return self._decoder.history(data[result.start : result.end], handle, since, until, columns)
+
+    def _refuse(self, missed: Missed, row: int, reason: str) -> None:
+        missed.rows["state"][row] = REFUSED
+        self._reasons[missed.end, row] = reason
+
+    def _finish(self, missed: Missed, at: dict[int, int]) -> None:
+        """Record what stays a gap."""
+        refused: dict[str, list[int]] = {}
+        if not missed.start:
+            for row in np.flatnonzero(missed.rows["state"] == FILLED).tolist():
+                handle = at.get(int(missed.rows["node"][row]), -1)
+                if handle >= 0 and not self._last[handle]:
+                    self._last[handle] = missed.rows["until"][row]  # its past is read once
+        for row in np.flatnonzero(missed.rows["state"] == REFUSED).tolist():
+            place = at.get(int(missed.rows["node"][row]))
+            reason = self._reasons.pop((missed.end, row), "the server's history could not be read")
+            if place is not None:
+                refused.setdefault(reason, []).append(self._tags[place])
+        for reason, tags in refused.items():
+            _log.warning("source %s: history of %d nodes: %s", self._config.name, len(tags), reason)
+            if missed.start:
+                self._intake.gap(tags, missed.start, missed.end, f"not connected, and {reason}")
+        filled = int((missed.rows["state"] == FILLED).sum())
+        _log.info("source %s: history of %d nodes is complete", self._config.name, filled)
+        missed.forget()
+        self._missed.remove(missed)
