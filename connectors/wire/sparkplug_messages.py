@@ -11,6 +11,11 @@ from typing import Any, Final
 
 _COMPRESSED = "SPBV1.0_COMPRESSED"
 _MAX_UNPACKED = 16 * 1024 * 1024
+_SCANNED = 1024 * 1024  # bytes of a payload above which it is looked at before it is parsed
+_MAX_DEPTH = 100  # as protobuf has it
+_MAX_PARTS = (
+    1_000_000  # messages, texts and byte strings of a payload: an empty message has 2 bytes, and 100 when parsed
+)
 
 # message: {field number: (name, type)}; a type in capitals is a message, `*` means repeated, `|` a member of the oneof.
 _MESSAGES: Final[dict[str, dict[int, tuple[str, str]]]] = {
@@ -142,12 +147,78 @@ def decode_payload(data: bytes) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
+        _check_parts(data)
         payload = message_class().FromString(data)
         if payload.HasField("body") and payload.uuid == _COMPRESSED:
-            payload = message_class().FromString(_unpacked(payload.body))
+            unpacked = _unpacked(payload.body)
+            _check_parts(unpacked)
+            payload = message_class().FromString(unpacked)
     except DecodeError as error:
         raise ValueError(f"not a Sparkplug B payload: {error}") from None
     return payload
+
+
+_CHILDREN: Final = {
+    name: {
+        number: declared.lstrip("*|") for number, (_, declared) in members.items() if declared.lstrip("*|") in _MESSAGES
+    }
+    for name, members in _MESSAGES.items()
+}
+
+
+def _check_parts(data: bytes) -> None:
+    """Refuse a large payload of so many parts that parsing it would fill the memory."""
+    if len(data) < _SCANNED:
+        return
+    parts, at, end, children = 0, 0, len(data), _CHILDREN["Payload"]
+    around: list[tuple[int, dict[int, str]]] = []  # ends of the messages that this one is in, and what is in these
+    try:
+        while True:
+            if at >= end:
+                if at > end:
+                    raise IndexError
+                if not around:
+                    return
+                end, children = around.pop()
+                continue
+            key, at = _varint(data, at)
+            wire = key & 7
+            if wire == 2:
+                size, at = _varint(data, at)
+                parts += 1
+                if parts > _MAX_PARTS:
+                    raise ValueError(f"a payload of more than {_MAX_PARTS} parts")
+                child = children.get(key >> 3)
+                if child is None:
+                    at += size
+                elif at + size > end or len(around) > _MAX_DEPTH:
+                    raise IndexError
+                else:
+                    around.append((end, children))
+                    end, children = at + size, _CHILDREN[child]
+            elif wire == 0:
+                at = _varint(data, at)[1]
+            elif wire in {1, 5}:
+                at += 8 if wire == 1 else 4
+            elif wire > 5:
+                raise IndexError
+    except IndexError:
+        raise ValueError("not a Sparkplug B payload: it is cut off, or nested without end") from None
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number and where it ends."""
+    value = data[at]
+    if value < 0x80:
+        return value, at + 1
+    value &= 0x7F
+    for shift in range(7, 70, 7):
+        at += 1
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at + 1
+    raise IndexError
 
 
 def _unpacked(body: bytes) -> bytes:

@@ -1,33 +1,35 @@
 """Sparkplug B host: the state machine that turns an edge node's messages into readings (specification 3.0, §5 and §6).
 
-Pure: payloads and a clock value in, readings and rebirth requests out; `connectors.sources.mqtt` does the I/O. Births give
-the metrics their names, types and aliases; data refers to them; deaths make them STALE. What cannot be told without a birth
-becomes a reject row with the payload, and the edge node is asked for its births, at most once in `rebirth_interval`.
+Pure: payloads and a clock value in, readings and rebirth requests out; `link` does the I/O. Births give the metrics their
+names, types and aliases; data refers to them; deaths make them STALE. Messages are read in the order of their sequence numbers.
+What has to wait, for a message that is missing or for a birth, is held for the reorder time-out at most. Then it is read
+as far as it can be, the rest becomes a reject row with the payload, and the edge node is asked for its births, at most
+once in `rebirth_interval`.
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
-import msgspec
-
-from connectors.sources.sparkplug.nodes import Metric, Missed, Node, Owner, RebirthRequest, StoredNode
-from connectors.wire.sparkplug import (
-    REBIRTH,
-    Topic,
-    metric_name,
-    metric_value,
-    properties_of,
-    quality_of,
+from connectors.sources.sparkplug.columns import read_columns
+from connectors.sources.sparkplug.decode import (
+    RETAINED,
+    Broken,
+    TagOf,
+    bd_seq,
+    micros,
+    read_birth,
+    read_births,
+    read_data,
+    read_stale,
 )
+from connectors.sources.sparkplug.held import Waiting
+from connectors.sources.sparkplug.kept import dump_births, dump_progress, load_births, load_progress
+from connectors.sources.sparkplug.nodes import CYCLE, Held, Missed, Node, Owner, RebirthRequest
+from connectors.wire.sparkplug import Topic
 from connectors.wire.sparkplug_messages import decode_payload
-from normalization.reading import Columns, Flags, Quality, to_json
-
-_NOT_READINGS: Final = frozenset({REBIRTH, "bdSeq"})
-_RETAINED = 1
-
-TagOf = Callable[[str, str, str, str, dict[str, str]], int]
-"""Row of the tag table for device_id, address, tag name, unit and metadata."""
+from normalization.reading import Columns, to_json
 
 
 class SparkplugHost:
@@ -35,8 +37,9 @@ class SparkplugHost:
 
     Attributes:
         changed: Births or deaths have come since `state` was last called, so that it should be committed again.
-        rebirths: Requests by reason, for people and metrics.
-        missed: What the message received last showed to be missing.
+        size: Bytes of the births, as they were last kept.
+        counts: Rebirth requests and oddities by reason, for people and metrics.
+        missed: What the call before showed to be missing.
     """
 
     def __init__(
@@ -44,28 +47,41 @@ class SparkplugHost:
         tag_of: TagOf,
         reject_tag: Callable[[], int],
         rebirth_interval: float = 30.0,
+        reorder_timeout: float = 2.0,
         max_nodes: int = 10_000,
         max_devices: int = 100_000,
+        max_held: int = 4 * 1024 * 1024,
+        counts: Counter[str] | None = None,
     ) -> None:
         """An empty table.
 
         Args:
             tag_of: Gives a metric its row of the tag table, once per metric and birth; raises ValueError to refuse it.
             reject_tag: Gives the row of the tag table for what cannot be told; its `properties` name the topic.
-            rebirth_interval: Seconds between two rebirth requests to one edge node.
+            rebirth_interval: Seconds between two rebirth requests to one edge node; each one because of metrics that its
+                births leave out again and again doubles it, up to 128 times.
+            reorder_timeout: Seconds for which a message may be waited for.
             max_nodes: Edge nodes that are followed; messages of further ones become reject rows.
             max_devices: Edge nodes and devices that are followed; births of further ones become reject rows.
+            max_held: Bytes of messages that may wait; further ones are read as if their time was over.
+            counts: Where to count; a counter of its own by default.
         """
         self._tag_of = tag_of
         self._reject_tag = reject_tag
         self._interval = rebirth_interval
+        self._waiting = Waiting(reorder_timeout, max_held)
         self._max_nodes = max_nodes
         self._max_devices, self._devices = max_devices, 0
         self._nodes: dict[tuple[str, str], Node] = {}
         self._requests: list[RebirthRequest] = []
-        self.changed = False
-        self.rebirths: dict[str, int] = {}
+        self.changed, self.size = False, 0
+        self.counts: Counter[str] = Counter() if counts is None else counts
         self.missed: list[Missed] = []
+
+    @property
+    def holding(self) -> bool:
+        """Whether messages were held or let go since `progress` was last called; their bytes are nowhere else."""
+        return self._waiting.changed
 
     def receive(self, topic: Topic, payload: bytes, head: int, now: float, rows: Columns) -> list[RebirthRequest]:
         """Take one message.
@@ -83,27 +99,49 @@ class SparkplugHost:
         self._requests, self.missed = [], []
         if topic.kind in {"NCMD", "DCMD"}:
             return []
+        if topic.kind in {"NDEATH", "DDEATH"} and head & RETAINED:
+            self.counts["retained death"] += 1  # of any time; deaths are not to be retained
+            return []
+        known = self._nodes.get((topic.group, topic.node))
+        if topic.kind in {"DDATA", "NDATA"} and read_columns(known, topic.device, payload, head, now, rows):
+            return []
+        held = Held(topic, payload, head, now)
         try:
             message = decode_payload(payload)
             node = self._node(topic)
-            match topic.kind:
-                case "NBIRTH" | "DBIRTH":
-                    self._birth(node, topic, message, payload, head, now, rows)
-                case "NDEATH":
-                    self._node_death(node, message, rows)
-                case "DDEATH":
-                    self._sequence(node, message, now)
-                    owner = node.owners.get(topic.device)
-                    if owner is not None:
-                        self._stale(owner, rows, _micros(message.timestamp) if message.HasField("timestamp") else None)
-                        owner.born = False
-                        self.changed = True
-                case _:
-                    self._data(node, topic, message, payload, head, now, rows)
-            node.heard = now
+            if topic.kind == "NDEATH":
+                self._node_death(node, message, now, rows)
+            elif topic.kind == "NBIRTH":
+                self._node_birth(node, held, message, now, rows)
+            else:
+                held.seq = message.seq % CYCLE if message.HasField("seq") else None
+                self._in_turn(node, held, message, now, rows)
         except ValueError as error:
-            self._reject(topic, payload, str(error), rows)
+            self._reject(held, str(error), rows)
         return self._requests
+
+    def expire(self, now: float, rows: Columns) -> list[RebirthRequest]:
+        """Read what has waited for the reorder time-out, as far as it can be read; returns as `receive` does."""
+        self._requests, self.missed = [], []
+        due = self._waiting.due(now)
+        for key, node in list(self._waiting.pending.items()):
+            if node.hasty and node.hasty_since <= due:
+                node.hasty.clear()
+                self._ask(node, "DBIRTH before NBIRTH", now)
+            if any(held.since <= due for held in node.early.values()):
+                self._give_up(node, now, rows)
+            self._conclude(node, lambda held: held.since <= due, rows)
+            if not node.trusted and not node.waiting:
+                node.trusted = self.changed = True  # nobody said otherwise: the births that are known hold
+            if node.since() is None:
+                del self._waiting.pending[key]
+        return self._requests
+
+    def deadline(self) -> float | None:
+        """When `expire` should be called, on the clock of `receive`; None when nothing is waited for."""
+        return self._waiting.deadline()
+
+    # births and deaths
 
     def _node(self, topic: Topic) -> Node:
         node = self._nodes.get((topic.group, topic.node))
@@ -113,176 +151,194 @@ class SparkplugHost:
             node = self._nodes[topic.group, topic.node] = Node(topic.group, topic.node)
         return node
 
-    def _birth(
-        self, node: Node, topic: Topic, message: Any, payload: bytes, head: int, now: float, rows: Columns
-    ) -> None:
-        if topic.kind == "NBIRTH":
+    def _node_birth(self, node: Node, held: Held, message: Any, now: float, rows: Columns) -> None:
+        self._read_early(node, now, rows)  # they belong to the birth before
+        number, before = bd_seq(message), node.bdseq
+        seq = message.seq % CYCLE if message.HasField("seq") else 0
+        overtaking = {held.seq: "" for held in node.waiting if node.hasty} | node.hasty
+        node.unborn()
+        while (device := overtaking.pop((seq + 1) % CYCLE, None)) is not None:
+            seq = (seq + 1) % CYCLE
+            if device:
+                node.owner(device).born = True
+        node.seq, node.bdseq, node.heard = seq, number, now
+        if before is not None and number != before:
+            # another connection of the edge node, and the death of the one before did not reach us
             for owner in node.owners.values():
-                owner.born = False  # each device has to be born again, its metrics are kept until then
-            node.aliases.clear()
-            node.seq = message.seq % 256 if message.HasField("seq") else 0
-            node.bdseq = next((int(m.long_value or m.int_value) for m in message.metrics if m.name == "bdSeq"), None)
-        else:
-            if not node.owner("").born:
-                self._ask(node, "DBIRTH before NBIRTH", now)
-            self._sequence(node, message, now)
-        if topic.device not in node.owners:
+                if owner.device and not owner.born:
+                    self._stale(owner, rows, None)
+        self._birth(node, held, message, rows)
+        self._conclude(node, lambda held: held.topic.device in node.owners and node.owner(held.topic.device).born, rows)
+
+    def _device_birth(self, node: Node, held: Held, message: Any, now: float, rows: Columns) -> None:
+        if not node.born and held.seq is not None:
+            node.hasty_since = node.hasty_since if node.hasty else now
+            node.hasty[held.seq] = held.topic.device
+            self._waiting.watch(node)
+        self._birth(node, held, message, rows)
+
+    def _birth(self, node: Node, held: Held, message: Any, rows: Columns) -> None:
+        device = held.topic.device
+        if device not in node.owners:
             if self._devices >= self._max_devices:
                 raise ValueError(f"more than {self._max_devices} edge nodes and devices")
             self._devices += 1
         self.changed = True
-        owner = node.owner(topic.device)
-        before, owner.metrics = owner.metrics, {}
+        owner = node.owner(device)
+        before = owner.metrics
+        found, broken = read_birth(node, owner, message, self._tag_of)
         owner.born = owner.live = True
-        broken: list[str] = []
-        for item in message.metrics:
-            try:
-                metric = self._describe(node, owner, item)
-                self._reading(metric, item, message, head, rows, birth=True)
-            except ValueError as error:
-                broken.append(str(error))
-        gone = [metric for name, metric in before.items() if name not in owner.metrics]
-        _add_stale(gone, rows, None)
-        if broken:
-            self._reject(topic, payload, "; ".join(broken[:5]), rows)
+        if node.born:  # before the values of the birth, which are newer
+            self._conclude(node, lambda held: held.topic.device == device, rows)
+        read_births(found, message, held.head, rows, broken)
+        gone = [metric.tag for name, metric in before.items() if name not in owner.metrics and metric.tag >= 0]
+        read_stale(gone, rows, None)
+        if broken.count:
+            self._reject(held, str(broken), rows)
 
-    def _describe(self, node: Node, owner: Owner, item: Any) -> Metric:
-        name = metric_name(item)
-        if not name:
-            raise ValueError("a metric of a birth has no name")
-        properties = properties_of(item)
-        unit = properties.pop("engUnit", None)
-        properties.pop("Quality", None)
-        metadata = {
-            key: value if isinstance(value, str) else to_json(value)
-            for key, value in properties.items()
-            if value is not None
-        }
-        description = item.metadata.description if item.HasField("metadata") else ""
-        if description and isinstance(description, str):
-            metadata["description"] = description
-        metric = self._metric(node, owner, name, item.datatype, unit if isinstance(unit, str) else "", metadata)
-        if item.HasField("alias"):
-            node.aliases[item.alias] = (owner.device, metric)
-        return metric
-
-    def _metric(
-        self, node: Node, owner: Owner, name: str, datatype: int, unit: str, metadata: dict[str, str]
-    ) -> Metric:
-        device_id = "/".join(filter(None, (node.group, node.node, owner.device)))
-        address = f"{owner.device}/{name}" if owner.device else name
-        tag = -1 if name in _NOT_READINGS else self._tag_of(device_id, address, name, unit, metadata)
-        metric = owner.metrics[name] = Metric(name, datatype, unit, metadata, tag)
-        return metric
-
-    def _data(
-        self, node: Node, topic: Topic, message: Any, payload: bytes, head: int, now: float, rows: Columns
-    ) -> None:
-        self._sequence(node, message, now)
-        owner = node.owners.get(topic.device)
-        unborn = owner is None or not owner.born or not node.owner("").born
-        if unborn:
-            self._ask(node, "data before birth", now)
-        broken: list[str] = []
-        aliases = node.aliases
-        for item in message.metrics:
-            try:
-                metric = None
-                if not unborn and owner is not None:
-                    if item.HasField("alias"):
-                        device, metric = aliases.get(item.alias, ("", None))
-                        if metric is not None and device != topic.device:
-                            metric = None
-                    if metric is None and item.name:
-                        metric = owner.metrics.get(metric_name(item))
-                if metric is None:
-                    what = f"alias {item.alias}" if item.HasField("alias") else f"metric `{item.name}`"
-                    broken.append(f"{what} has no birth")
-                    if not unborn:
-                        self._ask(node, "unknown alias" if item.HasField("alias") else "unknown metric", now)
-                    continue
-                self._reading(metric, item, message, head, rows)
-            except ValueError as error:
-                broken.append(str(error))
-        if broken:
-            more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-            self._reject(topic, payload, "; ".join(broken[:5]) + more, rows)
-
-    def _reading(
-        self, metric: Metric, item: Any, message: Any, head: int, rows: Columns, *, birth: bool = False
-    ) -> None:
-        if metric.tag < 0:
+    def _node_death(self, node: Node, message: Any, now: float, rows: Columns) -> None:
+        said = bd_seq(message)
+        if said is not None and node.bdseq is not None and said != node.bdseq:
+            self.counts["death of an earlier connection"] += 1
             return
-        datatype = item.datatype or metric.datatype
-        try:
-            value = metric_value(item, datatype)
-        except ValueError as error:
-            raise ValueError(f"metric `{metric.name}`: {error}") from None
-        quality: int = Quality.GOOD
-        status: int | None = None
-        properties: str | None = None
-        if item.HasField("properties"):
-            given = properties_of(item)
-            quality, status = quality_of(given)
-            given.pop("Quality", None)
-            given.pop("engUnit", None)
-            if given and not birth:  # those of a birth are the tag's metadata
-                properties = to_json(given)
-        if value is None and quality == Quality.GOOD:
-            quality = Quality.BAD  # there is no value, whatever its quality is said to be
-        flags = head & _RETAINED
-        if item.is_historical:
-            flags |= Flags.HISTORICAL
-        stamp = item.timestamp or message.timestamp
-        rows.add(
-            metric.tag,
-            value,
-            quality=quality,
-            status=status,
-            source_time=_micros(stamp) if stamp else None,
-            flags=flags,
-            properties=properties,
-            unsigned=datatype == 8,
-        )
-
-    def _node_death(self, node: Node, message: Any, rows: Columns) -> None:
         if not any(owner.live for owner in node.owners.values()):
             return
-        said = next((int(m.long_value or m.int_value) for m in message.metrics if m.name == "bdSeq"), None)
-        if said is not None and node.bdseq is not None and said != node.bdseq:
-            return  # the will of an earlier connection (tck-id-operational-behavior-host-application-death…)
+        self._read_early(node, now, rows)
         for owner in node.owners.values():
-            # its timestamp is from when the will was registered and says nothing about now
-            self._stale(owner, rows, None)
-            owner.born = False
-        node.aliases.clear()
-        node.seq = None
+            self._stale(owner, rows, None)  # the will's own time is that of the connection, and says nothing about now
+        node.unborn()
         self.changed = True
+
+    def _device_death(self, node: Node, device: str, message: Any, rows: Columns) -> None:
+        owner = node.owners.get(device)
+        if owner is not None:
+            self._stale(owner, rows, micros(message.timestamp) if message.HasField("timestamp") else None)
+            owner.born = False
+            self.changed = True
 
     def _stale(self, owner: Owner, rows: Columns, source_time: int | None) -> None:
         if owner.live:
             owner.live = False
-            _add_stale(list(owner.metrics.values()), rows, source_time)
+            read_stale(owner.tags(), rows, source_time)
 
-    def _sequence(self, node: Node, message: Any, now: float) -> None:
-        if not message.HasField("seq"):
-            return
-        got = message.seq % 256
-        if node.seq is not None and got != (node.seq + 1) % 256 and node.owner("").born:
-            if node.heard is not None:  # else it was while there was no connection, which is a gap already
-                reason = f"edge node {node.group}/{node.node}: sequence number {got} after {node.seq}"
-                self.missed.append(Missed(node.tags(), node.heard, reason))
+    # order
+
+    def _in_turn(self, node: Node, held: Held, message: Any, now: float, rows: Columns) -> None:
+        """Read a message now if it is its turn, else hold it."""
+        seq = held.seq
+        if seq is None:
+            self.counts["no sequence number"] += 1
+            self._read(node, held, message, now, rows)
+        elif not node.born or node.seq is None or seq == (node.seq + 1) % CYCLE:
+            node.seq, node.heard = seq if node.born else None, now
+            node.lost.discard(seq)
+            self._read(node, held, message, now, rows)
+            while node.early and node.seq is not None and (following := node.early.pop((node.seq + 1) % CYCLE, None)):
+                self._waiting.release(following)
+                node.seq = following.seq
+                self._read(node, following, decode_payload(following.payload), now, rows)
+        elif seq in node.lost:
+            node.lost.discard(seq)
+            self.counts["late"] += 1
+            self._read(node, held, message, now, rows)
+        elif node.heard is None and not node.early:
+            # messages, births perhaps too, went by while there was no connection; that gap is recorded already
+            node.seq, node.heard = seq, now
+            node.trusted, self.changed = not self._waiting.waits, True
+            self._waiting.watch(node)
             self._ask(node, "sequence gap", now)
-        node.seq = got
+            self._read(node, held, message, now, rows)
+        elif seq not in node.early and self._waiting.hold(node, held):
+            node.early[seq] = held
+            self.counts["early"] += 1
+        else:
+            self._give_up(node, now, rows, held)
+
+    def _give_up(self, node: Node, now: float, rows: Columns, last: Held | None = None) -> None:
+        """Wait no longer for the messages that are missing: ask for births, and read those that came after."""
+        first = ((node.seq or 0) + 1) % CYCLE
+        arrived = min([held.since for held in node.early.values()], default=now)
+        order = sorted(node.early, key=lambda seq: (seq - first) % CYCLE)
+        following = order[0] if order else last.seq if last is not None and last.seq is not None else first
+        count = (following - first) % CYCLE
+        if node.heard is not None and count < CYCLE // 2:  # else it is one that came before, or other numbers began
+            reason = f"edge node {node.group}/{node.node}: sequence number {following} after {(first - 1) % CYCLE}"
+            self.missed.append(Missed(node.tags(), node.heard, arrived, reason))
+            node.lost.update((first + step) % CYCLE for step in range(count))
+        self._read_early(node, now, rows)
+        self._ask(node, "sequence gap", now)
+        if last is not None:
+            node.seq, node.heard = last.seq, now
+            self._read(node, last, decode_payload(last.payload), now, rows)
+
+    def _read_early(self, node: Node, now: float, rows: Columns) -> None:
+        """Read what came early, in its order."""
+        first = ((node.seq or 0) + 1) % CYCLE
+        for seq in sorted(node.early, key=lambda seq: (seq - first) % CYCLE):
+            held = node.early.pop(seq)
+            self._waiting.release(held)
+            if (seq - first) % CYCLE < CYCLE // 2:
+                node.seq, node.heard = seq, held.since
+            self._read(node, held, decode_payload(held.payload), now, rows)
+
+    # reading
+
+    def _read(self, node: Node, held: Held, message: Any, now: float, rows: Columns) -> None:
+        """Read a message whose turn it is."""
+        try:
+            if held.topic.kind == "DDEATH":
+                self._device_death(node, held.topic.device, message, rows)
+            elif held.topic.kind == "DBIRTH":
+                self._device_birth(node, held, message, now, rows)
+            else:
+                self._data(node, held, message, now, rows)
+        except ValueError as error:
+            self._reject(held, str(error), rows)
+
+    def _data(self, node: Node, held: Held, message: Any, now: float, rows: Columns) -> None:
+        owner = node.owners.get(held.topic.device)
+        unborn = owner is None or not owner.born or not node.born
+        broken = Broken()
+        unknown = read_data(None if unborn or not node.trusted else owner, message, held.head, rows, broken)
+        if (unborn or unknown.places) and not node.hasty:
+            self._ask(node, "data before birth" if unborn else unknown.reason, now)
+        if unknown.places:
+            held.places, held.since = unknown.places, now
+            if self._waiting.hold(node, held):
+                node.waiting.append(held)
+            else:
+                self._finish(node, held, message, rows, broken)
+        if broken.count:
+            self._reject(held, str(broken), rows)
+
+    def _conclude(self, node: Node, over: Callable[[Held], bool], rows: Columns) -> None:
+        """Read what waited for a birth, which has come or will not."""
+        due = [held for held in node.waiting if over(held)]
+        if due:
+            node.waiting = [held for held in node.waiting if not over(held)]
+        for held in due:
+            self._waiting.release(held)
+            broken = Broken()
+            self._finish(node, held, decode_payload(held.payload), rows, broken)
+            if broken.count:
+                self._reject(held, str(broken), rows)
+
+    def _finish(self, node: Node, held: Held, message: Any, rows: Columns, broken: Broken) -> None:
+        owner = node.owners.get(held.topic.device)
+        known = owner if owner is not None and owner.born and node.born else None
+        unknown = read_data(known, message, held.head, rows, broken, held.places)
+        broken.extend(unknown.broken)
 
     def _ask(self, node: Node, reason: str, now: float) -> None:
-        if node.asked is None or now - node.asked >= self._interval:
-            node.asked = now
-            self.rebirths[reason] = self.rebirths.get(reason, 0) + 1
+        if node.may_be_asked(reason, now, self._interval):
+            self.counts[f"rebirth: {reason}"] += 1
             self._requests.append(RebirthRequest(node.group, node.node, reason))
 
-    def _reject(self, topic: Topic, payload: bytes, reason: str, rows: Columns) -> None:
-        rows.add_reject(self._reject_tag(), reason, payload, properties=to_json({"topic": str(topic)}))
+    def _reject(self, held: Held, reason: str, rows: Columns) -> None:
+        self.counts["reject"] += 1
+        rows.add_reject(self._reject_tag(), reason, held.payload, properties=to_json({"topic": str(held.topic)}))
+
+    # connections and restarts
 
     def reconnected(self, session_present: bool) -> None:
         """Say that there is a new connection to the broker.
@@ -293,17 +349,23 @@ class SparkplugHost:
         if session_present:
             return
         for node in self._nodes.values():
-            node.aliases.clear()
-            node.seq = None
-            for owner in node.owners.values():
-                owner.born = False
+            node.unborn()
         self.changed = bool(self._nodes)
+
+    def disconnected(self, now: float, rows: Columns) -> None:
+        """Say that the connection is gone, so that nothing that is waited for will come any more."""
+        self._requests, self.missed = [], []
+        for node in self._waiting.pending.values():
+            self._read_early(node, now, rows)
+            self._conclude(node, lambda _: True, rows)
+            node.hasty.clear()
+        self._waiting.pending.clear()
 
     def unborn(self, now: float) -> list[RebirthRequest]:
         """Edge nodes that were alive and whose births may have been missed, to be asked for them now."""
         self._requests = []
         for node in self._nodes.values():
-            if not node.owner("").born and any(owner.live for owner in node.owners.values()):
+            if not node.born and any(owner.live for owner in node.owners.values()):
                 self._ask(node, "session lost", now)
         return self._requests
 
@@ -313,47 +375,32 @@ class SparkplugHost:
 
     def state(self) -> bytes:
         """The births, to be restored with `restore`."""
-        self.changed = False
-        nodes = []
-        for node in self._nodes.values():
-            alias_of = {id(metric): alias for alias, (_, metric) in node.aliases.items()}
-            owners = [
-                [
-                    owner.device,
-                    owner.born,
-                    owner.live,
-                    [[m.name, alias_of.get(id(m)), m.datatype, m.unit, m.metadata] for m in owner.metrics.values()],
-                ]
-                for owner in node.owners.values()
-            ]
-            nodes.append([node.group, node.node, node.bdseq, owners, node.seq])
-        return zlib.compress(msgspec.msgpack.encode(nodes), 1)
+        births = dump_births(self._nodes.values())
+        self.changed, self.size = False, len(births)
+        return births
 
-    def restore(self, state: bytes) -> None:
-        """Take over what `state` returned; an edge node whose sequence does not go on from there is asked for its births.
+    def progress(self) -> bytes:
+        """How far the messages have come, and those that are held; goes with the `state` before."""
+        self._waiting.changed = False
+        return dump_progress(self._nodes.values())
+
+    def restore(self, births: bytes, progress: bytes = b"", now: float = 0.0) -> None:
+        """Take over what `state` and `progress` returned; to be called once, on an empty table.
 
         Raises:
-            ValueError: `state` is not what `state` returned; also as ``zlib.error``.
+            ValueError: They are not what was returned.
         """
-        for stored in msgspec.msgpack.decode(zlib.decompress(state), type=list[StoredNode]):
-            node = Node(stored.group, stored.node, stored.bdseq, stored.seq)
-            self._nodes[stored.group, stored.node] = node
-            for device, born, live, metrics in stored.owners:
-                owner = node.owners[device] = Owner(device, {}, born, live)
-                self._devices += 1
-                for label, alias, datatype, unit, metadata in metrics:
-                    metric = self._metric(node, owner, label, datatype, unit, metadata)
-                    if alias is not None:
-                        node.aliases[alias] = (device, metric)
-        self.changed = False
-
-
-def _micros(milliseconds: int) -> int | None:
-    """µs since the epoch; None where the calendar ends."""
-    return milliseconds * 1000 if milliseconds < 253_402_300_800_000 else None
-
-
-def _add_stale(metrics: list[Metric], rows: Columns, source_time: int | None) -> None:
-    for metric in metrics:
-        if metric.tag >= 0:
-            rows.add(metric.tag, None, quality=Quality.STALE, source_time=source_time)
+        try:
+            nodes = load_births(births, self._tag_of) if births else []
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+        self.size = len(births)
+        self._nodes = {(node.group, node.node): node for node in nodes}
+        self._devices = sum(len(node.owners) for node in nodes)
+        for held in load_progress(progress, nodes, now) if progress else []:
+            node = self._node(held.topic)
+            if self._waiting.hold(node, held):
+                if held.places is None and held.seq is not None:
+                    node.early[held.seq] = held
+                else:
+                    node.waiting.append(held)

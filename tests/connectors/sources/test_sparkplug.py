@@ -4,84 +4,18 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.sources.sparkplug import RebirthRequest, SparkplugHost
-from connectors.wire.sparkplug import DataType, parse_topic, set_value
 from connectors.wire.sparkplug_messages import message_class
-from normalization.reading import Columns, Flags, Quality, Tag, ValueType
-from tests.recording_intake import Recorded, RecordingIntake
-
-T0 = 1_700_000_000_000
-
-
-class Bench:
-    """A host with a tag table, fed by topic and metrics."""
-
-    def __init__(self, state: bytes | None = None, **settings: Any) -> None:
-        self.intake = RecordingIntake()
-        self.rejects = self.intake.tag(Tag("s", "sparkplug", "s", "", "unreadable"))
-        self.host = SparkplugHost(self.tag_of, lambda: self.rejects, **settings)
-        if state is not None:
-            self.host.restore(state)
-
-    def tag_of(self, device_id: str, address: str, name: str, unit: str, metadata: dict[str, str]) -> int:
-        return self.intake.tag(Tag("s", "sparkplug", device_id, address, name, unit, json.dumps(metadata)))
-
-    def receive(
-        self, topic: str, payload: bytes, now: float = 0.0, head: int = 0
-    ) -> tuple[list[Recorded], list[RebirthRequest]]:
-        parsed = parse_topic(f"spBv1.0/{topic}")
-        assert parsed is not None
-        rows = Columns()
-        asked = self.host.receive(parsed, payload, head, now, rows)
-        before = len(self.intake.readings())
-        self.intake.appended.append((rows, None))
-        return self.intake.readings()[before:], asked
-
-    def values(self, topic: str, payload: bytes, now: float = 0.0) -> list[Any]:
-        """The values of the sound readings."""
-        return [r.value for r in self.receive(topic, payload, now)[0] if r.reject is None]
-
-
-def metric(kind: DataType, value: Any, name: str = "", alias: int | None = None, **fields: Any) -> Any:
-    out = message_class("Metric")(**({"name": name} if name else {}), **fields)
-    if alias is not None:
-        out.alias = alias
-    set_value(out, kind, value)
-    return out
-
-
-def properties(out: Any, **given: Any) -> Any:
-    for key, value in given.items():
-        out.properties.keys.append(key)
-        item = out.properties.values.add()
-        set_value(item, DataType.STRING if isinstance(value, str) else DataType.INT32, value)
-    return out
-
-
-def payload(seq: int | None, *metrics: Any, timestamp: int = T0) -> bytes:
-    out = message_class()(timestamp=timestamp, metrics=metrics)
-    if seq is not None:
-        out.seq = seq
-    return bytes(out.SerializeToString())
-
-
-def bdseq(number: int) -> Any:
-    return metric(DataType.UINT64, number, "bdSeq")
-
-
-def born(bench: Bench, number: int = 0) -> None:
-    """Edge node G/N with metric `up` (alias 1), device D with `temp` (alias 7) and `cnt` (alias 8)."""
-    up = metric(DataType.INT32, 1, "up", 1)
-    rebirth = metric(DataType.BOOLEAN, False, "Node Control/Rebirth")
-    assert bench.values("G/NBIRTH/N", payload(0, bdseq(number), rebirth, up)) == [1]
-    temp = properties(metric(DataType.DOUBLE, 20.5, "temp", 7, timestamp=T0 + 5), engUnit="°C", Place="oven")
-    assert bench.values("G/DBIRTH/N/D", payload(1, temp, metric(DataType.UINT64, 2**63, "cnt", 8))) == [20.5, 2**63]
+from connectors.wire.sparkplug_values import DataType
+from normalization.reading import Flags, Quality, ValueType
+from tests.connectors.sources.sparkplug_bench import T0, Bench, bdseq, born, metric, payload, properties
 
 
 def test_births_name_and_describe_the_metrics() -> None:
+    """tck-id-topics-nbirth-metrics, tck-id-topics-dbirth-metrics, tck-id-payloads-metric-datatype-req,
+    tck-id-payloads-metric-timestamp-in-UTC"""
     bench = Bench()
     born(bench)
     _, temp, count = bench.intake.readings()
@@ -93,6 +27,8 @@ def test_births_name_and_describe_the_metrics() -> None:
 
 
 def test_data_finds_its_metric_by_alias_or_name() -> None:
+    """tck-id-payloads-name-requirement, tck-id-payloads-alias-data-cmd-requirement,
+    tck-id-payloads-metric-datatype-not-req"""
     bench = Bench()
     born(bench)
     bare = message_class("Metric")(alias=7, double_value=21.5, timestamp=T0 + 9)  # no name, no datatype
@@ -115,71 +51,49 @@ def test_data_finds_its_metric_by_alias_or_name() -> None:
     ],
 )
 def test_quality_null_and_history(given_metric: Any, quality: Quality, status: int, flags: int, value: Any) -> None:
+    """tck-id-payloads-propertyset-quality-value-value"""
     bench = Bench()
     born(bench)
     readings, _ = bench.receive("G/DDATA/N/D", payload(2, given_metric))
     assert [(r.quality, r.status, r.flags, r.value) for r in readings] == [(quality, status, flags, value)]
 
 
-def test_data_before_birth_is_kept_as_a_reject_and_a_rebirth_is_asked_for() -> None:
-    bench = Bench()
-    data = payload(5, metric(DataType.DOUBLE, 1.0, alias=7))
-    readings, asked = bench.receive("G/DDATA/N/D", data)
-    assert asked == [RebirthRequest("G", "N", "data before birth")]
-    assert asked[0].topic == "spBv1.0/G/NCMD/N"
-    assert [(r.value, r.reject) for r in readings] == [(data, "alias 7 has no birth")]
-    assert json.loads(readings[0].properties or "") == {"topic": "spBv1.0/G/DDATA/N/D"}
-
-
 def test_rebirth_requests_are_throttled_per_edge_node() -> None:
+    """tck-id-topics-ncmd-topic, tck-id-operational-behavior-data-commands-ncmd-rebirth-verb"""
     bench = Bench(rebirth_interval=30.0)
     data = payload(5, metric(DataType.DOUBLE, 1.0, alias=7))
     asked = [bool(bench.receive(f"G/NDATA/{node}", data, now)[1]) for node, now in
              [("N", 0.0), ("N", 1.0), ("M", 1.0), ("N", 29.9), ("N", 30.0), ("N", 31.0)]]  # fmt: skip
     assert asked == [True, False, True, False, True, False]
-    assert bench.host.rebirths == {"data before birth": 3}
+    assert bench.host.counts["rebirth: data before birth"] == 3
 
 
-@pytest.mark.parametrize(
-    ("sequence", "gaps"),
-    [
-        ([2, 3, 4], [False, False, False]),
-        ([2, 4, 5], [False, True, False]),
-        ([2, 2, 3], [False, True, False]),
-        ([*range(2, 256), 0, 1], [False] * 256),
-    ],
-)
-def test_sequence_numbers_are_checked_and_wrap(sequence: list[int], gaps: list[bool]) -> None:
-    bench = Bench(rebirth_interval=0.0)
+def test_births_that_leave_metrics_out_are_asked_for_more_and_more_rarely() -> None:
+    bench = Bench(rebirth_interval=10.0, reorder_timeout=0.0)
     born(bench)
-    found = []
-    for seq in sequence:
-        readings, asked = bench.receive("G/DDATA/N/D", payload(seq, metric(DataType.DOUBLE, 1.0, alias=7)))
-        assert [r.value for r in readings] == [1.0]  # the value itself is sound
-        found.append([a.reason for a in asked] == ["sequence gap"])
-    assert found == gaps
-
-
-def test_an_unknown_alias_rejects_only_that_metric() -> None:
-    bench = Bench()
-    born(bench)
-    data = payload(2, metric(DataType.DOUBLE, 1.0, alias=7), metric(DataType.DOUBLE, 2.0, alias=99))
-    readings, asked = bench.receive("G/DDATA/N/D", data)
-    assert [(r.value, r.reject) for r in readings] == [(1.0, None), (data, "alias 99 has no birth")]
-    assert [a.reason for a in asked] == ["unknown alias"]
-
-
-def test_an_alias_of_another_device_is_not_believed() -> None:
-    bench = Bench()
-    born(bench)
-    readings, _ = bench.receive("G/NDATA/N", payload(2, metric(DataType.DOUBLE, 1.0, alias=7)))
-    assert [r.reject for r in readings] == ["alias 7 has no birth"]
+    asked = []
+    for second in range(200):
+        readings, requests = bench.receive(
+            "G/DDATA/N/D", payload(2 + second, metric(DataType.INT32, 1, alias=99)), second
+        )
+        assert [r.reject for r in readings] == ["alias 99 has no birth"]
+        if requests:
+            asked.append(second)
+    assert asked == [0, 10, 30, 70, 150]
+    for seq, later in (9, 400.0), (20, 410.0):
+        assert [a.reason for a in bench.receive("G/DDATA/N/D", payload(seq), later)[1]] == ["sequence gap"]
 
 
 def test_the_death_of_a_node_makes_all_its_metrics_stale_once() -> None:
+    """tck-id-payloads-ndeath-bdseq, tck-id-topics-nbirth-bdseq-matching,
+    tck-id-operational-behavior-edge-node-termination-host-action-ndeath-node-offline,
+    tck-id-operational-behavior-edge-node-termination-host-action-ndeath-node-tags-stale,
+    tck-id-operational-behavior-edge-node-termination-host-action-ndeath-devices-offline,
+    tck-id-operational-behavior-edge-node-termination-host-action-ndeath-devices-tags-stale"""
     bench = Bench()
     born(bench, number=3)
     assert bench.receive("G/NDEATH/N", payload(None, bdseq(2)))[0] == []  # the will of an earlier connection
+    assert bench.host.counts["death of an earlier connection"] == 1
     readings, _ = bench.receive("G/NDEATH/N", payload(None, bdseq(3)))
     assert {(r.tag.address, r.value, r.quality) for r in readings} == {
         (address, None, Quality.STALE) for address in ("up", "D/temp", "D/cnt")
@@ -189,7 +103,19 @@ def test_the_death_of_a_node_makes_all_its_metrics_stale_once() -> None:
     assert [a.reason for a in asked] == ["data before birth"]
 
 
+def test_a_death_that_the_broker_retained_says_nothing_about_now() -> None:
+    """tck-id-payloads-ndeath-will-message-retain"""
+    bench = Bench()
+    born(bench, number=0)
+    assert bench.receive("G/NDEATH/N", payload(None, bdseq(0)), head=1) == ([], [])
+    assert bench.receive("G/DDEATH/N/D", payload(9), head=1) == ([], [])
+    assert bench.values("G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 1.0, alias=7))) == [1.0]
+    assert bench.host.counts["retained death"] == 2
+
+
 def test_the_death_of_a_device_leaves_the_node_and_other_devices_alone() -> None:
+    """tck-id-operational-behavior-edge-node-termination-host-action-ddeath-devices-offline,
+    tck-id-operational-behavior-edge-node-termination-host-action-ddeath-devices-tags-stale"""
     bench = Bench()
     born(bench)
     bench.values("G/DBIRTH/N/E", payload(2, metric(DataType.DOUBLE, 1.0, "temp", 9)))
@@ -204,12 +130,13 @@ def test_the_death_of_a_device_leaves_the_node_and_other_devices_alone() -> None
 
 
 def test_a_new_birth_of_the_node_drops_the_aliases_of_its_devices() -> None:
+    """tck-id-payloads-dbirth-order, tck-id-operational-behavior-data-commands-rebirth-action-2"""
     bench = Bench()
     born(bench)
     bench.values("G/NBIRTH/N", payload(0, bdseq(0), metric(DataType.INT32, 1, "up", 7)))
     readings, asked = bench.receive("G/DDATA/N/D", payload(1, metric(DataType.DOUBLE, 1.0, alias=7)))
-    assert [a.reason for a in asked] == ["data before birth"]
-    assert all(r.reject for r in readings)
+    assert (readings, [a.reason for a in asked]) == ([], ["data before birth"])
+    assert [r.reject for r in bench.expire(9.0)[0]] == ["alias 7 has no birth"]
 
 
 def test_metrics_that_a_new_birth_no_longer_has_become_stale() -> None:
@@ -219,134 +146,102 @@ def test_metrics_that_a_new_birth_no_longer_has_become_stale() -> None:
     assert [(r.tag.tag_name, r.quality) for r in readings] == [("temp", Quality.GOOD), ("cnt", Quality.STALE)]
 
 
-def test_a_birth_of_a_device_without_its_node_asks_for_a_rebirth_and_is_read() -> None:
-    readings, asked = Bench().receive("G/DBIRTH/N/D", payload(1, metric(DataType.DOUBLE, 3.0, "temp", 7)))
-    assert ([r.value for r in readings], [a.reason for a in asked]) == ([3.0], ["DBIRTH before NBIRTH"])
-
-
 def test_commands_of_others_are_no_readings() -> None:
     bench = Bench()
     assert bench.receive("G/NCMD/N", b"\xff\xff") == ([], [])
     assert not bench.host.changed
 
 
-def test_after_a_restart_no_rebirth_is_needed_while_the_session_was_kept() -> None:
-    before = Bench()
-    born(before)
-    assert before.host.changed
-    bench = Bench(before.host.state())
-    assert not before.host.changed
-    bench.host.reconnected(session_present=True)
-    readings, asked = bench.receive("G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 9.0, alias=7)))
-    assert ([(r.value, r.tag.unit, r.tag.address) for r in readings], asked) == ([(9.0, "°C", "D/temp")], [])
-    assert bench.host.unborn(0.0) == []
-    _, asked = bench.receive("G/DDATA/N/D", payload(4, metric(DataType.DOUBLE, 9.0, alias=7)))
-    assert [a.reason for a in asked] == ["sequence gap"]
-    readings, _ = bench.receive("G/NDEATH/N", payload(None, bdseq(0)))
-    assert len(readings) == 3
+def test_another_connection_of_an_edge_node_whose_death_was_missed_makes_its_devices_stale() -> None:
+    """tck-id-topics-nbirth-bdseq-increment, tck-id-payloads-nbirth-bdseq-repeat"""
+    bench = Bench()
+    born(bench, number=3)
+    same, _ = bench.receive("G/NBIRTH/N", payload(0, bdseq(3), metric(DataType.INT32, 2, "up", 1)))
+    assert [(r.tag.address, r.quality) for r in same] == [("up", Quality.GOOD)]
+    other, _ = bench.receive("G/NBIRTH/N", payload(0, bdseq(4), metric(DataType.INT32, 3, "up", 1)))
+    assert {(r.tag.address, r.quality) for r in other} == {
+        ("up", Quality.GOOD), ("D/temp", Quality.STALE), ("D/cnt", Quality.STALE),
+    }  # fmt: skip
 
 
-def test_an_edge_node_that_sent_while_we_were_away_is_asked_for_its_births() -> None:
-    before = Bench()
-    born(before)
-    bench = Bench(before.host.state())
-    bench.host.reconnected(session_present=True)
-    readings, asked = bench.receive("G/DDATA/N/D", payload(77, metric(DataType.DOUBLE, 9.0, alias=7)))
-    assert ([r.value for r in readings], [a.reason for a in asked]) == ([9.0], ["sequence gap"])
-    assert bench.host.missed == [], "the time without a connection is a gap already"
-    assert len(bench.host.tags()) == 3
-
-
-def test_messages_that_did_not_come_are_missed_by_all_tags_of_the_edge_node() -> None:
+def test_a_device_that_is_born_again_forgets_its_old_aliases() -> None:
     bench = Bench()
     born(bench)
-    bench.receive("G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 1.0, alias=7)), 5.0)
-    assert bench.host.missed == []
-    bench.receive("G/DDATA/N/D", payload(6, metric(DataType.DOUBLE, 1.0, alias=7)), 9.0)
-    (missed,) = bench.host.missed
-    assert {bench.intake.tags[tag].address for tag in missed.tags} == {"up", "D/temp", "D/cnt"}
-    assert (missed.since, missed.reason) == (5.0, "edge node G/N: sequence number 6 after 2")
-    bench.receive("G/DDATA/N/D", payload(7, metric(DataType.DOUBLE, 1.0, alias=7)), 10.0)
-    assert bench.host.missed == []
+    bench.values(
+        "G/DBIRTH/N/D", payload(2, metric(DataType.DOUBLE, 1.0, "temp", 17), metric(DataType.UINT64, 5, "cnt", 7))
+    )
+    bare = message_class("Metric")(alias=7, long_value=6)
+    assert bench.values("G/DDATA/N/D", payload(3, bare)) == [6], "alias 7 is the counter's now"
+    readings, asked = bench.receive("G/DDATA/N/D", payload(4, metric(DataType.UINT64, 5, alias=8)))
+    assert (readings, [a.reason for a in asked]) == ([], ["unknown alias"])
 
 
-def test_edge_nodes_that_were_alive_are_asked_when_the_session_is_lost() -> None:
-    before = Bench()
-    born(before)
-    bench = Bench(before.host.state())
-    bench.host.reconnected(session_present=False)
-    assert bench.host.unborn(0.0) == [RebirthRequest("G", "N", "session lost")]
-    born(bench)
-    bench.receive("G/NDEATH/N", payload(None, bdseq(0)))
-    dead = Bench(bench.host.state())
-    dead.host.reconnected(session_present=False)
-    assert dead.host.unborn(0.0) == [], "who died with our knowledge says by itself that it is back"
-
-
-def test_without_the_session_old_aliases_are_not_believed() -> None:
-    before = Bench()
-    born(before)
-    bench = Bench(before.host.state())
-    bench.host.reconnected(session_present=False)
-    readings, asked = bench.receive("G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 9.0, alias=7)))
-    assert [a.reason for a in asked] == ["data before birth"]
-    assert [r.reject for r in readings] == ["alias 7 has no birth"]
-
-
-def test_broken_payloads_and_metrics_become_rejects_and_spare_the_rest() -> None:
+def test_what_stands_beside_a_value_becomes_properties() -> None:
     bench = Bench()
     born(bench)
-    readings, _ = bench.receive("G/DDATA/N/D", b"\xff\xff\xff")
-    assert [r.value for r in readings] == [b"\xff\xff\xff"]
-    assert (readings[0].reject or "").startswith("not a Sparkplug B payload")
-    wrong = message_class("Metric")(alias=8, string_value="five")
-    readings, _ = bench.receive("G/DDATA/N/D", payload(2, wrong, metric(DataType.DOUBLE, 1.0, alias=7)))
-    assert [r.value for r in readings if not r.reject] == [1.0]
-    assert [r.reject for r in readings if r.reject] == ["metric `cnt`: a string_value where UINT64 is declared"]
-    nameless = metric(DataType.DOUBLE, 1.0, alias=3)
-    readings, _ = bench.receive("G/DBIRTH/N/E", payload(3, nameless, metric(DataType.DOUBLE, 2.0, "x", 4)))
-    assert (readings[0].value, readings[0].reject) == (2.0, None)
-    assert readings[1].reject == "a metric of a birth has no name"
+    item = properties(metric(DataType.DOUBLE, 1.0, alias=7, is_transient=True), Note="x", engUnit="°C", Quality=192)
+    item.metadata.content_type = "a/b"
+    (reading,), _ = bench.receive("G/DDATA/N/D", payload(2, item))
+    assert json.loads(reading.properties or "") == {
+        "Note": "x", "is_transient": True, "metadata": {"content_type": "a/b"},
+    }  # fmt: skip
 
 
-def test_more_edge_nodes_than_allowed_become_rejects() -> None:
-    bench = Bench(max_nodes=1)
-    born(bench)
-    readings, asked = bench.receive("G/NDATA/M", payload(0))
-    assert ([r.reject for r in readings], asked) == (["more than 1 edge nodes"], [])
-
-
-def test_more_devices_than_allowed_become_rejects() -> None:
-    bench = Bench(max_devices=2)
-    born(bench)
-    for device in ("E", "E"):
-        readings, _ = bench.receive(f"G/DBIRTH/N/{device}", payload(2, metric(DataType.DOUBLE, 1.0, "temp", 9)))
-        assert [r.reject for r in readings] == ["more than 2 edge nodes and devices"]
-    assert bench.values("G/DBIRTH/N/D", payload(4, metric(DataType.DOUBLE, 1.0, "temp", 7)))[:1] == [1.0]
-    size = len(bench.host.state())
-    for i in range(100):
-        bench.receive(f"G/DDEATH/N/unknown{i}", payload(None))
-    assert len(bench.host.state()) == size, "deaths of who never lived are not remembered"
-
-
-def test_a_quality_beyond_64_bits_is_uncertain() -> None:
+def test_a_metric_without_a_time_has_that_of_its_message() -> None:
+    """tck-id-payloads-timestamp-in-UTC, tck-id-payloads-name-birth-data-requirement"""
     bench = Bench()
     born(bench)
-    odd = metric(DataType.DOUBLE, 1.0, alias=7)
-    odd.properties.keys.append("Quality")
-    set_value(odd.properties.values.add(), DataType.UINT64, 2**64 - 1)
-    readings, _ = bench.receive("G/DDATA/N/D", payload(2, odd))
-    assert [(r.value, r.quality, r.status) for r in readings] == [(1.0, Quality.UNCERTAIN, None)]
+    (reading,), _ = bench.receive("G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 1.0, alias=7), timestamp=T0 + 3))
+    assert reading.source_time == (T0 + 3) * 1000
 
 
-@given(st.lists(st.tuples(st.sampled_from(["NBIRTH", "DBIRTH", "NDATA", "DDATA", "NDEATH", "DDEATH"]),
-                          st.integers(0, 255), st.binary(max_size=40)), max_size=12))  # fmt: skip
-def test_no_sequence_of_messages_breaks_the_host(script: list[tuple[str, int, bytes]]) -> None:
-    bench = Bench(rebirth_interval=0.0)
-    for kind, seq, junk in script:
-        topic = f"G/{kind}/N" + ("/D" if kind[0] == "D" else "")
-        message = payload(seq, metric(DataType.DOUBLE, 1.0, "temp", 7)) + junk
-        readings, _ = bench.receive(topic, message)
-        for reading in readings:
-            assert reading.reject is None or reading.value == message
-        Bench(bench.host.state())
+@st.composite
+def plain_messages(draw: st.DrawFn) -> list[Any]:
+    kinds = {
+        "double_value": 1.5,
+        "float_value": 0.5,
+        "int_value": 2**32 - 5,
+        "long_value": 2**64 - 5,
+        "boolean_value": True,
+    }
+    metrics = []
+    for _ in range(draw(st.integers(1, 4))):
+        field = draw(st.sampled_from(sorted(kinds)))
+        first, count = draw(st.integers(0, 30)), draw(st.integers(1, 40))
+        when = draw(st.sampled_from([None, T0, 2**62]))
+        step = draw(st.integers(0, 1))
+        for i in range(first, first + count):
+            one = {"alias": i, field: kinds[field], "is_historical": draw(st.integers(0, 30)) == 0}
+            metrics.append(message_class("Metric")(**one, **({} if when is None else {"timestamp": when + step * i})))
+    return metrics
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([*range(12)]), min_size=40, max_size=70),
+    plain_messages(),
+    st.sampled_from([0, T0]),
+)
+def test_the_short_way_gives_the_same_readings(kinds: list[int], metrics: list[Any], timestamp: int) -> None:
+    born_as = [
+        metric(DataType(kind), 1 if kind else 1.0, f"m{alias}", alias)
+        if kind
+        else message_class("Metric")(name="?", alias=alias)
+        for alias, kind in enumerate(kinds)
+    ]
+    message = payload(1, *metrics, timestamp=timestamp)
+    found = []
+    for plain in (True, False):
+        bench = Bench()
+        bench.receive("G/NBIRTH/N", payload(0, *born_as))
+        # an unknown field is nothing to protobuf, and not plain
+        readings, asked = bench.receive("G/NDATA/N", message if plain else message + b"\x98\x06\x01")
+        readings += bench.expire(9.0)[0]
+        rejects = sorted(r.reject for r in readings if r.reject)
+        values = sorted(
+            (r.tag.address, repr(r.value), r.type, r.quality, r.source_time or 0, r.flags)
+            for r in readings
+            if not r.reject
+        )
+        found.append((values, rejects, asked, bench.state()[0]))
+    assert found[0] == found[1]

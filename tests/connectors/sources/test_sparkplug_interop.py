@@ -1,92 +1,22 @@
 """The MQTT reader as a Sparkplug B host, with mosquitto and sparkplug-client (npm) as a foreign edge node."""
 
-import asyncio
-import json
-import subprocess
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from connectors.contract import Context, SourceState
-from connectors.sources.mqtt import MqttConfig
 from normalization.reading import Quality
 from tests.connectors.sources.mqtt_harness import last_state
+from tests.connectors.sources.sparkplug_edges import edge_node, host, install
 from tests.mosquitto_broker import Broker
 from tests.recording_intake import RecordingIntake
 
-COUNTERPART = Path(__file__).parents[2] / "counterparts" / "sparkplug"
 T0 = 1_700_000_000_000
-pytestmark = pytest.mark.interop
-
-
-class Edge:
-    """sparkplug-client in a process of its own; see edge.js for what it can be told."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said: list[str] = []
-
-    async def until(self, line: str, count: int = 1) -> None:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(10):
-            while self.said.count(line) < count:
-                read = await self.process.stdout.readline()
-                assert read, f"the edge node ended; it said {self.said}"
-                self.said.append(read.decode().strip())
-
-    async def tell(self, word: str, argument: Any = None) -> None:
-        assert self.process.stdin is not None
-        done = self.said.count(f"done {word}")
-        self.process.stdin.write(
-            f"{word} {json.dumps(argument) if argument is not None else ''}".strip().encode() + b"\n"
-        )
-        await self.until(f"done {word}", done + 1)
 
 
 @pytest.fixture(scope="module")
 def installed() -> None:
-    subprocess.run(["sh", str(COUNTERPART / "install.sh")], check=True, timeout=300)
-
-
-@asynccontextmanager
-async def edge_node(broker: Broker) -> AsyncIterator[Edge]:
-    process = await asyncio.create_subprocess_exec(
-        "node", str(COUNTERPART / "edge.js"), str(broker.port),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield Edge(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-@asynccontextmanager
-async def host(
-    broker: Broker, intake: RecordingIntake, tmp_path: Path, state: bytes | None = None, **more: Any
-) -> AsyncIterator[None]:
-    settings = MqttConfig.model_validate(
-        {
-            "name": "plant",
-            "endpoint": f"mqtt://127.0.0.1:{broker.port}",
-            "subscriptions": [{"topic": "spBv1.0/#", "format": "sparkplug"}],
-        }
-        | more
-    )
-    already = len(intake.states)
-    task = asyncio.create_task(settings.reader(Context("gw", tmp_path)).run(intake, state))
-    try:
-        await intake.until(lambda: SourceState.CONNECTED in dict(intake.states[already:]))
-        yield
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    install("sparkplug")
 
 
 EXPECTED = {
@@ -108,10 +38,11 @@ EXPECTED = {
 }
 
 
+@pytest.mark.interop("sparkplug-client", "births, data, lost messages and deaths are read as they were meant")
 @pytest.mark.usefixtures("installed")
 async def test_a_foreign_edge_node_lives_and_dies(tmp_path: Path) -> None:
     intake = RecordingIntake()
-    async with Broker(tmp_path) as broker, host(broker, intake, tmp_path), edge_node(broker) as edge:
+    async with Broker(tmp_path) as broker, host(broker, intake, tmp_path), edge_node(broker.port) as edge:
         await intake.until(lambda: intake.last("nothing"), 15)
         assert {r.tag.tag_name: r.value for r in intake.readings()} == EXPECTED
         temp = intake.last("temp")
@@ -145,20 +76,22 @@ async def test_a_foreign_edge_node_lives_and_dies(tmp_path: Path) -> None:
     assert [r for r in intake.readings() if r.reject] == []
 
 
+@pytest.mark.interop("sparkplug-client", "a restart of the gateway forces no rebirth")
 @pytest.mark.usefixtures("installed")
 async def test_a_restart_of_the_reader_forces_no_rebirth(tmp_path: Path) -> None:
     intake = RecordingIntake()
     alone = [
         {"alias": 7, "type": "Double", "value": 30.5}
     ]  # without a name it means nothing but to who knows the birth
-    async with Broker(tmp_path) as broker, edge_node(broker) as edge:
+    async with Broker(tmp_path) as broker, edge_node(broker.port) as edge:
         await edge.until("born")
         await broker.until_logged(lambda log: log.count("Received PUBLISH from edge-N") == 2)
         async with host(broker, intake, tmp_path):
             await edge.tell("ddata", alone)  # we came after the birth: it is asked for
             await edge.until("born", 2)
             await intake.until(lambda: intake.last("nothing"))
-        assert [r.reject for r in intake.readings() if r.reject] == ["alias 7 has no birth"]
+        assert [r.value for r in intake.readings("temp")] == [30.5, 20.5], "what came before the birth is not lost"
+        assert [r.reject for r in intake.readings() if r.reject] == []
         await broker.until_logged(lambda log: "Received DISCONNECT from gw-plant" in log)
         resumed = RecordingIntake()
         async with host(broker, resumed, tmp_path, last_state(intake)):
@@ -170,10 +103,11 @@ async def test_a_restart_of_the_reader_forces_no_rebirth(tmp_path: Path) -> None
         assert {tag.tag_name for tag in gap.tags} == set(EXPECTED)
 
 
+@pytest.mark.interop("sparkplug-client", "what was sent while the gateway was away is a gap, and births are asked for")
 @pytest.mark.usefixtures("installed")
 async def test_data_sent_while_the_reader_was_away_is_a_gap_and_a_rebirth_is_asked_for(tmp_path: Path) -> None:
     fresh, after = RecordingIntake(), RecordingIntake()
-    async with Broker(tmp_path) as broker, edge_node(broker) as edge:
+    async with Broker(tmp_path) as broker, edge_node(broker.port) as edge:
         await edge.until("born")
         await broker.until_logged(lambda log: log.count("Received PUBLISH from edge-N") == 2)
         async with host(broker, fresh, tmp_path):
@@ -194,10 +128,11 @@ async def test_data_sent_while_the_reader_was_away_is_a_gap_and_a_rebirth_is_ask
     assert gap.start <= left < missed < gap.end
 
 
+@pytest.mark.interop("sparkplug-client", "without a kept session births are asked for before data comes")
 @pytest.mark.usefixtures("installed")
 async def test_without_our_session_an_edge_node_is_asked_before_it_sends(tmp_path: Path) -> None:
     before, after = RecordingIntake(), RecordingIntake()
-    async with Broker(tmp_path) as broker, edge_node(broker) as edge:
+    async with Broker(tmp_path) as broker, edge_node(broker.port) as edge:
         await edge.until("born")
         async with host(broker, before, tmp_path):
             await edge.tell("ddata", [{"alias": 7, "type": "Double", "value": 1.5}])

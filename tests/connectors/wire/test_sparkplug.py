@@ -5,21 +5,19 @@ import zlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.wire.sparkplug import (
+from connectors.wire.sparkplug import Topic, parse_topic, rebirth_command
+from connectors.wire.sparkplug_messages import decode_payload, message_class
+from connectors.wire.sparkplug_values import (
     DataType,
-    Topic,
     iso_time,
     metric_value,
-    parse_topic,
     properties_of,
     quality_of,
-    rebirth_command,
     set_value,
 )
-from connectors.wire.sparkplug_messages import decode_payload, message_class
 from normalization.reading import Quality
 
 Metric = message_class("Metric")
@@ -39,6 +37,8 @@ Metric = message_class("Metric")
     ],
 )
 def test_topics(topic: str, expected: Topic | None) -> None:
+    """tck-id-topic-structure-namespace-a, tck-id-topic-structure-namespace-device-id-associated-message-types,
+    tck-id-topic-structure-namespace-device-id-non-associated-message-types"""
     assert parse_topic(topic) == expected
     assert expected is None or str(expected) == topic
 
@@ -118,6 +118,7 @@ SCALARS: dict[DataType, st.SearchStrategy[Any]] = {
 }
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(SCALARS)).flatmap(lambda t: st.tuples(st.just(t), st.none() | SCALARS[t])))
 def test_what_is_written_is_read(case: tuple[DataType, Any]) -> None:
     datatype, value = case
@@ -229,12 +230,16 @@ def test_a_compression_bomb_does_not_fill_the_memory() -> None:
 
 
 def test_a_rebirth_command_is_what_the_specification_says() -> None:
-    # tck-id-operational-behavior-data-commands-rebirth-name, -datatype, -value; bytes laid out by hand
+    """tck-id-operational-behavior-data-commands-ncmd-rebirth-name,
+    tck-id-operational-behavior-data-commands-ncmd-rebirth-value, tck-id-topics-ncmd-timestamp,
+    tck-id-topics-ncmd-payload, tck-id-payloads-ncmd-timestamp, tck-id-payloads-ncmd-seq"""
+    # bytes laid out by hand
     name = b"Node Control/Rebirth"
     metric = b"\x0a" + bytes([len(name)]) + name + b"\x18\x05" + b"\x20\x0b" + b"\x70\x01"
     assert rebirth_command(5) == b"\x08\x05" + b"\x12" + bytes([len(metric)]) + metric
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_decoder(data: bytes) -> None:
     try:
