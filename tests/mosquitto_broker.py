@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ class Broker:
 
     def __init__(self, directory: Path, settings: Sequence[str] = ("allow_anonymous true",)) -> None:
         self.port = free_port()
+        self._ports = [self.port, *(int(line.split()[1]) for line in settings if line.startswith("listener "))]
         self._directory = directory
         self._log = directory / "mosquitto.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,22 +66,42 @@ class Broker:
             command = [program(), "-c", str(self._directory / "mosquitto.conf")]
             self._process = await asyncio.to_thread(subprocess.Popen, command, stdout=log, stderr=log)
         async with asyncio.timeout(10):
-            while True:
-                assert self._process.poll() is None, self.log()
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                except OSError:
+            for port in self._ports:
+                while not await self._answers(port):
                     await asyncio.sleep(0.02)
-                    continue
-                writer.close()
-                await writer.wait_closed()
-                return
+
+    async def _answers(self, port: int) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log()
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
 
     async def stop(self) -> None:
         """Shut down in order: persistent sessions are written to disk."""
         assert self._process is not None
         self._process.terminate()
         await asyncio.to_thread(self._process.wait)
+
+    async def kill(self) -> None:
+        """End at once: nothing is written to disk."""
+        assert self._process is not None
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+
+    def freeze(self) -> None:
+        """Keep all connections and do nothing, until `thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")

@@ -26,19 +26,30 @@ from connectors.wire.mqtt_packets import (
     released,
     walk,
 )
-from connectors.wire.mqtt_settings import SessionSettings, endpoint_address, tls_context
+from connectors.wire.mqtt_settings import SessionSettings, endpoint_address, tls_context, websocket_url
+from connectors.wire.mqtt_websocket import WebSocketTransport
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
 _PINGREQ = b"\xc0\x00"
-_PLENTY = 64 * 1024  # bytes of a read after which the next is not put off
-_REST = 0.001, 0.010  # seconds between two reads of a busy broker, least and most: a read costs more than its messages
-_REST_PER_BYTE = 5e-7  # so that a broker that sends less than 2 MB/s is read at the shortest pace
+_TAKEN_OVER: Final = 0x8E  # reason code of a DISCONNECT
+_PLENTY = 128 * 1024  # bytes of a read after which the next is not put off
+_REST = 0.001, 0.020  # seconds between two reads of a busy broker, least and most: a read costs more than its messages
+_REST_PER_BYTE = 2e-6  # so that a broker that sends less than 500 kB/s is read at the shortest pace
+_REST_PER_BYTE_AWAITED = 5e-7  # of messages whose acknowledgement it may wait for before it sends the next
 
 
 class RefusedError(ConnectionError):
     """The broker refused the connection or every subscription."""
+
+
+class ClosedError(ConnectionError):
+    """The connection ended without a word of the broker."""
+
+
+class TakenOverError(ConnectionError):
+    """Somebody else connected with this client id (MQTT 5)."""
 
 
 class _Link:
@@ -173,7 +184,13 @@ class MqttSession(asyncio.Protocol):
             async with asyncio.timeout(settings.connect_timeout):
                 context = tls_context(tls) if secure else None
                 name = (tls.server_name or host) if secure else None
-                await self._loop.create_connection(lambda: self, host, port, ssl=context, server_hostname=name)
+                url = websocket_url(settings.endpoint)
+                if url is None:
+                    await self._loop.create_connection(lambda: self, host, port, ssl=context, server_hostname=name)
+                else:
+                    socket = self._transport = WebSocketTransport(self, url)
+                    await self._loop.create_connection(lambda: socket, host, port, ssl=context, server_hostname=name)
+                    await socket.opened
                 self.client.reconnect()
                 return await self._accepted
         except TimeoutError:
@@ -248,9 +265,9 @@ class MqttSession(asyncio.Protocol):
             self._pings.append(self._acknowledged)
             self._transport.write(_PINGREQ)
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Send a message at QoS 0."""
-        self.client.publish(topic, payload, qos=0)
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+        """Send a message; at QoS 1 the broker's answer is taken, but nothing is sent again on another connection."""
+        self.client.publish(topic, payload, qos=qos, retain=retain)
         self._push()
 
     def pause(self) -> None:
@@ -302,13 +319,12 @@ class MqttSession(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(ConnectionError(f"connection lost: {exc}" if exc else "the broker closed the connection"))
+        self._fail(ClosedError(f"connection lost: {exc}" if exc else "the broker closed the connection"))
 
     @override
     def data_received(self, data: bytes) -> None:
-        now = self._loop.time()
-        if now - self.heard < 2 * _REST[1] and len(data) < _PLENTY:
-            self._take_rest(len(data) * _REST_PER_BYTE)
+        now, size = self._loop.time(), len(data)
+        busy = now - self.heard < 2 * _REST[1] and size < _PLENTY
         self.heard = now
         if self._skip:
             cut = min(self._skip, len(data))
@@ -327,6 +343,8 @@ class MqttSession(asyncio.Protocol):
         except ConnectionError as error:
             self._fail(error)
             rest = b""
+        if busy:
+            self._take_rest(size * (_REST_PER_BYTE_AWAITED if any(found.packet_ids) else _REST_PER_BYTE))
         if found or self._releases:
             releases, self._releases = self._releases, []
             self._on_read(found, releases)
@@ -425,5 +443,7 @@ class MqttSession(asyncio.Protocol):
             answer.set_result(list(reasons) if isinstance(reasons, list) else [reasons])
 
     def _disconnected(self, _client: "Client", _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
-        if flags.is_disconnect_packet_from_server:
+        if flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER:
+            self._fail(TakenOverError(f"another client connected with the client id `{self._settings.client_id}`"))
+        elif flags.is_disconnect_packet_from_server:
             self._fail(ConnectionError(f"the broker ended the connection: {reason}"))

@@ -3,12 +3,14 @@
 import ssl
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from connectors.settings import TlsSettings
 
-PLAIN_SCHEMES: Final = {"mqtt": 1883, "tcp": 1883}
-TLS_SCHEMES: Final = {"mqtts": 8883, "tls": 8883, "ssl": 8883}
+PLAIN_SCHEMES: Final = {"mqtt": 1883, "tcp": 1883, "ws": 80}
+TLS_SCHEMES: Final = {"mqtts": 8883, "tls": 8883, "ssl": 8883, "wss": 443}
+_WEBSOCKETS: Final = ("ws", "wss")
+_WEBSOCKET_PATH: Final = "/mqtt"
 
 
 def endpoint_address(endpoint: str) -> tuple[str, int, bool]:
@@ -23,9 +25,18 @@ def endpoint_address(endpoint: str) -> tuple[str, int, bool]:
         known = ", ".join(f"{scheme}://" for scheme in (*PLAIN_SCHEMES, *TLS_SCHEMES))
         msg = f"`{endpoint}` is not an MQTT endpoint; write one of {known} with a host and, if needed, a port"
         raise ValueError(msg)
-    if parts.path not in {"", "/"} or parts.query or parts.username:
+    websocket = parts.scheme in _WEBSOCKETS
+    if (not websocket and (parts.path not in {"", "/"} or parts.query)) or parts.username or parts.fragment:
         raise ValueError(f"`{endpoint}` holds more than host and port; user and password have settings of their own")
     return parts.hostname, parts.port or port, parts.scheme in TLS_SCHEMES
+
+
+def websocket_url(endpoint: str) -> str | None:
+    """The URL of an endpoint that is reached over WebSocket, whose path is ``/mqtt`` if it has none; None for others."""
+    parts = urlsplit(endpoint)
+    if parts.scheme not in _WEBSOCKETS:
+        return None
+    return urlunsplit((parts.scheme, parts.netloc, parts.path or _WEBSOCKET_PATH, parts.query, ""))
 
 
 def tls_context(tls: TlsSettings) -> ssl.SSLContext:
@@ -33,6 +44,8 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
     if tls.cert_file:
         context.load_cert_chain(tls.cert_file, tls.key_file)
+    if tls.alpn:
+        context.set_alpn_protocols(tls.alpn)
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -44,7 +57,7 @@ class SessionSettings:
     """How to connect.
 
     Attributes:
-        endpoint: For example ``mqtts://broker:8883``.
+        endpoint: For example ``mqtts://broker:8883`` or ``wss://broker/mqtt``.
         client_id: Name of the session at the broker.
         v5: MQTT 5 instead of 3.1.1.
         clean: Begin a new session instead of resuming one.

@@ -2,20 +2,45 @@
 
 import re
 import uuid
+from pathlib import Path
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Reader
 from connectors.settings import Duration, SecretStr, Settings, Size, SourceConfig, TlsSettings
+from connectors.sources.mqtt.paths import parse_path
+from connectors.sources.mqtt.times import UNITS
+from connectors.sources.mqtt.topics import pattern_places
 from connectors.wire.mqtt_settings import endpoint_address
+from connectors.wire.sparkplug import state_topic
 
+METADATA = "metadata."
 _PLACES = ("site", "area", "line", "equipment", "signal_type")
 
 
 def _version(value: object) -> object:
     return {"3.1.1": "3.1.1", "311": "3.1.1", "4": "3.1.1", "5": "5", "5.0": "5"}.get(str(value), value)
+
+
+class CsvSettings(Settings):
+    """How CSV payloads are written."""
+
+    delimiter: str = Field(",", description="what stands between two cells", min_length=1, max_length=1)
+    header: bool = Field(True, description="whether the first row names the columns")
+    columns: list[str] = Field([], description="names of the columns, instead of those in the header")
+    skip_rows: int = Field(0, ge=0, description="rows before the header, or before the first reading without one")
+    decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "CsvSettings":
+        if not self.header and not self.columns:
+            raise ValueError("CSV without a header needs `columns`")
+        if self.delimiter in {'"', "\r", "\n"} or self.delimiter == self.decimal:
+            raise ValueError(f"`{self.delimiter}` cannot stand between cells")
+        return self
 
 
 class Subscription(Settings):
@@ -27,28 +52,44 @@ class Subscription(Settings):
         description="0: at most once; 1: at least once, acknowledged when it is on disk, repetitions recognized; 2: exactly once "
         "by the protocol's own means, acknowledged likewise, with four packets a message instead of two",
     )
-    format: Literal["auto", "json", "plain", "sparkplug"] = Field(
+    format: Literal["auto", "json", "plain", "csv", "cbor", "msgpack", "protobuf", "sparkplug"] = Field(
         "auto",
-        description="json: objects with a value, or flat objects of many tags; plain: a number or text; auto: json where "
-        "the payload looks like it, else plain; sparkplug: Sparkplug B",
+        description="plain: a number or text; json, cbor, msgpack, protobuf: an object with a value, or one of many tags, or an "
+        "array of either; csv: rows of these; auto: json where the payload looks like it, else plain; sparkplug: Sparkplug B",
     )
-    value: str | None = Field(
+    value: str | list[str] | dict[str, str] | None = Field(
         None,
-        description="JSON path of the value, e.g. `data.v` or `samples[0]`; `value` when absent. An object without it is "
-        "one of many tags, one for each key",
+        description="path of the value, e.g. `data.v`, `samples[0]` or, for each item of an array, `samples[*].v`; several "
+        "paths, each a tag of its own, as a list or by name; `value` when absent. An object without it is one of many tags, "
+        "one for each key. In csv all paths are names of columns",
     )
     timestamp: str | None = Field(
-        None, description="JSON path of the time; the first of `timestamp`, `ts`, `time` when absent"
+        None,
+        description="path of the time; the first of `timestamp`, `ts`, `time` when absent, beside the value or on top",
     )
-    quality: str | None = Field(None, description="JSON path of the quality; `quality` when absent")
-    unit: str | None = Field(None, description="JSON path of the engineering unit; `unit` when absent")
-    timestamp_format: Literal["auto", "s", "ms", "us", "ns", "iso"] = Field(
-        "auto", description="unit of numeric times since 1970 or ISO 8601 text; auto tells them by their size"
+    quality: str | None = Field(None, description="path of the quality; `quality` when absent")
+    unit: str | None = Field(None, description="path of the engineering unit; `unit` when absent")
+    name: str | None = Field(
+        None, description="path of the tag's name, where one topic carries the values of several tags; no default"
     )
+    timestamp_format: str = Field(
+        "auto",
+        description="unit of numeric times since 1970 (s, ms, us, ns), iso for ISO 8601 text, auto to tell them by their size "
+        "and form, or a format of strptime such as `%d.%m.%Y %H:%M:%S`",
+    )
+    time_zone: str = Field("UTC", description="zone of times that name none, e.g. `Europe/Berlin`")
+    encoding: str = Field("utf-8", description="encoding of text, e.g. `latin-1`")
+    csv: CsvSettings | None = Field(None, description="how CSV is written")
+    descriptor: Path | None = Field(
+        None,
+        description="file with the descriptors of Protobuf messages, from `protoc --include_imports --descriptor_set_out=FILE`",
+    )
+    message: str | None = Field(None, description="full name of the Protobuf message, e.g. `plant.Sample`")
     pattern: str | None = Field(
         None,
-        description="what the topic's levels mean, e.g. `plant/{area}/{line}/{device_id}/+/{tag_name}`; places are "
-        "device_id, tag_name, site, area, line, equipment, signal_type; `#` ends it",
+        description="what the topic's levels mean, e.g. `plant/{area}/{line}/{device_id}/+/{tag}`; places are device_id, "
+        "tag_name (or tag), site, area, line, equipment, signal_type and metadata.KEY; `#` ends it. A topic that it does not "
+        "fit is named by its levels alone",
     )
     device_id: str | None = Field(
         None,
@@ -58,6 +99,14 @@ class Subscription(Settings):
         None, description="tag name, from levels of the topic counted from 1 or, backwards, from -1; `{-1}` when absent"
     )
 
+    def fields(self) -> list[tuple[str, str]]:
+        """What `value` says: names of tags within the topic, empty for the topic itself, and their paths."""
+        if isinstance(self.value, str):
+            return [("", self.value)]
+        if isinstance(self.value, dict):
+            return list(self.value.items())
+        return [(path.removeprefix("$").removeprefix("."), path) for path in self.value or ()]
+
     @field_validator("topic")
     @classmethod
     def _check_topic(cls, topic: str) -> str:
@@ -66,6 +115,9 @@ class Subscription(Settings):
             raise ValueError(f"`{topic}`: `#` stands alone as the last level")
         if any("+" in level and level != "+" for level in levels):
             raise ValueError(f"`{topic}`: `+` stands alone in its level")
+        shared = levels[0] == "$share"
+        if shared and (len(levels) < 3 or not levels[1] or "+" in levels[1] or not "/".join(levels[2:])):
+            raise ValueError(f"`{topic}`: a shared subscription is written `$share/GROUP/FILTER`")
         if "\0" in topic or len(topic.encode()) > 65535:
             raise ValueError(f"`{topic}` is not a topic filter")
         return topic
@@ -73,10 +125,61 @@ class Subscription(Settings):
     @field_validator("pattern")
     @classmethod
     def _check_pattern(cls, pattern: str | None) -> str | None:
-        for name in re.findall(r"\{(\w*)\}", pattern or ""):
-            if name not in {"device_id", "tag_name", *_PLACES}:
-                raise ValueError(f"`{{{name}}}` is no place; places are device_id, tag_name, {', '.join(_PLACES)}")
+        places = pattern_places(pattern or "")
+        for name in places:
+            if name not in {"device_id", "tag_name", *_PLACES} and not re.fullmatch(
+                rf"{re.escape(METADATA)}[\w-]+", name
+            ):
+                known = ", ".join(("device_id", "tag_name", *_PLACES, "metadata.KEY"))
+                raise ValueError(f"`{{{name}}}` is no place; places are {known}")
+        if len(set(places)) < len(places):
+            raise ValueError(f"`{pattern}` has a place twice")
+        levels = (pattern or "").split("/")
+        if any("#" in level and (level != "#" or at < len(levels) - 1) for at, level in enumerate(levels)):
+            raise ValueError(f"`{pattern}`: `#` stands alone as the last level")
         return pattern
+
+    @field_validator("timestamp_format")
+    @classmethod
+    def _check_timestamp_format(cls, form: str) -> str:
+        if form not in UNITS and "%" not in form:
+            raise ValueError(
+                f"`{form}` is no format of times; write {', '.join(UNITS)} or one such as %Y-%m-%d %H:%M:%S"
+            )
+        return form
+
+    @field_validator("time_zone")
+    @classmethod
+    def _check_time_zone(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (ValueError, KeyError, OSError):  # OSError: `Europe` is a folder
+            raise ValueError(f"`{zone}` is no time zone; write one such as Europe/Berlin") from None
+        return zone
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str) -> str:
+        try:
+            "a".encode(encoding)
+        except (LookupError, UnicodeError):
+            raise ValueError(f"`{encoding}` is no encoding of text") from None
+        return encoding
+
+    @model_validator(mode="after")
+    def _check_format(self) -> "Subscription":
+        paths = [path for path in (self.timestamp, self.quality, self.unit, self.name) if path is not None]
+        paths += [path for _, path in self.fields()]
+        if not all(paths) or self.value in ([], {}):
+            raise ValueError("a path is empty")
+        if self.format != "csv":
+            for path in paths:
+                parse_path(path)
+        if self.csv is not None and self.format != "csv":
+            raise ValueError("`csv` is for format csv")
+        if {self.descriptor is not None, self.message is not None} != {self.format == "protobuf"}:
+            raise ValueError("`descriptor` and `message` go with format protobuf, which needs both")
+        return self
 
     @field_validator("device_id", "tag_name")
     @classmethod
@@ -91,13 +194,43 @@ class SparkplugSettings(Settings):
 
     rebirth: bool = Field(True, description="ask edge nodes for their births where these are missing or data has a gap")
     rebirth_interval: Duration = Field(30.0, description="time between two such requests to one edge node")
+    reorder_timeout: Duration = Field(
+        2.0,
+        description="time for which a message that came too early waits for those before it, and data for its birth; "
+        "0: nothing waits, which suits a broker that keeps the order",
+    )
+    host_id: str | None = Field(
+        None,
+        description="name of this host application, unique in the plant. With it the gateway says in "
+        "`spBv1.0/STATE/<host_id>` whether it is online, as edge nodes need that have it as their primary host; "
+        "without it, it listens only",
+    )
+
+    @field_validator("host_id")
+    @classmethod
+    def _check_host_id(cls, host_id: str | None) -> str | None:
+        if host_id is not None and (not host_id or re.search(r"[/+#\0]", host_id)):
+            raise ValueError(f"`{host_id}` is no host id: it is one level of a topic, without /, + and #")
+        return host_id
 
 
 class MqttConfig(SourceConfig):
     """An MQTT broker to read from."""
 
     protocol: Literal["mqtt"] = Field("mqtt", description="protocol of the source")
-    endpoint: str = Field(description="mqtt://host:1883 or tcp://…; with TLS mqtts://host:8883 or tls://…")
+    endpoint: str = Field(
+        description="mqtt://host:1883 or tcp://…, with TLS mqtts://host:8883 or tls://…, over WebSocket ws://host:80/mqtt or "
+        "wss://host:443/mqtt"
+    )
+    fallback: list[str] = Field(
+        [],
+        description="further brokers, tried in this order when those before cannot be connected to; each has a session",
+    )
+    failback: Duration = Field(
+        0.0,
+        description="pace at which a source on a fallback looks whether a broker before it answers again, and goes back to it; "
+        "0: only when its connection is lost",
+    )
     version: Annotated[Literal["3.1.1", "5"], BeforeValidator(_version)] = Field(
         "3.1.1", description="MQTT version; 5 sends retained messages once only and limits what is under way"
     )
@@ -138,31 +271,51 @@ class MqttConfig(SourceConfig):
         SparkplugSettings.model_validate({}), description="how Sparkplug B edge nodes are treated"
     )
 
-    @field_validator("endpoint")
-    @classmethod
-    def _check_endpoint(cls, endpoint: str) -> str:
-        endpoint_address(endpoint)
-        return endpoint
+    @property
+    def endpoints(self) -> list[str]:
+        """All brokers, in the order in which they are tried."""
+        return [self.endpoint, *self.fallback]
 
     @model_validator(mode="after")
     def _check_together(self) -> "MqttConfig":
-        if self.tls is not None and not endpoint_address(self.endpoint)[2]:
-            raise ValueError(f"`tls` is set, but `{self.endpoint}` has no TLS; write mqtts://")
+        for endpoint in self.endpoints:
+            if not endpoint_address(endpoint)[2] and self.tls is not None:
+                raise ValueError(f"`tls` is set, but `{endpoint}` has no TLS; write mqtts://")
+        if len(set(self.endpoints)) < len(self.endpoints):
+            raise ValueError("a broker stands among `endpoint` and `fallback` twice")
         if self.password is not None and self.username is None:
             raise ValueError("`password` without `username`")
         filters = [s.topic for s in self.subscriptions]
         twice = sorted({name for name in filters if filters.count(name) > 1})
         if twice:
             raise ValueError(f"subscribed to twice: {', '.join(twice)}")
+        if self.sparkplug.host_id is not None and not self.has_sparkplug:
+            raise ValueError("`host_id` without a subscription of format sparkplug")
         return self
+
+    @property
+    def has_sparkplug(self) -> bool:
+        """Whether anything is read as Sparkplug B."""
+        return any(s.format == "sparkplug" for s in self.subscriptions)
+
+    def rules(self) -> list[Subscription]:
+        """What is subscribed to and how it is read, with the STATE of this host application first if it has one."""
+        rules = self.subscriptions or [Subscription.model_validate({"topic": "#"})]
+        host_id = self.sparkplug.host_id
+        topic = state_topic(host_id) if host_id is not None else ""
+        if not topic or any(rule.topic == topic for rule in rules):
+            return rules
+        return [Subscription.model_validate({"topic": topic, "format": "sparkplug"}), *rules]
 
     @override
     def trial(self) -> Self:
-        """A session of its own, which the broker forgets: the gateway's session keeps its messages."""
-        return self.model_copy(update={"clean_session": True, "client_id": f"trial-{uuid.uuid4().hex[:12]}"})
+        """A session of its own, which the broker forgets and nobody is told of: the gateway's keeps its messages."""
+        mute = self.sparkplug.model_copy(update={"host_id": None})
+        client_id = f"trial-{uuid.uuid4().hex[:12]}"
+        return self.model_copy(update={"clean_session": True, "client_id": client_id, "sparkplug": mute})
 
     @override
     def reader(self, context: Context) -> Reader:
-        from connectors.sources.mqtt.reader import MqttReader
+        from connectors.sources.mqtt.brokers import MqttReader
 
         return MqttReader(self, context)

@@ -12,6 +12,8 @@ from normalization.reading import Columns, Quality
 _KINDS: Final = {float: 4, int: 2, bool: 1, str: 5, type(None): 0}
 _ARRAYS: Final[dict[type, tuple[str, Any]]] = {float: ("d", np.float64), int: ("q", np.int64), bool: ("b", np.bool_)}
 _INT64: Final = (-(2**63), 2**63)
+STORED: Final = frozenset(_KINDS)
+"""Types of the values that `Gathered.extend` takes."""
 Said = tuple[int, int | None]
 """What a device says of a reading: its quality, and the protocol's own status."""
 _FEW: Final = 48  # readings below which lists cost less than arrays

@@ -8,34 +8,26 @@ all messages of a topic that has an odd one among them.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, tzinfo
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import msgspec
 
-from connectors.sources.mqtt.config import MqttConfig, Subscription
-from connectors.sources.mqtt.gathered import Gathered, Said
-from connectors.sources.mqtt.parse import (
-    MISSING,
-    at_path,
-    fill,
-    flatten,
-    match_pattern,
-    parse_json,
-    parse_path,
-    parse_plain,
-    parse_properties,
-    parse_time,
-    parse_times,
-    topic_matches,
-)
+from connectors.sources.mqtt.config import METADATA, MqttConfig, Subscription
+from connectors.sources.mqtt.formats import storable
+from connectors.sources.mqtt.gathered import STORED, Gathered, Said
+from connectors.sources.mqtt.layout import Item, Layout, Table
+from connectors.sources.mqtt.paths import MISSING
 from connectors.sources.mqtt.samples import Shape
+from connectors.sources.mqtt.times import parse_time, parse_times
+from connectors.sources.mqtt.topics import fill, match_pattern, parse_properties, topic_matches
 from connectors.wire.mqtt_packets import DUP, QOS, RETAIN, TRUNCATED, Publishes
 from normalization.quality import text_quality
 from normalization.reading import Columns, Flags, Quality, Tag, to_json
 
 __all__ = ["Decoder", "TooManyTagsError", "topic_matches"]
 
-_TIMES: Final = ("timestamp", "ts", "time")
 _FLAGS: Final = tuple(head & RETAIN | (Flags.RESENT.value if head & DUP else 0) for head in range(16))
 _Columns = tuple[list[int], list[Any], list[Said], list[int | None], list[int], list[str | None]]
 _UNKNOWN: Final[Said] = (-1, None)  # a quality that has not been met yet
@@ -51,6 +43,9 @@ class _Topic:
     device_id: str
     tag_name: str
     places: dict[str, str]
+    metadata: dict[str, str]
+    layout: Layout
+    zone: tzinfo
     kept: bool
     shape: Shape | None = None
     unit: str | None = None
@@ -85,15 +80,21 @@ class Decoder:
         Args:
             config: The source.
             intern: Gives a tag its row of the tag table.
+
+        Raises:
+            ValueError: A descriptor of Protobuf messages cannot be used.
         """
         self._config = config
         self._intern = intern
-        self._rules = config.subscriptions or [Subscription.model_validate({"topic": "#"})]
+        everything = Subscription.model_validate({"topic": "#"})
+        self._rules = [(rule, Layout(rule)) for rule in config.rules()]
+        # for a subscription of an earlier configuration, which the broker still serves until it is told
+        self._otherwise = everything, Layout(everything)
         self._topics: dict[bytes, _Topic] = {}
         self._count = 0
-        self._qualities: dict[Any, Said] = {None: (Quality.GOOD, None)}
+        self._qualities: dict[Any, Said] = {None: (Quality.GOOD, None), "": (Quality.GOOD, None)}
         self._sampled: dict[bytes, _Topic] = {}  # those whose last message was a sample; each has a shape
-        self._shapes: dict[tuple[str, ...], Shape] = {}
+        self._shapes: dict[tuple[tuple[str, ...], str, tzinfo], Shape] = {}
         self._metrics: dict[Tag, int] = {}
         self._reject_tag: int | None = None
         self.grown = False
@@ -104,15 +105,6 @@ class Decoder:
         if self._reject_tag is None:
             self._reject_tag = self._intern(self._config.tag(self._config.name, "", "unreadable"))
         return self._reject_tag
-
-    def new_tag(self, device_id: str, address: str, name: str, unit: str, places: dict[str, str] | None = None) -> int:
-        """Row of the tag table for a tag of this source.
-
-        Raises:
-            TooManyTagsError: The source has as many as it may have.
-        """
-        self._take_tag()
-        return self._intern(self._config.tag(device_id, address, name, unit, places=places))
 
     def sparkplug_tag(self, device_id: str, address: str, name: str, unit: str, metadata: dict[str, str]) -> int:
         """Row of the tag table for a Sparkplug metric.
@@ -179,7 +171,7 @@ class Decoder:
             qualities = [self._qualities.get(said[0], _UNKNOWN)] * len(said)
         else:
             qualities = [self._qualities.get(quality, _UNKNOWN) for quality in said]
-        when = parse_times(times, shape.times)
+        when = parse_times(times, *shape.times)
         odd: set[str] = set()
         if (
             msgspec.UnsetType in set(map(type, values))
@@ -226,36 +218,32 @@ class Decoder:
                 # the broker's way of clearing a topic
                 gathered.add(self._tag_of(topic, "", None), None, (Quality.BAD, None), None, flags, properties)
                 return
-            document = self._parse(topic.rule.format, payload)
-            if isinstance(document, dict):
-                self._decode_object(topic, document, flags, properties, gathered)
-                if topic.shape is not None:
-                    self._sampled[name] = topic
-            else:
-                self._add(topic, "", None, document, (Quality.GOOD, None), None, flags, properties, gathered)
-        except ValueError as error:
-            known = {} if properties is None else json.loads(properties)
-            known["topic"] = name.decode("utf-8", "backslashreplace")
-            tag = topic.tag if topic is not None and topic.tag >= 0 else self.reject_tag()
-            reject = Columns()
-            reject.add_reject(tag, str(error), payload, properties=to_json(known))
-            reject.flags[-1] = flags
-            gathered.flush().extend(reject)
+            self._decode_document(topic, topic.layout.parse(payload), flags, properties, gathered)
+            if topic.shape is not None:
+                self._sampled[name] = topic
+            for reason, part in topic.layout.trouble:
+                self._reject(topic, name, reason, part or payload, flags, properties, gathered)
+        except (ValueError, RecursionError) as error:
+            self._reject(topic, name, str(error), payload, flags, properties, gathered)
 
-    @staticmethod
-    def _parse(form: str, payload: bytes) -> Any:
-        if form == "json":
-            return parse_json(payload)
-        if form == "auto":
-            first = payload.lstrip()[:1]
-            if first in {b"{", b"["}:
-                return parse_json(payload)
-            if first == b'"':
-                try:
-                    return parse_json(payload)
-                except ValueError:
-                    pass  # text that begins with a quotation mark
-        return parse_plain(payload)
+    def _reject(
+        self,
+        topic: _Topic | None,
+        name: bytes,
+        reason: str,
+        payload: bytes,
+        flags: int,
+        properties: str | None,
+        gathered: Gathered,
+    ) -> None:
+        """Append what cannot be read."""
+        known = {} if properties is None else json.loads(properties)
+        known["topic"] = name.decode("utf-8", "backslashreplace")
+        tag = topic.tag if topic is not None and topic.tag >= 0 else self.reject_tag()
+        reject = Columns()
+        reject.add_reject(tag, reason, payload, properties=to_json(known))
+        reject.flags[-1] = flags
+        gathered.flush().extend(reject)
 
     def seen(self) -> Iterator[tuple[str, bool, list[tuple[str, str]]]]:
         """Each topic that has tags: its name, whether a session keeps its messages, and its tags by field and unit."""
@@ -263,12 +251,13 @@ class Decoder:
 
     def tags_of(self, name: str, fields: Sequence[tuple[str, str]]) -> list[int]:
         """Rows of the tag table for fields of a topic as `seen` told them; none when it is not subscribed to any more."""
-        if not any(topic_matches(rule.topic, name) for rule in self._rules):
+        if not any(topic_matches(rule.topic, name) for rule, _ in self._rules):
             return []
         topic = self._describe(name, 0)
-        return [
-            self._intern(self._config.tag(*_named(topic, field), unit, places=topic.places)) for field, unit in fields
-        ]
+        return [self._intern(self._described(topic, field, unit)) for field, unit in fields]
+
+    def _described(self, topic: _Topic, field: str, unit: str) -> Tag:
+        return self._config.tag(*_named(topic, field), unit, topic.metadata, places=topic.places)
 
     def _learn(self, raw: bytes, head: int) -> _Topic:
         try:
@@ -283,44 +272,37 @@ class Decoder:
         return topic
 
     def _describe(self, name: str, head: int) -> _Topic:
-        rule = next((r for r in self._rules if topic_matches(r.topic, name)), None)
-        if rule is None:
-            # a subscription of an earlier configuration, which the broker still serves until it is told
-            rule = Subscription.model_validate({"topic": "#"})
+        rules = (pair for pair in self._rules if topic_matches(pair[0].topic, name))
+        rule, layout = next(rules, self._otherwise)
         levels = name.split("/")
-        places = (match_pattern(rule.pattern, levels) if rule.pattern else None) or {}
+        places = (match_pattern(rule.pattern, name) if rule.pattern else None) or {}
         device_id = places.pop("device_id", "") or (fill(rule.device_id, levels) if rule.device_id else "")
         tag_name = places.pop("tag_name", "") or (fill(rule.tag_name, levels) if rule.tag_name else "")
-        return _Topic(name, rule, device_id, tag_name, places, kept=bool(head & QOS))
+        metadata = {key[len(METADATA) :]: places.pop(key) for key in list(places) if key.startswith(METADATA)}
+        zone = UTC if rule.time_zone == "UTC" else ZoneInfo(rule.time_zone)
+        return _Topic(name, rule, device_id, tag_name, places, metadata, layout, zone, kept=bool(head & QOS))
 
     def _tag_of(self, topic: _Topic, name: str, unit: str | None) -> int:
         key = (name, unit or "")
         known = topic.tags.get(key)
         if known is None:
-            device_id, address, tag_name = _named(topic, name)
-            known = topic.tags[key] = self.new_tag(device_id, address, tag_name, unit or "", topic.places)
+            self._take_tag()
+            known = topic.tags[key] = self._intern(self._described(topic, name, unit or ""))
             self.grown = True
         return known
 
-    def _add(
-        self,
-        topic: _Topic,
-        name: str,
-        unit: str | None,
-        value: Any,
-        quality: Said,
-        when: int | None,
-        flags: int,
-        properties: str | None,
-        gathered: Gathered,
-    ) -> None:
-        if name == "" and (topic.tag < 0 or (unit is not None and unit != topic.unit)):
+    def _tag(self, topic: _Topic, name: str, unit: str | None) -> int:
+        """Row of the tag table for a field of a topic, empty for the topic itself, which keeps its unit if none is said."""
+        if name:
+            return self._tag_of(topic, name, unit)
+        if topic.tag < 0 or (unit is not None and unit != topic.unit):
             topic.tag = self._tag_of(topic, "", unit)
             topic.unit = unit
-        tag = topic.tag if name == "" else self._tag_of(topic, name, unit)
-        gathered.add(tag, value, quality, when, flags, properties)
+        return topic.tag
 
     def _quality(self, raw: Any) -> Said:
+        if raw is MISSING or raw is None:
+            return Quality.GOOD, None
         if not isinstance(raw, str | int | float):
             return Quality.UNCERTAIN, None
         known = self._qualities.get(raw)
@@ -331,40 +313,75 @@ class Decoder:
                 self._qualities[raw] = known
         return known
 
-    def _decode_object(
-        self, topic: _Topic, document: dict[str, Any], flags: int, properties: str | None, gathered: Gathered
+    def _decode_document(
+        self, topic: _Topic, document: Any, flags: int, properties: str | None, gathered: Gathered
     ) -> None:
-        rule = topic.rule
-        time_key = rule.timestamp or next((key for key in _TIMES if key in document), _TIMES[0])
-        value_key, quality_key, unit_key = rule.value or "value", rule.quality or "quality", rule.unit or "unit"
-        paths = [parse_path(key) for key in (value_key, time_key, quality_key, unit_key)]
-        value, when, quality, unit = (at_path(document, path) for path in paths)
-        source_time = None if when in (MISSING, None) else parse_time(when, rule.timestamp_format)
-        said = (Quality.GOOD, None) if quality is MISSING or quality is None else self._quality(quality)
-        unit = unit if isinstance(unit, str) else None
-        extra: dict[str, Any] = {} if properties is None else json.loads(properties)
-        if source_time is None and when is not MISSING and when is not None:
-            extra["timestamp"] = when
-        used = {str(path[0]) for path in paths if path}
-        if value is MISSING:
-            if rule.value is not None:
-                raise ValueError(f"no `{rule.value}` in the object")
-            more = to_json(extra) if extra else None
-            fields = [(key, item) for key, item in document.items() if key not in used]
-            if not fields:
-                raise ValueError("an object without a value")
-            for name, item in flatten(fields):
-                self._add(topic, name, unit, item, said, source_time, flags, more, gathered)
+        topic.shape = None
+        if isinstance(document, dict):
+            item = topic.layout.item(document)
+            if item is not None:
+                self._add_item(topic, item, flags, properties, gathered)
+                return
+        elif topic.layout.scalar and type(document) in STORED:
+            gathered.add(self._tag(topic, "", None), document, (Quality.GOOD, None), None, flags, properties)
             return
-        rest = {key: item for key, item in document.items() if key not in used}
-        if rest:
-            extra["payload"] = rest
-        self._add(topic, "", unit, value, said, source_time, flags, to_json(extra) if extra else None, gathered)
-        keys = tuple(str(path[0]) for path in paths if len(path) == 1)
-        topic.shape = None if rest or len(set(keys)) < 4 else self._shape(keys, rule.timestamp_format)
+        for table in topic.layout.tables(document):
+            self._add_table(topic, table, flags, properties, gathered)
 
-    def _shape(self, keys: tuple[str, ...], times: str) -> Shape:
-        known = self._shapes.get((*keys, times))
+    def _add_item(self, topic: _Topic, item: Item, flags: int, properties: str | None, gathered: Gathered) -> None:
+        """Append the readings of one object."""
+        form, zone = topic.rule.timestamp_format, topic.zone
+        when = None if item.time is MISSING or item.time is None else parse_time(item.time, form, zone)
+        extra: dict[str, Any] = {} if properties is None else json.loads(properties)
+        if when is None and item.time is not MISSING and item.time is not None:
+            extra["timestamp"] = item.time
+        if item.rest:
+            extra["payload"] = item.rest
+        quality, more = self._quality(item.quality), to_json(extra) if extra else None
+        unit = item.unit if isinstance(item.unit, str) else None
+        for name, value in item.fields:
+            given = value if type(value) in STORED else storable(value)
+            gathered.add(self._tag(topic, name, unit), given, quality, when, flags, more)
+        topic.shape = self._shape(item.keys, form, zone) if item.keys else None
+
+    def _add_table(self, topic: _Topic, table: Table, flags: int, properties: str | None, gathered: Gathered) -> None:
+        """Append the readings of a table."""
+        form, zone = topic.rule.timestamp_format, topic.zone
+        values = table.values
+        pairs = list(zip(table.names, [unit if isinstance(unit, str) else None for unit in table.units], strict=True))
+        found = {pair: self._tag(topic, *pair) for pair in dict.fromkeys(pairs)}
+        tags = list(map(found.__getitem__, pairs))
+        when = parse_times([None if time is MISSING else time for time in table.times], form, zone)
+        qualities = list(map(self._quality, table.qualities))
+        known = _properties(properties, table, when)
+        if set(map(type, values)) <= STORED:
+            gathered.extend(tags, values, qualities, when, [flags] * len(values), known)
+        else:
+            for tag, value, quality, micros, more in zip(tags, values, qualities, when, known, strict=True):
+                gathered.add(tag, storable(value), quality, micros, flags, more)
+
+    def _shape(self, keys: tuple[str, ...], form: str, zone: tzinfo) -> Shape:
+        known = self._shapes.get((keys, form, zone))
         if known is None:
-            known = self._shapes[*keys, times] = Shape(keys, times)
+            known = self._shapes[keys, form, zone] = Shape(keys, form, zone)
         return known
+
+
+def _properties(given: str | None, table: Table, times: list[int | None]) -> list[str | None]:
+    """Of each reading the message's properties, its time where that cannot be told, and what else its payload says."""
+    known = {} if given is None else json.loads(given)
+    rests = table.rest if isinstance(table.rest, list) else [table.rest]
+    unread = [
+        time if micros is None and time is not MISSING else None
+        for time, micros in zip(table.times, times, strict=True)
+    ]
+    if len(rests) <= 1 and unread.count(None) == len(unread):
+        rest = {"payload": rests[0]} if rests and rests[0] else {}
+        return [to_json(known | rest) if known or rest else None] * len(times)
+    if len(rests) != len(times):
+        rests = (rests or [{}]) * len(times)
+    found = []
+    for time, rest in zip(unread, rests, strict=True):
+        more = known | ({} if time is None else {"timestamp": time}) | ({"payload": rest} if rest else {})
+        found.append(to_json(more) if more else None)
+    return found

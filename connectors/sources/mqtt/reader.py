@@ -1,26 +1,23 @@
-"""The reader: one MQTT session, messages into the intake, acknowledgements out of it."""
+"""One connection to a broker: messages into the intake, acknowledgements out of it."""
 
 import asyncio
 import logging
 import time
 import zlib
-from collections import deque
-from dataclasses import replace
-from typing import Final
+from collections import Counter, deque
+from typing import Any, Final
 
 import msgspec
-from typing_extensions import override
 
-from connectors.contract import Context, Finding, Intake, Reader, SourceState
+from connectors.contract import Intake, SourceState
 from connectors.sources.mqtt.config import MqttConfig
 from connectors.sources.mqtt.known import KnownTags
 from connectors.sources.mqtt.payload import Decoder
 from connectors.sources.mqtt.repeated import Received, Unreleased
-from connectors.sources.sparkplug import RebirthRequest, SparkplugHost
+from connectors.sources.sparkplug import SparkplugHost, SparkplugLink
 from connectors.wire.mqtt import MqttSession, RefusedError
 from connectors.wire.mqtt_packets import PUBACK, PUBCOMP, PUBREC, QOS, Publishes
 from connectors.wire.mqtt_settings import SessionSettings
-from connectors.wire.sparkplug import parse_topic, rebirth_command
 from normalization.reading import Columns
 
 _log = logging.getLogger(__name__)
@@ -35,60 +32,40 @@ _PACE_PER_TOPIC = 50e-6  # seconds after which new tags do, for each topic; to w
 class _Stored(msgspec.Struct, array_like=True):
     """The reader's state as it is committed, what changes most at its beginning: the rest is not written again then.
 
-    `heard` is when the broker last spoke, µs since the epoch, 0 for never; `unreleased` has the packet ids of QoS 2.
+    `heard` is when the broker last spoke, µs since the epoch, 0 for never; `unreleased` has the packet ids of QoS 2;
+    `births` and `progress` are the Sparkplug host's; `aside` has ring, next slot, subscriptions and packet ids of sessions at
+    other brokers.
     """
 
     heard: int = 0
     next_slot: int = 0
+    progress: bytes = b""
     ring: bytes = b""
     subscriptions: list[tuple[str, int]] = []
     client_id: str = ""
     births: bytes = b""
     known: bytes = b""
     unreleased: bytes = b""
+    aside: dict[str, tuple[bytes, int, list[tuple[str, int]], bytes]] = {}
+
+    @staticmethod
+    def decode(state: bytes) -> "_Stored":
+        """What was encoded; raises MsgspecError or ValueError for anything else."""
+        fields = msgspec.msgpack.decode(state, type=list[Any])
+        if len(fields) > 3 and isinstance(fields[3], list):  # written before there was `progress`
+            fields.insert(2, b"")
+        return msgspec.convert(fields, _Stored)
 
 
-class MqttReader(Reader):
-    """Reads one broker."""
-
-    def __init__(self, config: MqttConfig, context: Context) -> None:
-        """A reader of the source `config`."""
-        self.config: Final = config
-        self._client_id = config.client_id or f"{context.gateway}-{config.name}"
-
-    @override
-    async def run(self, intake: Intake, state: bytes | None) -> None:
-        connection = _Connection(self.config, self._client_id, intake, state)
-        await connection.run()
-
-    async def check(self) -> list[Finding]:
-        """Connect beside the running session, subscribe and leave again."""
-        settings = replace(_session_settings(self.config, f"{self._client_id}-check"), clean=True)
-        wanted = _subscriptions(self.config)
-        session = MqttSession(settings, lambda _: None, lambda _, __: None)
-        try:
-            await session.open()
-            findings = [Finding(True, self.config.endpoint, f"answers as MQTT {self.config.version}")]
-            for (name, qos), answer in zip(wanted, await session.subscribe(wanted), strict=False):
-                granted = not answer.is_failure
-                detail = (
-                    f"granted at QoS {answer.value}" if granted else f"refused: {answer}; ask for the right to read it"
-                )
-                findings.append(Finding(granted and answer.value >= qos, f"subscription `{name}`", detail))
-            return findings
-        except ConnectionError as error:
-            return [Finding(False, self.config.endpoint, str(error))]
-        finally:
-            await session.close()
+def subscriptions(config: MqttConfig) -> list[tuple[str, int]]:
+    """Topic filters and their QoS."""
+    return [(rule.topic, int(rule.qos)) for rule in config.rules()]
 
 
-def _subscriptions(config: MqttConfig) -> list[tuple[str, int]]:
-    return [(s.topic, int(s.qos)) for s in config.subscriptions] or [("#", 1)]
-
-
-def _session_settings(config: MqttConfig, client_id: str) -> SessionSettings:
+def session_settings(config: MqttConfig, endpoint: str, client_id: str) -> SessionSettings:
+    """How to connect to one of the brokers."""
     return SessionSettings(
-        endpoint=config.endpoint,
+        endpoint=endpoint,
         client_id=client_id,
         v5=config.version == "5",
         clean=config.clean_session,
@@ -103,11 +80,26 @@ def _session_settings(config: MqttConfig, client_id: str) -> SessionSettings:
     )
 
 
-class _Connection:
-    """One connection: its messages, the rows on their way to the disk, and what is to be acknowledged then."""
+class Connection:
+    """One connection: its messages, the rows on their way to the disk, and what is to be acknowledged then.
 
-    def __init__(self, config: MqttConfig, client_id: str, intake: Intake, state: bytes | None) -> None:
+    Attributes:
+        began: When the broker accepted, on the monotonic clock; None before.
+    """
+
+    def __init__(
+        self,
+        config: MqttConfig,
+        endpoint: str,
+        client_id: str,
+        intake: Intake,
+        state: bytes | None,
+        counts: Counter[str],
+    ) -> None:
         self._config = config
+        self._endpoint = endpoint
+        self._counts = counts
+        self.began: float | None = None
         self._intake = intake
         self._loop = asyncio.get_running_loop()
         self._rows = Columns()
@@ -118,27 +110,63 @@ class _Connection:
         self._dirty = self._told = False
         self._stated, self._dumped = self._loop.time(), float("-inf")
         self._decoder = Decoder(config, intake.tag)
-        self._decoder.on_sparkplug = self._sparkplug
+        names = {one: client_id if one == config.endpoint else f"{client_id} at {one}" for one in config.endpoints}
         try:
-            self._restore(client_id, state)
+            self._restore(names[endpoint], set(names.values()), state)
         except (msgspec.MsgspecError, zlib.error, ValueError) as error:
             _log.warning("source %s: its state cannot be read and is begun anew: %s", config.name, error)
-            self._restore(client_id, None)
-        self._session = MqttSession(_session_settings(config, client_id), self._begin, self._take)
+            self._restore(names[endpoint], set(), None)
+        self._session = MqttSession(session_settings(config, endpoint, client_id), self._begin, self._take)
+        self._sparkplug = SparkplugLink(
+            config.name,
+            self._host,
+            intake,
+            publish=self._session.publish,
+            commit=self._commit,
+            rebirth=config.sparkplug.rebirth,
+            host_id=config.sparkplug.host_id,
+        )
+        self._decoder.on_sparkplug = self._sparkplug.take
 
-    def _restore(self, client_id: str, state: bytes | None) -> None:
-        """Begin with what was committed last."""
+    def _restore(self, name: str, names: set[str], state: bytes | None) -> None:
+        """Begin with what was committed last; what is said of another session is put aside for when it is that one's turn.
+
+        Args:
+            name: The session: the client id, and at a fallback the broker.
+            names: All sessions that the source has.
+            state: What was committed.
+        """
         config, decoder = self._config, self._decoder
-        stored = msgspec.msgpack.decode(state, type=_Stored) if state else _Stored()
-        if stored.client_id != client_id:  # another session: what is known of the old one says nothing
-            stored = _Stored(births=stored.births, client_id=client_id, known=stored.known, heard=stored.heard)
+        stored = _Stored.decode(state) if state else _Stored()
+        if stored.client_id != name:
+            aside = stored.aside | {
+                stored.client_id: (stored.ring, stored.next_slot, stored.subscriptions, stored.unreleased)
+            }
+            ring, next_slot, subscriptions, unreleased = aside.pop(name, (b"", 0, [], b""))
+            stored = _Stored(
+                births=stored.births,
+                progress=stored.progress,
+                client_id=name,
+                known=stored.known,
+                heard=stored.heard,
+                ring=ring,
+                next_slot=next_slot,
+                subscriptions=subscriptions,
+                unreleased=unreleased,
+                aside={one: kept for one, kept in aside.items() if one in names},
+            )
         self._stored = stored
         self._received = Received(config.receive_maximum, bound=config.version == "5")
         self._received.load(stored.ring, stored.next_slot)
         self._unreleased = Unreleased(stored.unreleased)
-        self._host = SparkplugHost(decoder.sparkplug_tag, decoder.reject_tag, config.sparkplug.rebirth_interval)
-        if stored.births:
-            self._host.restore(stored.births)
+        self._host = SparkplugHost(
+            decoder.sparkplug_tag,
+            decoder.reject_tag,
+            rebirth_interval=config.sparkplug.rebirth_interval,
+            reorder_timeout=config.sparkplug.reorder_timeout,
+            counts=self._counts,
+        )
+        self._host.restore(stored.births, stored.progress, time.monotonic())
         self._known = KnownTags(stored.known)
 
     async def run(self) -> None:
@@ -146,14 +174,18 @@ class _Connection:
         intake, session = self._intake, self._session
         intake.state(SourceState.CONNECTING)
         try:
+            will = self._sparkplug.will()
+            if will is not None:
+                session.client.will_set(*will, qos=1, retain=True)
             present = await session.open()
             trouble = await self._subscribe(present)
             await self._tell_gaps(present)
-            self._send(self._host.unborn(time.monotonic()))
+            self._sparkplug.begin()
             intake.state(SourceState.CONNECTED, trouble)
             await asyncio.shield(session.lost)
         except asyncio.CancelledError:
             self._flush_all()
+            self._sparkplug.leave()
             await session.close()
             raise
         except Exception as error:
@@ -165,8 +197,13 @@ class _Connection:
                 await asyncio.wait([future for future, *_ in self._waiting])
             raise
 
+    def end(self, reason: str) -> None:
+        """Break the connection off; the session and what it holds stay at the broker."""
+        self._session.fail(ConnectionError(reason))
+
     def _begin(self, present: bool) -> None:
         """The broker has accepted; no message has come yet."""
+        self.began = time.monotonic()
         self._host.reconnected(present)
         if not present:
             self._received.load(b"", 0)
@@ -190,7 +227,7 @@ class _Connection:
             tags = self._decoder.tags_of(name, fields)  # all of them, so that they go stale with the broker
             if not (present and kept):
                 lost += tags
-        if any(s.format == "sparkplug" for s in self._config.subscriptions):
+        if self._config.has_sparkplug:
             lost += self._host.tags()  # births and data have to be QoS 0 (tck-id-payloads-ndata-qos)
         if lost and 0 < start <= end:  # else it is the first connection, or the clock was set back
             self._intake.gap(lost, start, end, reason)
@@ -198,8 +235,9 @@ class _Connection:
 
     async def _subscribe(self, present: bool) -> str:
         """Subscribe to what is new, unsubscribe what is gone; returns what the broker refused, in words."""
-        wanted = _subscriptions(self._config)
+        wanted = subscriptions(self._config)
         known = [(name, qos) for name, qos in self._stored.subscriptions] if present else []
+        known = [pair for pair in known if pair[0] != self._sparkplug.state_topic]  # that is subscribed to each time
         gone = [name for name, _ in known if name not in dict(wanted)]
         if gone:
             await self._session.unsubscribe(gone)
@@ -215,11 +253,13 @@ class _Connection:
                     if answer.value < qos:
                         trouble.append(f"`{name}` is granted at QoS {answer.value} only")
         if not granted:
-            raise RefusedError(f"{self._config.endpoint}: {'; '.join(trouble)}")
+            raise RefusedError(f"{self._endpoint}: {'; '.join(trouble)}")
         if granted != self._stored.subscriptions:
             self._stored.subscriptions = granted
             self._dirty = True
             self._flush()
+        for refusal in trouble:
+            _log.warning("source %s: subscription %s", self._config.name, refusal)
         return "; ".join(trouble)
 
     def _take(self, messages: Publishes, releases: list[int]) -> None:
@@ -227,6 +267,7 @@ class _Connection:
         if messages:
             messages = self._news(messages)
             self._decoder.decode(messages, self._rows)
+            self._dirty = self._dirty or self._host.changed or self._host.holding
             self._bytes += sum(map(len, messages.payloads))
         for packet_id in releases:
             self._unreleased.release(packet_id)
@@ -255,24 +296,16 @@ class _Connection:
         self._dirty = self._dirty or len(again) < len(heads)
         return messages.pick([place for place in range(len(heads)) if place not in again]) if again else messages
 
-    def _sparkplug(self, topic: str, payload: bytes, head: int, rows: Columns) -> None:
-        parsed = parse_topic(topic)
-        if parsed is None:
-            return  # STATE of a host, or a topic that is not Sparkplug's
-        now = time.monotonic()
-        self._send(self._host.receive(parsed, payload, head, now, rows))
-        for missed in self._host.missed:
-            end = time.time_ns() // 1000
-            self._intake.gap(missed.tags, end - round((now - missed.since) * 1e6), end, missed.reason)
-        self._dirty = self._dirty or self._host.changed
-
-    def _send(self, requests: list[RebirthRequest]) -> None:
-        if self._config.sparkplug.rebirth:
-            for request in requests:
-                self._session.publish(request.topic, rebirth_command(time.time_ns() // 1_000_000))
+    def _commit(self, state: bool) -> Columns:
+        """Hand the rows over, if `state` with the state; returns where rows go from then on."""
+        if state:
+            self._dirty = True
+            self._flush()
+        return self._rows
 
     def _flush_all(self) -> None:
         """The last rows of a connection, with a state that says until when it lasted."""
+        self._sparkplug.end(self._rows)
         if self._told:
             self._dirty = self._host.changed = True
             self._dumped = float("-inf")
@@ -313,6 +346,7 @@ class _Connection:
             stored.heard = time.time_ns() // 1000 - round((now - self._session.heard) * 1e6)
         if self._host.changed:
             stored.births = self._host.state()
+        stored.progress = self._host.progress()
         if self._knows_more():
             self._decoder.grown, self._dumped = False, now
             self._known.update(self._decoder.seen())

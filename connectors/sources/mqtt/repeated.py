@@ -11,6 +11,7 @@ from connectors.wire.mqtt_packets import DUP, Publishes
 
 MAX_IN_FLIGHT: Final = 65_535
 _FIRST_SIZE: Final = 64
+_SPARSE: Final = 4  # places for each message, above which the ring shrinks
 _MOST: Final = 100_000  # topics whose checksum is kept
 _ID: Final = 32  # bit of an entry from which on the packet id stands; below it the checksum
 
@@ -95,14 +96,18 @@ class Received:
         size, needed = len(self._ring), self._count + len(entries)
         while size < needed:
             size *= 2
-        if size > len(self._ring):  # the oldest at the beginning
-            self._ring = self._in_order() + array("Q", bytes(8 * (size - self._count)))
-            self._next = self._count
+        if size > len(self._ring):
+            self._resize(size)
         first = entries[: size - self._next]
         self._ring[self._next : self._next + len(first)] = first
         self._ring[: len(entries) - len(first)] = entries[len(first) :]
         self._next = (self._next + len(entries)) % size
         self._count = needed
+
+    def _resize(self, size: int) -> None:
+        """Make the ring another one, with the oldest at its beginning."""
+        self._ring = self._in_order() + array("Q", bytes(8 * (size - self._count)))
+        self._next = self._count % size
 
     def trim(self, confirmed: int) -> None:
         """Forget what the broker will not send again.
@@ -119,6 +124,11 @@ class Received:
         self._ring[start : start + before] = array("Q", bytes(8 * before))
         self._ring[: gone - before] = array("Q", bytes(8 * (gone - before)))
         self._count -= gone
+        size = len(self._ring)
+        while size > max(_FIRST_SIZE, _SPARSE * self._count):
+            size //= 2
+        if size < len(self._ring):  # after a burst: each commit compares the whole of it with the one before
+            self._resize(size)
 
     def dump(self) -> tuple[bytes, int]:
         """The ring, 8 bytes a place, and the place that is next."""

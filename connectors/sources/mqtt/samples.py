@@ -1,5 +1,6 @@
 """JSON samples, the common payload: an object of value, time, quality and unit, many of them decoded in one call. Pure."""
 
+from datetime import tzinfo
 from typing import Any, Final
 
 import msgspec
@@ -15,15 +16,16 @@ class Shape:
     """Samples with the same keys and the same kind of time.
 
     Attributes:
-        times: Unit of their times, see `parse_time`.
+        times: Form and zone of their times, see `parse_time`.
     """
 
-    def __init__(self, keys: tuple[str, ...], times: str) -> None:
+    def __init__(self, keys: tuple[str, ...], form: str, zone: tzinfo) -> None:
         """A shape.
 
         Args:
             keys: Keys of value, time, quality and unit.
-            times: Unit of the times.
+            form: How times are written.
+            zone: The zone of times that name none.
         """
         sample = msgspec.defstruct(
             "Sample",
@@ -34,7 +36,7 @@ class Shape:
             forbid_unknown_fields=True,
             gc=False,
         )
-        self.times = times
+        self.times = form, zone
         self._one = msgspec.json.Decoder(sample).decode
         self._many = msgspec.json.Decoder(list[tuple[sample]]).decode  # type: ignore[valid-type]
         self._none: Any = sample()

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cbor2
+import msgspec
 import pytest
 import trustme
 from pydantic import ValidationError
@@ -27,6 +29,7 @@ async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
+@pytest.mark.interop("mosquitto", "JSON samples in 3.1.1 and 5")
 async def test_json_samples_become_readings(broker: Broker, tmp_path: Path, version: str) -> None:
     intake = RecordingIntake()
     async with reading(config(broker, version=version), intake, tmp_path):
@@ -48,6 +51,7 @@ async def test_json_samples_become_readings(broker: Broker, tmp_path: Path, vers
     assert intake.states[0] == (SourceState.CONNECTING, "")
 
 
+@pytest.mark.interop("mosquitto", "wildcards, formats and names by subscription")
 async def test_wildcards_formats_and_names_follow_the_subscription(broker: Broker, tmp_path: Path) -> None:
     subscriptions = [
         {"topic": "a/+/v", "format": "plain", "pattern": "a/{device_id}/{tag_name}"},
@@ -73,6 +77,34 @@ async def test_wildcards_formats_and_names_follow_the_subscription(broker: Broke
     assert text.value == "Overheated ß"
 
 
+PAYLOADS: dict[str, tuple[dict[str, Any], bytes]] = {
+    "JSON array": ({"format": "json"}, json.dumps([{"ts": 1, "value": 1.5}, {"ts": 2, "value": 2.5}]).encode()),
+    "CSV": ({"format": "csv", "timestamp_format": "s"}, b"ts,value\r\n1,1.5\r\n2,2.5\r\n"),
+    "CBOR": ({"format": "cbor"}, cbor2.dumps([{"ts": 1, "value": 1.5}, {"ts": 2, "value": 2.5}])),
+    "MessagePack": (
+        {"format": "msgpack", "value": "v[*]", "timestamp": "t[*]"},
+        msgspec.msgpack.encode({"t": [1, 2], "v": [1.5, 2.5]}),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(name, marks=pytest.mark.interop("mosquitto", f"{name} payloads with several samples"))
+        for name in PAYLOADS
+    ],
+)
+async def test_a_payload_of_several_samples_is_read(broker: Broker, tmp_path: Path, form: str) -> None:
+    settings, payload = PAYLOADS[form]
+    intake = RecordingIntake()
+    async with reading(config(broker, subscriptions=[{"topic": "#"} | settings]), intake, tmp_path):
+        await broker.publish("m", payload, options=["-q", "1"])
+        await intake.until(lambda: len(intake.readings()) == 2)
+        await broker.until_logged(lambda log: log.count("Received PUBACK from gw-plant") == 1)
+    assert [(r.value, r.source_time) for r in intake.readings()] == [(1.5, 1_000_000), (2.5, 2_000_000)]
+
+
 async def test_everything_is_read_without_subscriptions(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake()
     async with reading(config(broker), intake, tmp_path):
@@ -86,6 +118,7 @@ async def test_everything_is_read_without_subscriptions(broker: Broker, tmp_path
     assert (cleared.value, cleared.quality) == (None, Quality.BAD)
 
 
+@pytest.mark.interop("mosquitto", "what cannot be read is acknowledged and kept as a dead letter with its bytes")
 async def test_what_cannot_be_read_becomes_a_reject_with_its_bytes(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake()
     async with reading(config(broker, max_message_size="256KiB"), intake, tmp_path):
@@ -107,6 +140,7 @@ async def test_what_cannot_be_read_becomes_a_reject_with_its_bytes(broker: Broke
     assert sound.value == 2
 
 
+@pytest.mark.interop("mosquitto", "properties of version 5 are kept")
 async def test_version_5_properties_are_kept(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake()
     options = ["-V", "5", "-D", "publish", "user-property", "batch", "b7", "-D", "publish", "content-type", "text/x"]
@@ -121,6 +155,7 @@ async def test_version_5_properties_are_kept(broker: Broker, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
+@pytest.mark.interop("mosquitto", "retained messages come once and are marked")
 async def test_retained_messages_come_once_and_are_marked(broker: Broker, tmp_path: Path, version: str) -> None:
     intake = RecordingIntake()
     settings = config(broker, version=version)
@@ -135,6 +170,7 @@ async def test_retained_messages_come_once_and_are_marked(broker: Broker, tmp_pa
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
+@pytest.mark.interop("mosquitto", "messages sent while the gateway was away arrive")
 async def test_messages_sent_while_the_reader_is_down_arrive(broker: Broker, tmp_path: Path, version: str) -> None:
     intake = RecordingIntake()
     settings = config(broker, version=version)
@@ -146,6 +182,7 @@ async def test_messages_sent_while_the_reader_is_down_arrive(broker: Broker, tmp
     assert [r.value for r in intake.readings()] == list(range(100))
 
 
+@pytest.mark.interop("mosquitto", "PUBACK after the message is on disk, in receipt order")
 async def test_nothing_is_acknowledged_before_it_is_on_disk(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake(hold=True)
     async with reading(config(broker), intake, tmp_path):
@@ -169,6 +206,7 @@ async def test_nothing_is_acknowledged_before_it_is_on_disk(broker: Broker, tmp_
 
 
 @pytest.mark.parametrize(("uncommitted", "again"), [(0, 0), (2, 2)])
+@pytest.mark.interop("mosquitto", "a message that is sent again after a crash is journalled once")
 async def test_a_message_whose_acknowledgement_was_lost_in_a_crash_is_journalled_once(
     broker: Broker, tmp_path: Path, uncommitted: int, again: int
 ) -> None:
@@ -190,6 +228,7 @@ async def test_a_message_whose_acknowledgement_was_lost_in_a_crash_is_journalled
     assert [r.flags for r in resumed.readings()] == [Flags.RESENT] * again + [0]
 
 
+@pytest.mark.interop("mosquitto", "nothing is acknowledged on a later connection")
 async def test_a_lost_connection_is_never_acknowledged_later_and_nothing_doubles(
     broker: Broker, tmp_path: Path
 ) -> None:
@@ -215,6 +254,7 @@ async def test_a_lost_connection_is_never_acknowledged_later_and_nothing_doubles
     assert [r.value for r in intake.readings()] == [1, 2]
 
 
+@pytest.mark.interop("mosquitto", "a session that the broker forgot is subscribed again")
 async def test_a_session_that_the_broker_forgot_is_subscribed_again(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake()
     async with reading(config(broker), intake, tmp_path):
@@ -228,6 +268,7 @@ async def test_a_session_that_the_broker_forgot_is_subscribed_again(broker: Brok
         await intake.until(lambda: len(intake.readings()) == 2)
 
 
+@pytest.mark.interop("mosquitto", "changed subscriptions take effect on an old session")
 async def test_changed_subscriptions_take_effect_on_an_old_session(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake()
     async with reading(config(broker, subscriptions=[{"topic": "a/#"}, {"topic": "b/#"}]), intake, tmp_path):
@@ -241,6 +282,7 @@ async def test_changed_subscriptions_take_effect_on_an_old_session(broker: Broke
     assert [r.tag.address for r in intake.readings()] == ["a/1", "b/1", "c/1"]
 
 
+@pytest.mark.interop("mosquitto", "back-pressure stops reading and keeps the connection")
 async def test_back_pressure_stops_reading_and_keeps_the_connection(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake(hold=True)
     async with reading(config(broker, max_unacknowledged=10, keepalive=1), intake, tmp_path) as task:
@@ -257,6 +299,7 @@ async def test_back_pressure_stops_reading_and_keeps_the_connection(broker: Brok
     assert [r.value for r in intake.readings()] == list(range(200))
 
 
+@pytest.mark.interop("mosquitto", "TLS with client certificate and password")
 async def test_tls_with_client_certificate_and_password(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -303,6 +346,7 @@ async def test_tls_with_client_certificate_and_password(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
+@pytest.mark.interop("mosquitto", "a refused subscription is reported, the others work")
 async def test_a_refused_subscription_is_reported_and_the_others_work(tmp_path: Path, version: str) -> None:
     plugin = await asyncio.to_thread(lambda: next(Path("/usr/lib").rglob("mosquitto_dynamic_security.so")))
     allowed = {"acltype": "subscribePattern", "topic": "ok/#", "allow": True}
@@ -358,6 +402,9 @@ async def test_more_topics_than_allowed_become_dead_letters(broker: Broker, tmp_
         ({"subscriptions": [{"topic": "a/#/b"}]}, "stands alone as the last level"),
         ({"subscriptions": [{"topic": "a"}, {"topic": "a"}]}, "subscribed to twice: a"),
         ({"subscriptions": [{"topic": "a", "pattern": "{sight}/a"}]}, "`{sight}` is no place"),
+        ({"subscriptions": [{"topic": "a", "pattern": "{tag}/{tag_name}"}]}, "has a place twice"),
+        ({"subscriptions": [{"topic": "a", "pattern": "{tag}/#/a"}]}, "`#` stands alone as the last level"),
+        ({"subscriptions": [{"topic": "a", "pattern": "{metadata.a b}"}]}, "is no place"),
         ({"subscriptions": [{"topic": "a", "tag_name": "{0}"}]}, "write levels of the topic"),
         ({"endpoint": "http://broker"}, "is not an MQTT endpoint"),
         ({"endpoint": "mqtt://user:secret@broker"}, "have settings of their own"),

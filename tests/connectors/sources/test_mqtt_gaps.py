@@ -49,6 +49,7 @@ async def once(broker: Broker, tmp_path: Path, state: bytes | None, qos: int, **
 
 
 @BOTH
+@pytest.mark.interop("mosquitto", "a forgotten session is recorded as a gap")
 async def test_forgotten_session_is_recorded_as_a_gap(broker: Broker, tmp_path: Path, version: str) -> None:
     began = now()
     before = await once(broker, tmp_path, None, 1, version=version)
@@ -72,6 +73,7 @@ async def test_forgotten_session_is_recorded_as_a_gap(broker: Broker, tmp_path: 
 
 
 @BOTH
+@pytest.mark.interop("mosquitto", "a session that was kept has no gap")
 async def test_a_session_that_was_kept_has_no_gap(broker: Broker, tmp_path: Path, version: str) -> None:
     before = await once(broker, tmp_path, None, 1, version=version)
     await broker.publish("plant/a", "2", options=["-q", "1"])
@@ -92,6 +94,7 @@ async def test_tags_of_the_run_before_are_known_before_they_are_read_again(broke
 
 
 @pytest.mark.parametrize(("subscribed", "sent"), [(0, 1), (1, 0), (0, 0)])
+@pytest.mark.interop("mosquitto", "a lost connection is a gap for what comes at QoS 0")
 async def test_any_disconnection_is_a_gap_for_what_comes_at_qos_0(
     broker: Broker, tmp_path: Path, subscribed: int, sent: int
 ) -> None:
@@ -146,6 +149,7 @@ async def test_a_tag_that_was_silent_for_two_connections_still_has_its_gap(broke
     assert names(gap) == {"plant/a", "plant/b#x", "plant/b#y", "plant/c"}
 
 
+@pytest.mark.interop("mosquitto", "the gap of a killed gateway begins with its last readings")
 async def test_the_gap_of_a_killed_gateway_begins_with_its_last_readings(broker: Broker, tmp_path: Path) -> None:
     """Only what was committed with readings is there: nothing said good-bye."""
     intake = RecordingIntake()

@@ -5,23 +5,17 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
 from connectors.sources.mqtt import MqttConfig
+from connectors.sources.mqtt.formats import parse_plain
 from connectors.sources.mqtt.gathered import Gathered
-from connectors.sources.mqtt.parse import (
-    fill,
-    match_pattern,
-    parse_path,
-    parse_plain,
-    parse_properties,
-    parse_time,
-    parse_times,
-    topic_matches,
-)
+from connectors.sources.mqtt.paths import parse_path
 from connectors.sources.mqtt.payload import Decoder
+from connectors.sources.mqtt.times import parse_time, parse_times
+from connectors.sources.mqtt.topics import fill, match_pattern, parse_properties, topic_matches
 from connectors.wire.mqtt_packets import DUP, RETAIN, Publish, Publishes
 from normalization.reading import Columns, Quality, TagTable
 
@@ -95,6 +89,7 @@ filters = st.lists(st.sampled_from(["a", "b", "", "+", "$x"]), min_size=1, max_s
 )
 
 
+@settings(deadline=None)
 @given(filters, levels)
 @example("a/#", "a")
 @example("+/+", "/a")
@@ -117,20 +112,47 @@ def test_a_shared_subscription_matches_by_its_filter() -> None:
         ("{site}/#", "s/a/b/c", {"site": "s"}),
         ("{site}/#", "s", {"site": "s"}),
         ("m-{device_id}.x/{tag_name}", "m-7.x/t", {"device_id": "7", "tag_name": "t"}),
+        ("{site}/{line}/+/{tag}", "s/l1//temp", {"site": "s", "line": "l1", "tag_name": "temp"}),
+        ("{site}/{line}/+/{tag}", "s//x/temp", None),
+        ("{line}-{metadata.shift-id}/+/#", "l1-2/x/y/z", {"line": "l1", "metadata.shift-id": "2"}),
+        ("{line}/#", "l1\nx/y", {"line": "l1\nx"}),
+        ("#", "a/b", {}),
     ],
 )
 def test_patterns(pattern: str, topic: str, expected: dict[str, str] | None) -> None:
-    assert match_pattern(pattern, topic.split("/")) == expected
+    assert match_pattern(pattern, topic) == expected
+
+
+def test_places_of_the_topic_are_places_and_metadata_of_the_tag() -> None:
+    settings = {"topic": "#", "pattern": "{site}/{line}/{metadata.cell}/{device_id}/{tag}"}
+    subject, tags = decoder(metadata={"owner": "Ann"}, subscriptions=[settings])
+    rows = Columns()
+    subject.decode(
+        together([message({"value": 1}, "s1/l2/c3/press/temp"), message({"a": 1}, "s1/l2/c3/press/env")]), rows
+    )
+    subject.decode(together([message({"value": 1}, "other/topic")]), rows)
+    first, second, other = (tags[tag] for tag in rows.tag)
+    assert (first.device_id, first.tag_name, first.address) == ("press", "temp", "s1/l2/c3/press/temp")
+    assert json.loads(first.mapping) == {"site": "s1", "line": "l2"}
+    assert json.loads(first.metadata) == {"owner": "Ann", "cell": "c3"}
+    assert (second.device_id, second.tag_name, json.loads(second.metadata)["cell"]) == ("press", "env.a", "c3")
+    assert (other.device_id, other.tag_name, other.mapping, other.metadata) == (
+        "other",
+        "topic",
+        "{}",
+        '{"owner": "Ann"}',
+    )
 
 
 def test_templates_and_paths() -> None:
     assert fill("{1}-{-1}-{9}", ["a", "b", "c"]) == "a-c-"
-    assert parse_path("$.a.b-c[0][12].d e") == ["a", "b-c", 0, 12, "d e"]
+    assert parse_path("$.a.b-c[0][12].d e") == ("a", "b-c", 0, 12, "d e")
 
 
 odd_times = st.sampled_from([None, True, 1.5, "2023-11-14T22:13:20Z", "never", str(T), 10**30, -(2**63), 2**63])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(10**8, 2 * 10**18) | st.integers(-(10**13), 10**13), min_size=1, max_size=5)
     | st.lists(st.integers(T * 1000, T * 1000 + 10**9), min_size=1)
@@ -138,6 +160,7 @@ odd_times = st.sampled_from([None, True, 1.5, "2023-11-14T22:13:20Z", "never", s
     st.sampled_from(["auto", "s", "ms", "us", "ns", "iso"]),
 )
 @example([99_999_999_999, 100_000_000_000], "auto")
+@example([10**8, 10**11, -(10**11)], "auto")
 @example([10**14 - 1, 10**14], "auto")
 @example([-(2**63), 2**63 - 1], "ns")
 @example([253_402_300_799], "s")
@@ -166,6 +189,7 @@ def same(one: Columns, other: Columns) -> None:
         assert repr(getattr(one, name)) == repr(getattr(other, name)), name
 
 
+@settings(deadline=None)
 @given(
     st.one_of(*[st.lists(some, max_size=20) for some in (scalars, st.floats(allow_nan=False), st.integers())]),
     st.lists(st.sampled_from([(0, None), (2, 5), (3, None)]), min_size=1, max_size=3),
@@ -289,6 +313,7 @@ anything = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(anything, max_size=4), st.lists(anything, max_size=40), st.sampled_from(["auto", "ms", "s", "iso"]))
 def test_messages_together_give_what_they_give_one_by_one_the_general_way(
     first: list[tuple[str, Any, int, bytes]], then: list[tuple[str, Any, int, bytes]], unit: str
@@ -323,6 +348,7 @@ def test_samples_with_one_odd_message_among_them_keep_their_order() -> None:
     assert rows.value_text[40] == '{"x":1}'
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "s/x", "\udcff"]), st.binary(max_size=30)), max_size=6))
 def test_no_payload_is_lost_or_breaks_the_decoder(sent: list[tuple[str, bytes]]) -> None:
     subject, _ = decoder(
@@ -390,6 +416,7 @@ def test_flat_objects_share_time_and_quality() -> None:
     assert rows.source_time == [T * 10**6] * 3
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=30))
 @example(b"\x26\x00\x01a\x00\x01b\x26\x00\x01a\x00\x01c\x01\x01")
 def test_no_properties_break_the_decoder(raw: bytes) -> None:

@@ -39,6 +39,7 @@ async def crash(broker: Broker, times: int = 1) -> None:
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
+@pytest.mark.interop("mosquitto", "QoS 2: messages come once and in order")
 async def test_messages_come_once_and_in_order(broker: Broker, tmp_path: Path, version: str) -> None:
     intake = RecordingIntake()
     async with reading(config(broker, version=version, **TWICE), intake, tmp_path):
@@ -71,6 +72,7 @@ async def test_messages_of_different_levels_come_together(broker: Broker, tmp_pa
     assert any(len(set(rows.tag)) > 1 for rows, _ in intake.appended)
 
 
+@pytest.mark.interop("mosquitto", "QoS 2: PUBREC and PUBCOMP after what they say is on disk")
 async def test_neither_answer_is_given_before_the_journal_has_what_it_says(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake()
     async with reading(config(broker, **TWICE), intake, tmp_path):
@@ -87,6 +89,7 @@ async def test_neither_answer_is_given_before_the_journal_has_what_it_says(broke
 
 
 @pytest.mark.parametrize(("committed", "again"), [(True, []), (False, [7])])
+@pytest.mark.interop("mosquitto", "QoS 2: a message whose PUBREC was lost is journalled once")
 async def test_a_message_whose_pubrec_was_lost_is_journalled_once(
     broker: Broker, tmp_path: Path, committed: bool, again: list[int]
 ) -> None:
@@ -106,6 +109,7 @@ async def test_a_message_whose_pubrec_was_lost_is_journalled_once(
 
 
 @pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.interop("mosquitto", "QoS 2: a release that was not answered is answered")
 async def test_a_release_that_was_not_answered_is_answered_and_its_id_is_free(
     broker: Broker, tmp_path: Path, committed: bool
 ) -> None:
@@ -171,6 +175,7 @@ class Life:
 
 
 @pytest.mark.parametrize(("version", "qos"), [("3.1.1", 2), ("5", 2), ("3.1.1", 1)])
+@pytest.mark.interop("mosquitto", "killed gateways neither lose nor double a message at QoS 1 and 2")
 async def test_killed_readers_neither_lose_nor_double_a_message(
     broker: Broker, tmp_path: Path, version: str, qos: int
 ) -> None:

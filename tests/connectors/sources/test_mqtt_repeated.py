@@ -1,6 +1,6 @@
 """Messages that the broker sends again are told from new ones, and what is remembered of them changes little."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.sources.mqtt.repeated import Received, Unreleased
@@ -64,12 +64,23 @@ def test_the_ring_of_an_unbound_broker_shrinks_only_when_it_has_confirmed() -> N
     assert resumed.packet_ids == [9, 10, 11]
 
 
+def test_the_ring_shrinks_after_a_burst() -> None:
+    received = Received(limit=100, bound=True)
+    received.take(some(*[(packet_id, b"x", 0) for packet_id in range(1, 20_001)]))
+    received.trim(confirmed=0)
+    assert received.packet_ids == list(range(19_901, 20_001))
+    assert len(received.dump()[0]) <= 8 * 4 * 100
+    received.take(some((7, b"x", 0), (20_000, b"x", DUP)))
+    assert received.packet_ids[-2:] == [20_000, 7]
+
+
 reads = st.lists(
     st.lists(st.tuples(st.integers(1, 12), st.sampled_from([b"a", b"b"]), st.sampled_from([0, DUP])), min_size=1),
     max_size=40,
 )
 
 
+@settings(deadline=None)
 @given(reads)
 def test_the_ring_behaves_as_a_list_of_what_came(sent: list[list[tuple[int, bytes, int]]]) -> None:
     received, model = Received(limit=5, bound=True), list[tuple[int, bytes]]()

@@ -1,7 +1,7 @@
 from connectors.sources.mqtt import MqttConfig
 
 
-def test_a_trial_uses_a_session_of_its_own_that_the_broker_forgets():
+def test_a_trial_uses_a_session_of_its_own_that_the_broker_forgets() -> None:
     config = MqttConfig(name="line1", endpoint="mqtt://127.0.0.1", client_id="gateway-line1")
     trial = config.trial()
     assert trial.clean_session

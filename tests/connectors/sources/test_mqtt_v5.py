@@ -18,6 +18,7 @@ async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
         yield running
 
 
+@pytest.mark.interop("mosquitto", "receive maximum bounds what is under way")
 async def test_the_broker_has_no_more_under_way_than_the_receive_maximum(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake()
     async with reading(config(broker, version=5, receive_maximum=3), intake, tmp_path):
@@ -32,6 +33,7 @@ async def test_the_broker_has_no_more_under_way_than_the_receive_maximum(broker:
     assert [r.value for r in intake.readings()] == list(range(10))
 
 
+@pytest.mark.interop("mosquitto", "an expired session is recorded as a gap")
 async def test_an_expired_session_is_recorded_as_a_gap(broker: Broker, tmp_path: Path) -> None:
     before, after = RecordingIntake(), RecordingIntake()
     settings = config(broker, version=5, session_expiry=1)
@@ -46,6 +48,7 @@ async def test_an_expired_session_is_recorded_as_a_gap(broker: Broker, tmp_path:
     assert gap.reason == "not connected, and the broker had forgotten the session"
 
 
+@pytest.mark.interop("mosquitto", "a session that another client takes over is his")
 async def test_a_session_that_another_takes_over_ends_the_run_and_is_his(broker: Broker, tmp_path: Path) -> None:
     """Two gateways with one client id."""
     first, second = RecordingIntake(), RecordingIntake()
