@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bifrost.browse import browse
+from bifrost.certs import certs
 from bifrost.dlq import dlq
 from bifrost.modbus import modbus
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
@@ -57,15 +59,34 @@ def run(config: ConfigFile = DEFAULT_CONFIG, seconds: For = None) -> None:
         sys.exit(run_gateway(loaded, for_seconds))
 
 
+Read = Annotated[
+    str | None,
+    typer.Option("--read", help="Read the sources so long to learn their tags, e.g. 10s.", metavar="DURATION"),
+]
+
+
 @app.command()
-def check(config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Check a configuration: every problem at once, with file, line and column. Exit code 2 when there is one."""
+def check(config: ConfigFile = DEFAULT_CONFIG, read: Read = None, as_json: AsJson = False) -> None:
+    """Check a configuration: every problem at once, with file, line and column. Exit code 2 when there is one.
+
+    Shows how many tags each pattern of `tags` takes: at once where the configuration names the tags (Modbus), else with --read.
+    """
     loaded = load(config)
+    from bifrost.check import plain, table, taken
+
+    found = taken(loaded, duration(read))
+    if as_json:
+        print_json({"gateway": loaded.gateway, "sources": plain(found)})
+        return
     sources = ", ".join(f"{s.name} ({s.protocol})" for s in loaded.sources) or "none"
     targets = ", ".join(f"{name} ({t.type})" for name, t in loaded.targets.items())
     typer.echo(
         f"{config} is sound.\n  gateway: {loaded.gateway}\n  sources: {sources}\n  targets: {targets}\n  rules:   {len(loaded.rules)}"
     )
+    if any(source.tags for source in loaded.sources) or read is not None:
+        from bifrost.screen import console
+
+        console().print(table(found))
 
 
 @app.command()
@@ -109,6 +130,9 @@ def ledger(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
         for table in tables(found):
             console().print(table)
     raise typer.Exit(0 if found["unaccounted"] == 0 else 1)
+
+
+app.command()(browse)
 
 
 @app.command(name="test")
@@ -200,6 +224,7 @@ def ddl(
         raise typer.BadParameter(str(error)) from error
 
 
+app.add_typer(certs, name="certs")
 app.add_typer(dlq, name="dlq")
 app.add_typer(modbus, name="modbus")
 app.add_typer(spool, name="spool")

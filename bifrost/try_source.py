@@ -14,6 +14,7 @@ from bifrost.screen import Listing, console
 from config.logs import escaped
 from config.models import Configuration
 from connectors.contract import Context, Intake, SourceState
+from connectors.settings import SourceConfig
 from connectors.wire.json_lines import JsonLinesEncoder
 from normalization.normalizer import Normalizer
 from normalization.reading import Columns, Tag, TagTable, repeat
@@ -56,6 +57,19 @@ class _Screen(Intake):
         _say(f"{state} {detail}".strip())
 
 
+async def read_for(seconds: float, source: SourceConfig, config: Configuration, intake: Intake) -> str:
+    """Read a source that is on trial for `seconds`; why that ended early, empty when it did not."""
+    context = Context(config.gateway, config.directory / "sources" / source.name)
+    try:
+        async with asyncio.timeout(seconds):
+            await source.reader(context).run(intake, None)
+    except TimeoutError:
+        return ""
+    except Exception as error:  # noqa: BLE001 - the edge of the reader's loop
+        return f"{type(error).__name__}: {error}"
+    return "the reader ended"
+
+
 def try_source(config: Configuration, name: str, seconds: float, *, as_json: bool) -> int:
     """Read source `name` for `seconds` and print its readings; returns the exit code."""
     source = next((s for s in config.sources if s.name == name), None)
@@ -64,19 +78,7 @@ def try_source(config: Configuration, name: str, seconds: float, *, as_json: boo
         _say(f"there is no source `{name}`; the configuration has: {known}")
         return 2
     screen = _Screen()
-
-    async def read() -> str:
-        context = Context(config.gateway, config.directory / "sources" / source.name)
-        try:
-            async with asyncio.timeout(seconds):
-                await source.trial().reader(context).run(screen, None)
-        except TimeoutError:
-            return ""
-        except Exception as error:  # noqa: BLE001 - the edge of the reader's loop
-            return f"{type(error).__name__}: {error}"
-        return "the reader ended"
-
-    problem = asyncio.run(read())
+    problem = asyncio.run(read_for(seconds, source.trial(), config, screen))
     if problem:
         _say(problem)
     if not screen.count:

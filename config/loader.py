@@ -15,6 +15,7 @@ from config.document import Document
 from config.logs import configure
 from config.models import EMBEDDED, NAME_FILE, NO_TARGET, ConfigFile, Configuration, buffer_policy, default_target
 from config.schema import follow, plain
+from config.templates import expand
 from config.yaml_nodes import Problem, ProblemsError, compose, construct, merge, place_of
 from connectors.settings import SourceConfig, TargetConfig
 from connectors.targets.zerobus import source_targets, targets
@@ -34,6 +35,7 @@ def load(path: Path) -> Configuration:
         ProblemsError: All that is wrong with it.
     """
     root, problems = _root(path)
+    root = expand(root, problems)
     values, more = construct(root, lambda path: follow(path).is_file)
     document = Document(root, values, [*problems, *more])
     file = document.validated()

@@ -190,11 +190,27 @@ class ConnectorSection(Settings):
     log_level: Level | None = Field(None, description="the same as gateway.log_level")
 
 
+class TemplateSection(Settings):
+    """Equipment that is described once and read many times: each row of a CSV file makes one source of it."""
+
+    rows_file: Path = Field(
+        description="CSV file: its first line names the columns, each further one is a source; `,` or `;` divides cells"
+    )
+    defaults: dict[str, str | int | float | bool] = Field(
+        {}, description="what holds by column where the file has no such column, or a row says nothing in it"
+    )
+    source: dict[str, Any] = Field(
+        description="a source as in `sources`; `{column}` in a value stands for what the row says. Alone in its value it may be "
+        "a number, and an empty cell leaves the key out"
+    )
+
+
 class ConfigFile(Settings):
     """The configuration file."""
 
     gateway: GatewaySection = Field(GatewaySection(), description="the gateway itself and its targets")
     sources: list[Source] = Field([], description="the sources")
+    templates: dict[Name, TemplateSection] = Field({}, description="sources that are alike, from rows of CSV files")
     routing_rules: list[RuleSection] = Field([], description="which readings go where")
     zerobus: ZeroBusSection | None = Field(None, description="one Databricks table per source, with shared credentials")
     normalization: NormalizationSection = Field(NormalizationSection(), description="how readings are named")

@@ -99,6 +99,12 @@ def page() -> str:
     for protocol, config in choices(models.Source).items():
         out += _connector(protocol, config, SourceConfig, "sources[]", "protocol")
     out += [
+        "## Equipment described once: `templates`\n",
+        _docstring(models.TemplateSection),
+        *_tables(models.TemplateSection, "templates.*"),
+        "[Mapping](../mapping.md) has an example, and how tags get their names by pattern.\n",
+    ]
+    out += [
         "## Targets: `gateway.cloud.connectors`\n",
         "A mapping of names to targets; each has a `type` and, of all targets:\n",
     ]

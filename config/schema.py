@@ -86,9 +86,9 @@ def _resolved(found: Schema) -> Iterator[Schema]:
         target = schema()["$defs"][found["$ref"].rsplit("/", 1)[1]]
         for choice in _resolved(target):
             yield choice | beside
-    elif "anyOf" in found:
-        beside = {key: value for key, value in found.items() if key != "anyOf"}
-        for option in found["anyOf"]:
+    elif "anyOf" in found or ("oneOf" in found and "discriminator" not in found):
+        beside = {key: value for key, value in found.items() if key not in ("anyOf", "oneOf")}
+        for option in found.get("anyOf") or found["oneOf"]:
             for choice in _resolved(option):
                 if choice.get("type") != "null":
                     yield choice | beside

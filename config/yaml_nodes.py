@@ -74,7 +74,8 @@ class ProblemsError(Exception):
     """A configuration cannot be used."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = sorted(set(problems))
+        # What stands in one place may be used in several, by an alias or a template: it is told once.
+        self.problems = sorted({(p.place, p.message): p for p in sorted(problems, reverse=True)}.values())
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

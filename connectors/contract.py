@@ -13,6 +13,7 @@ Errors that a writer raises::
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -147,6 +148,17 @@ class Checks(Protocol):
 
     async def check(self) -> list[Finding]:
         """Findings in the order in which they should be read."""
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """A reader that counts what is odd about its devices.
+
+    Attributes:
+        counts: How often each has happened, by what it is, in words that do not grow in number; read from any thread.
+    """
+
+    counts: Counter[str]
 
 
 @dataclass(frozen=True, slots=True)

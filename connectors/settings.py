@@ -1,68 +1,17 @@
 """Settings that connectors share: durations, sizes, TLS, tag mappings, and what every source and target can be told."""
 
-import fnmatch
 import json
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
+from pydantic import Field, SecretStr
 
 from connectors.contract import Context, Reader, Writer
+from connectors.fields import Duration, Settings, Size, seconds, size
+from connectors.mapping import Mapping, Matcher, Place, Report, ReportSettings, TagMapping
 from normalization.reading import Tag
-
-_WILDCARD = re.compile(r"[*?\[]")
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZES = {
-    "": 1,
-    "b": 1,
-    "kb": 1000,
-    "mb": 1000**2,
-    "gb": 1000**3,
-    "tb": 1000**4,
-    "kib": 1024,
-    "mib": 1024**2,
-    "gib": 1024**3,
-    "tib": 1024**4,
-}
-
-
-def seconds(value: object) -> object:
-    """A duration such as ``5s``, ``250ms`` or ``1h30m`` in seconds; numbers are seconds already."""
-    if not isinstance(value, str):
-        return value
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)", value)
-    if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)", "", value).strip():
-        msg = f"`{value}` is not a duration; write a number with a unit: 250ms, 5s, 10m, 24h"
-        raise ValueError(msg)
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
-
-
-def size(value: object) -> object:
-    """A size such as ``64MiB`` or ``2GB`` in bytes; numbers are bytes already."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
-    if not match or match[2].lower() not in _SIZES:
-        msg = f"`{value}` is not a size; write a number with a unit: 64KiB, 512MiB, 2GiB"
-        raise ValueError(msg)
-    return int(float(match[1]) * _SIZES[match[2].lower()])
-
-
-_DURATION = {"anyOf": [{"type": "number"}, {"type": "string"}], "examples": ["250ms", "5s", "1h30m"]}
-_SIZE = {"anyOf": [{"type": "integer"}, {"type": "string"}], "examples": ["64KiB", "512MiB"]}
-Duration = Annotated[
-    float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False), WithJsonSchema(_DURATION, mode="validation")
-]
-Size = Annotated[int, BeforeValidator(size), Field(ge=0), WithJsonSchema(_SIZE, mode="validation")]
-
-
-class Settings(BaseModel):
-    """A part of the configuration: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
 
 
 class TlsSettings(Settings):
@@ -73,37 +22,8 @@ class TlsSettings(Settings):
     key_file: Path | None = Field(None, description="PEM file of the client's private key")
     server_name: str | None = Field(None, description="name expected in the server's certificate, when not the host")
     verify: bool = Field(True, description="check the server's certificate and name; switch off in a laboratory only")
-
-
-class Place(Settings):
-    """Where something stands in the plant (ISA-95); each part is optional."""
-
-    site: str | None = Field(None, description="ISA-95 site")
-    area: str | None = Field(None, description="ISA-95 area")
-    line: str | None = Field(None, description="ISA-95 line (work center)")
-    equipment: str | None = Field(None, description="ISA-95 equipment (work unit)")
-
-
-class Mapping(Place):
-    """What is known about a tag beyond what its protocol says; fills and overrides the source's context."""
-
-    signal_type: str | None = Field(None, description="kind of signal: temperature, pressure, speed …")
-    tag_name: str | None = Field(None, description="name of the tag, instead of the one its protocol gives")
-    unit: str | None = Field(None, description="engineering unit of the value after scaling, e.g. °C, bar, rpm")
-    type: Literal["boolean", "integer", "number", "text"] | None = Field(
-        None, description="convert values to this type; what cannot be converted becomes a dead letter"
-    )
-    scale: float | None = Field(None, description="factor: value × scale + offset")
-    offset: float | None = Field(None, description="added after scaling, in the tag's unit")
-    alarm: bool = Field(False, description="a value other than 0 or false is an alarm: its quality becomes ALARM")
-    metadata: dict[str, str] = Field({}, description="free text by key, carried along with the tag")
-
-
-class TagMapping(Mapping):
-    """A mapping for the tags whose address or name it matches."""
-
-    match: str = Field(
-        description="address, name or device/address of a tag, or a glob pattern such as `*/temperature` or `3/*`"
+    alpn: list[str] = Field(
+        [], description="protocols offered by ALPN, e.g. `x-amzn-mqtt-ca` where MQTT shares port 443 with others"
     )
 
 
@@ -121,6 +41,9 @@ class SourceConfig(Place):
     tags: list[TagMapping] = Field(
         [], description="mappings of tags; one without wildcards goes first, then the first pattern that matches"
     )
+    report: Report | None = Field(
+        None, description="report by exception: which readings of the source's tags go on, where a tag does not say"
+    )
 
     def reader(self, context: Context) -> Reader:  # noqa: ARG002 - each protocol's config overrides it
         """The reader of this source; each protocol's config returns its own."""
@@ -131,22 +54,13 @@ class SourceConfig(Place):
         return self
 
     @cached_property
-    def _exact(self) -> dict[str, TagMapping]:
-        return {m.match: m for m in reversed(self.tags) if not _WILDCARD.search(m.match)}
-
-    @cached_property
-    def _patterns(self) -> list[TagMapping]:
-        return [m for m in self.tags if _WILDCARD.search(m.match)]
+    def matcher(self) -> Matcher:
+        """Finds what `tags` says of a tag."""
+        return Matcher(self.tags)
 
     def mapping(self, names: Sequence[str]) -> Mapping | None:
         """What `tags` says of a tag with these names: a match without wildcards goes first, then the first pattern."""
-        for name in names:
-            if name in self._exact:
-                return self._exact[name]
-        for mapping in self._patterns:
-            if any(fnmatch.fnmatchcase(name, mapping.match) for name in names):
-                return mapping
-        return None
+        return self.matcher.find(names)
 
     def tag(
         self,
@@ -179,6 +93,8 @@ class SourceConfig(Place):
         rules |= {p: v for p in Place.model_fields if (v := getattr(self, p)) is not None}
         rules |= places or {}
         extra = dict(self.metadata) | (metadata or {})
+        if self.report is not None:
+            rules |= self.model_dump(include={"report"}, exclude_none=True)
         for mapping in (self.mapping([f"{device_id}/{address}", address, tag_name, *names]), own):
             if mapping is not None:
                 given = mapping.model_dump(include=mapping.model_fields_set & _RULES, exclude_none=True)
@@ -282,6 +198,8 @@ __all__ = [
     "Mapping",
     "Place",
     "RateSettings",
+    "Report",
+    "ReportSettings",
     "SecretStr",
     "Settings",
     "Size",
@@ -289,4 +207,6 @@ __all__ = [
     "TagMapping",
     "TargetConfig",
     "TlsSettings",
+    "seconds",
+    "size",
 ]

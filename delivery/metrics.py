@@ -25,6 +25,15 @@ DEFAULTED: Final = _counter(
     "bifrost_bridge_records_defaulted_total", "Readings that matched no rule and go to the default"
 )
 DROPPED: Final = _counter("bifrost_bridge_records_dropped_total", "Readings that no target gets, by reason", "reason")
+FILTERED: Final = _counter(
+    "bifrost_bridge_records_filtered_total",
+    "Readings of a source that report by exception left out or held back, by reason",
+    "source",
+    "reason",
+)
+PASSED_LATE: Final = _counter(
+    "bifrost_bridge_records_passed_late_total", "Readings that a swinging door held back and then let out"
+)
 BATCHES_SENT: Final = _counter("bifrost_bridge_batches_sent_total", "Units delivered", "connector")
 RECONNECTIONS: Final = _counter("bifrost_bridge_reconnections_total", "Times a source was connected again", "source")
 SOURCE_UP: Final = _gauge("bifrost_source_connected", "1 while a source is connected", "source")
@@ -32,6 +41,12 @@ LAST_READING: Final = _gauge(
     "bifrost_source_last_reading_timestamp_seconds", "When a source last gave a reading", "source"
 )
 GAPS: Final = _counter("bifrost_source_gaps_total", "Times that readings of a source were missed", "source")
+ODDITIES: Final = _gauge(
+    "bifrost_source_oddities",
+    "What a source's reader counts: rebirth requests, messages out of order …",
+    "source",
+    "what",
+)
 LEDGER: Final = _gauge(
     "bifrost_ledger_records",
     "Readings of a source by what became of them, since the journal was begun",

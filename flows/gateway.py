@@ -8,6 +8,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from config.models import Configuration
+from flows.by_exception import report_by_exception
 from flows.inputs import GatewaySource, ModbusSource, MqttSource, OpcUaSource
 from flows.operators import normalize, route, step_name
 from flows.outputs import DeadLetterSink, SpoolSink
@@ -23,7 +24,8 @@ def gateway(process: Process) -> Dataflow:
     own = op.input("own", flow, GatewaySource(process))
     readings = op.merge("readings", opcua, mqtt, modbus, own)
     normalized = normalize("normalize", readings, process)
-    routes = route("route", normalized, process)
+    reported = report_by_exception("report", normalized, process)
+    routes = route("route", reported, process)
     for target, readings_for_target in routes.targets.items():
         op.output(f"to_{step_name(target)}", readings_for_target, SpoolSink(process, target))
     op.output("dead_letters", routes.dead_letters, DeadLetterSink(process))

@@ -3,13 +3,13 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 from typing_extensions import override
 
-from connectors.contract import Context, Intake, Reader, SourceState
+from connectors.contract import Context, Counts, Intake, Reader, SourceState
 from connectors.settings import SourceConfig
 from delivery import metrics
 from delivery.journal import Journal, shard_of
@@ -51,6 +51,7 @@ class SourceStatus:
         last_reading: When it last gave a reading, seconds since the epoch.
         gaps: Gaps since the process began.
         last_gap: The newest of them.
+        counts: How often its reader has met what it counts, by what it is.
     """
 
     protocol: str
@@ -61,6 +62,7 @@ class SourceStatus:
     last_reading: float | None = None
     gaps: int = 0
     last_gap: Gap | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
     tags: set[int] = field(default_factory=set)
 
 
@@ -146,7 +148,10 @@ async def supervise(config: SourceConfig, context: Context, intake: SourceIntake
         intake.state(SourceState.CONNECTING)
         failure: BaseException | None = None
         try:
-            reader = reader or config.reader(context)
+            if reader is None:
+                reader = config.reader(context)
+                if isinstance(reader, Counts):
+                    intake.status.counts = reader.counts
             await reader.run(intake, journal.state(config.name))
         except Exception as error:  # noqa: BLE001 - the edge of the reader's loop
             failure = error

@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,8 +17,8 @@ from bytewax.operators import KeyedStream
 from bytewax.operators.windowing import EventClock
 
 from delivery import metrics
-from delivery.outcome import Outcome
 from flows.isolation import isolate, refuse_routing, refused
+from flows.outcomes import note_routed
 from flows.process import Process
 from normalization.reading import (
     FACTS,
@@ -131,48 +130,10 @@ def decide(step_id: str, up: Batches, process: Process) -> Stream[Routed]:  # no
     def shim(batch: pa.RecordBatch) -> list[Routed]:
         routed = isolate(lambda part: process.router(localize(part, tags)), refuse_routing, batch)
         for part in routed:
-            note_outcome(part, process)
+            note_routed(part, process)
         return routed
 
     return op.flat_map("rules", up, shim)
-
-
-def note_outcome(routed: Routed, process: Process) -> None:
-    """Tell the journal what becomes of each reading, for the account; a user's step may have merged several shards."""
-    batch = routed.batch
-    if not len(batch):
-        return
-    metrics.DEFAULTED.inc(routed.defaulted)
-    if len(routed.unmatched):
-        metrics.DROPPED.labels("no rule").inc(len(routed.unmatched))
-    shard = batch.column("shard")
-    ids, sequences = batch.column("tag").to_numpy(), batch.column("sequence").to_numpy()
-    if len(shard.dictionary) == 1:
-        process.journal.note(shard.dictionary[0].as_py(), int(sequences.max()), _outcome(routed, ids, process.tags))
-        return
-    codes = shard.indices.to_numpy()
-    for code in np.unique(codes):
-        inside = codes == code
-        outcome = _outcome(routed, ids, process.tags, inside)
-        process.journal.note(shard.dictionary[int(code)].as_py(), int(sequences[inside].max()), outcome)
-
-
-def _outcome(routed: Routed, ids: np.ndarray, tags: TagTable, inside: np.ndarray | None = None) -> Outcome:
-    def count(rows: np.ndarray | None) -> Counter[str]:
-        if inside is not None:
-            rows = np.flatnonzero(inside) if rows is None else rows[inside[rows]]
-        return Counter(tags.count_sources(ids if rows is None else ids[rows]))
-
-    every = count(None)
-    outcome = Outcome(targets={name: count(rows) for name, rows in routed.targets.items()})
-    outcome.routed.update(every)
-    if len(routed.dead):
-        outcome.dead.update(count(routed.dead))
-        outcome.routed.subtract(outcome.dead)
-    if len(routed.unmatched):
-        outcome.filtered["no rule"] = count(routed.unmatched)
-        outcome.routed.subtract(outcome.filtered["no rule"])
-    return outcome
 
 
 def localize(batch: pa.RecordBatch, tags: TagTable) -> pa.RecordBatch:

@@ -55,6 +55,7 @@ def status(process: Observed) -> dict[str, Any]:
             "last_reading": intake.status.last_reading,
             "tags": len(intake.status.tags),
             "gaps": intake.status.gaps,
+            "counts": dict(intake.status.counts),
             "last_gap": asdict(intake.status.last_gap) if intake.status.last_gap is not None else None,
         }
         for name, intake in dict(process.intakes).items()

@@ -49,6 +49,7 @@ from flows.replays import resume_replays
 from flows.spools import file_name, kept
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
+from normalization.report import left_out
 from normalization.rules import Router
 
 log = structlog.get_logger()
@@ -376,7 +377,9 @@ class Process:
         outcome.routed.update(self.tags.count_sources(ids[routed & ~dead]))
         known = routed | dead
         if not known.all():
-            outcome.filtered["no rule"] = Counter(self.tags.count_sources(ids[~known]))
+            for number, count in Counter(ids[~known].tolist()).items():
+                tag = self.tags[number]
+                outcome.filtered.setdefault(left_out(tag), Counter())[tag.source] += count
         return outcome
 
     # ------------------------------------------------------------------ looking
@@ -400,6 +403,9 @@ class Process:
         for name, forwarder in self.forwarders.items():
             if (use := forwarder.pool) is not None:
                 metrics.show_pool(name, use)
+        for source, intake in self.intakes.items():
+            for what, times in list(intake.status.counts.items()):
+                metrics.ODDITIES.labels(source, what).set(times)
         metrics.QUEUE_SIZE.set(self.journal.waiting_rows)
         metrics.QUEUE_CAPACITY.set(self.journal.memory_rows)
         metrics.SPOOLED_BYTES.set(self.journal.size + sum(spool.size for spool in self.spools.values()))

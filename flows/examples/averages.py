@@ -16,6 +16,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.operators import KeyedStream
 
 from config.models import Configuration
+from flows.by_exception import report_by_exception
 from flows.inputs import GatewaySource, ModbusSource, MqttSource, OpcUaSource
 from flows.operators import Row, collect, event_clock, explode_by_tag, normalize, route, step_name, summarize
 from flows.outputs import DeadLetterSink, SpoolSink
@@ -51,7 +52,8 @@ def gateway(process: Process, window: timedelta = MINUTE, wait: timedelta = time
     made = collect("made", op.merge("made_rows", fahrenheit, averages), process)
     # … to here is the user's own.
 
-    routes = route("route", op.merge("all", normalized, made), process)
+    reported = report_by_exception("report", normalized, process)
+    routes = route("route", op.merge("all", reported, made), process)
     for target, readings_for_target in routes.targets.items():
         op.output(f"to_{step_name(target)}", readings_for_target, SpoolSink(process, target))
     op.output("dead_letters", routes.dead_letters, DeadLetterSink(process))

@@ -117,7 +117,7 @@ def test_the_three_example_paths_come_out(loaded: Load) -> None:
     assert isinstance(modbus, ModbusConfig)
     node = opcua.nodes[0]
     rows: list[Tag] = [
-        opcua.tag("plc", node.id, "Temp", own=node),
+        opcua.tag("plc", node.id or "", "Temp", own=node),
         mqtt.tag("robot1", "cell/robot1/conveyor_speed", "conveyor_speed"),
         *modbus.tag_rows(),
     ]

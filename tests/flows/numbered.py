@@ -22,6 +22,7 @@ class NumberedConfig(SourceConfig):
     protocol: Literal["mqtt", "modbus", "opcua"] = "mqtt"
     rate: int = Field(2000, description="readings per second")
     tag_count: int = Field(50, description="tags")
+    fold: int = Field(0, description="values begin again after so many numbers; 0: the value is the number")
     acked: Path = Field(description="file of acknowledged numbers")
 
     @override
@@ -42,13 +43,13 @@ class NumberedReader(Reader):
         tags = [intake.tag(self._config.tag("dev", f"a{i}", f"tag_{i}")) for i in range(self._config.tag_count)]
         intake.state(SourceState.CONNECTED)
         acked = Appender(self._config.acked)
-        period, waiting = 0.01, []
+        period, waiting, fold = 0.01, [], self._config.fold
         per_tick = max(1, round(self._config.rate * period))
         while True:
             rows = Columns()
             for _ in range(per_tick):
                 n += 1
-                rows.add(tags[n % len(tags)], n, source_time=n)
+                rows.add(tags[n % len(tags)], n % fold if fold else n, source_time=n)
             done = intake.append(rows, str(n).encode())
             done.add_done_callback(lambda _, n=n: acked.append(f"{n}\n".encode()))
             waiting.append(done)
@@ -116,6 +117,8 @@ def configuration(
     gateway: str = "gw",
     celsius: bool = False,
     report: float | None = None,
+    rule: dict | None = None,
+    fold: int = 0,
 ) -> Configuration:
     """Three numbered sources, two telling targets."""
     tags = [TagMapping(match="*", unit="°C")] if celsius else []
@@ -133,6 +136,8 @@ def configuration(
                 area=p,
                 rate=rate,
                 tags=tags,
+                report=rule,
+                fold=fold,
             )
             for p in PROTOCOLS
         ),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,19 @@ async def test_one_reader_makes_all_attempts_of_a_source(journal, tags):
     async with supervised(config, journal, tags):
         await eventually(lambda: len(config.started) == 3)
     assert len(made) == 1
+
+
+async def test_what_a_reader_counts_is_in_the_status(journal, tags):
+    class Counting(Script):
+        def reader(self, context):
+            made = super().reader(context)
+            made.counts = Counter({"rebirth: sequence gap": 2})
+            return made
+
+    config = Counting(name="press", steps=[hang])
+    async with supervised(config, journal, tags) as intake:
+        await eventually(lambda: len(config.started) == 1)
+        assert intake.status.counts == {"rebirth: sequence gap": 2}
 
 
 async def test_every_connection_after_the_first_is_a_reconnection(journal, tags):

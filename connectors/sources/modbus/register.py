@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from connectors.settings import Duration, Mapping, Place
+from connectors.settings import Duration, Mapping, Place, Report
 from connectors.sources.modbus.address import Address, Style, address_of
 from connectors.sources.modbus.datatypes import INTEGERS, PLAIN, REGISTERS, DataType, Meaning, Order, is_order
 from connectors.sources.modbus.plan import Kind, Point
@@ -113,6 +113,10 @@ class RegisterConfig(Place):
     scale: float | None = Field(None, description="factor: value × scale + offset")
     offset: float | None = Field(None, description="added after scaling, in the tag's unit")
     alarm: bool = Field(False, description="a value other than 0 or false is an alarm: its quality becomes ALARM")
+    report: Report | None = Field(
+        None,
+        description="report by exception: which readings go on; `all` for every one, against the source's `report`",
+    )
     metadata: dict[str, str] = Field({}, description="free text by key; in a file one column `metadata.<key>` each")
 
     @model_validator(mode="before")

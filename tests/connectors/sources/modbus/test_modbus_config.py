@@ -173,6 +173,13 @@ def test_convert_is_the_mapping_type():
     assert json.loads(row.mapping) == {"type": "number"}
 
 
+def test_a_register_says_when_it_is_reported_against_the_source():
+    registers = [{"name": "a", "address": 1, "report": {"deadband": 0.5}}, {"name": "b", "address": 2, "report": "all"}]
+    registers.append({"name": "c", "address": 3})
+    rows = config(registers, report={"deadband": 2}).tag_rows()
+    assert [json.loads(row.mapping)["report"] for row in rows] == [{"deadband": 0.5}, "all", {"deadband": 2.0}]
+
+
 def test_registers_come_from_a_csv_file_too(tmp_path):
     path = tmp_path / "tags.csv"
     path.write_text(

@@ -1,0 +1,121 @@
+"""Which tags the patterns of `tags` take: from the configuration where it names them, else from a look at the devices."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from typing_extensions import override
+
+from bifrost.screen import Listing
+from bifrost.try_source import read_for
+from config.models import Configuration
+from connectors.contract import Intake, SourceState
+from connectors.settings import SourceConfig
+from connectors.sources.modbus import ModbusConfig
+from normalization.reading import Columns, Tag, TagTable
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the patterns of one source take.
+
+    Attributes:
+        source: Name of the source.
+        patterns: Each `match` of its `tags`, in order, and how many tags it took; None where the tags are not known.
+        others: Tags that no pattern took; None where the tags are not known.
+        problem: Why the device could not be looked at; empty when it was, or nobody looked.
+    """
+
+    source: str
+    patterns: list[tuple[str, int | None]]
+    others: int | None
+    problem: str = ""
+
+
+class _Tags(Intake):
+    """An intake that only wants to know which tags there are."""
+
+    def __init__(self) -> None:
+        self._table = TagTable()
+
+    @override
+    def tag(self, tag: Tag) -> int:
+        return self._table.intern(tag)
+
+    @override
+    def append(self, rows: Columns, state: bytes | None = None) -> "asyncio.Future[None]":
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    @override
+    def gap(self, tags: Sequence[int], start: int, end: int, reason: str) -> None:
+        pass
+
+    @override
+    def state(self, state: SourceState, detail: str = "") -> None:
+        pass
+
+
+def taken(config: Configuration, seconds: float | None) -> list[Taken]:
+    """What the patterns of each source take.
+
+    Args:
+        config: The configuration.
+        seconds: How long to read sources whose tags the configuration does not name; None to connect to nothing.
+    """
+    return asyncio.run(_all(config, seconds))
+
+
+async def _all(config: Configuration, seconds: float | None) -> list[Taken]:
+    return list(await asyncio.gather(*(_one(source, config, seconds) for source in config.sources)))
+
+
+async def _one(source: SourceConfig, config: Configuration, seconds: float | None) -> Taken:
+    found: dict[int | None, set[str]] = {}
+    if isinstance(source, ModbusConfig):
+        source.matcher.taken = found
+        source.tag_rows()
+        return _taken(source, found)
+    if seconds is None:
+        return Taken(source.name, [(mapping.match, None) for mapping in source.tags], None)
+    trial = source.trial()
+    trial.matcher.taken = found
+    problem = await read_for(seconds, trial, config, _Tags())
+    return _taken(source, found, problem)
+
+
+def _taken(source: SourceConfig, found: dict[int | None, set[str]], problem: str = "") -> Taken:
+    counts: list[tuple[str, int | None]] = [
+        (mapping.match, len(found.get(number, ()))) for number, mapping in enumerate(source.tags)
+    ]
+    return Taken(source.name, counts, len(found.get(None, ())), problem)
+
+
+def table(found: Sequence[Taken]) -> Table:
+    """What was found, for people."""
+    shown = Listing(["source", "match"], ["tags"], ["note"], title="Tags by pattern")
+    for one in found:
+        for match, count in one.patterns:
+            note = "takes no tag" if count == 0 and not one.problem else ""
+            shown.add_row(one.source, match, "?" if count is None else f"{count:,}", note)
+        if one.others is None:
+            shown.add_row(one.source, "", "?", "the device tells its tags; look with --read 10s")
+        else:
+            shown.add_row(one.source, "(no pattern)", f"{one.others:,}", one.problem)
+    return shown
+
+
+def plain(found: Sequence[Taken]) -> list[dict[str, Any]]:
+    """What was found, for programs."""
+    return [
+        {
+            "source": one.source,
+            "patterns": [{"match": match, "tags": count} for match, count in one.patterns],
+            "others": one.others,
+            "problem": one.problem or None,
+        }
+        for one in found
+    ]

@@ -1,0 +1,85 @@
+"""Telling the journal what becomes of readings in the flow, for the account; a step may have merged several shards."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from delivery import metrics
+from delivery.outcome import Outcome
+from flows.process import Process
+from normalization.passing import DOOR, REASONS
+from normalization.reading import TagTable
+from normalization.report import LATE
+from normalization.rules import Routed
+
+_Mask = npt.NDArray[np.bool_]
+
+
+def note_routed(routed: Routed, process: Process) -> None:
+    """Note where readings go; those that were held back before are no longer left out."""
+    metrics.DEFAULTED.inc(routed.defaulted)
+    if len(routed.unmatched):
+        metrics.DROPPED.labels("no rule").inc(len(routed.unmatched))
+    ids = routed.batch.column("tag").to_numpy()
+    for shard, last, inside in _shards(routed.batch):
+        outcome = _routed(routed, ids, process.tags, inside)
+        if shard.endswith(LATE):
+            held = Counter(process.tags.count_sources(ids if inside is None else ids[inside]))
+            outcome.filtered[REASONS[DOOR]] = Counter({source: -count for source, count in held.items()})
+        process.journal.note(shard.removesuffix(LATE), last, outcome)
+
+
+def note_left_out(batch: pa.RecordBatch, reasons: npt.NDArray[np.int8], process: Process) -> None:
+    """Note the readings of a batch that report by exception leaves out.
+
+    Args:
+        batch: The batch.
+        reasons: For each reading its place in ``REASONS``; 0 for those that go on.
+        process: What the flow lives on.
+    """
+    ids = batch.column("tag").to_numpy()
+    sequences = batch.column("sequence").to_numpy()
+    for shard, _, inside in _shards(batch):
+        outcome = Outcome()
+        out = reasons > 0 if inside is None else inside & (reasons > 0)
+        for number in np.unique(reasons[out]).tolist():
+            counts = process.tags.count_sources(ids[out & (reasons == number)])
+            outcome.filtered[REASONS[number]] = Counter(counts)
+            for source, count in counts.items():
+                metrics.FILTERED.labels(source, REASONS[number]).inc(count)
+        if outcome.filtered:
+            process.journal.note(shard, int(sequences[out].max()), outcome)
+
+
+def _shards(batch: pa.RecordBatch) -> Iterator[tuple[str, int, _Mask | None]]:
+    """The shards of a batch, each with its largest sequence and its rows; None for all rows."""
+    if not len(batch):
+        return
+    shard, sequences = batch.column("shard"), batch.column("sequence").to_numpy()
+    if len(shard.dictionary) == 1:
+        yield shard.dictionary[0].as_py(), int(sequences.max()), None
+        return
+    codes = shard.indices.to_numpy()
+    for code in np.unique(codes):
+        inside = codes == code
+        yield shard.dictionary[int(code)].as_py(), int(sequences[inside].max()), inside
+
+
+def _routed(routed: Routed, ids: npt.NDArray[np.int32], tags: TagTable, inside: _Mask | None) -> Outcome:
+    def count(rows: npt.NDArray[np.intp] | None) -> Counter[str]:
+        if inside is not None:
+            rows = np.flatnonzero(inside) if rows is None else rows[inside[rows]]
+        return Counter(tags.count_sources(ids if rows is None else ids[rows]))
+
+    outcome = Outcome(targets={name: count(rows) for name, rows in routed.targets.items()})
+    outcome.routed.update(count(None))
+    if len(routed.dead):
+        outcome.dead.update(count(routed.dead))
+        outcome.routed.subtract(outcome.dead)
+    if len(routed.unmatched):
+        outcome.filtered["no rule"] = count(routed.unmatched)
+        outcome.routed.subtract(outcome.filtered["no rule"])
+    return outcome
