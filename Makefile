@@ -1,4 +1,4 @@
-# Everything a user or developer does. A fresh machine needs Python 3.11 or 3.12 and make; the tests also Node and a C compiler.
+# Everything a user or developer does. A fresh machine needs Python 3.11 or 3.12 and make; the tests also Node, a JDK with Maven, Rust and a C compiler.
 SHELL := /bin/bash
 PY := .venv/bin/python
 PYTHON ?= python3
@@ -55,6 +55,11 @@ mutation: install ## Change the delivery code in small ways and see which tests 
 	sh tests/mutation/install.sh
 	nice -n 19 build/mutation/venv/bin/python -m tests.mutation $(ARGS) $(FILES)
 
+fuzz: install ## Look for bytes that break a decoder, led by the code they reach (TARGET=opcua SECONDS=60)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --target build/fuzz/lib -r tests/fuzz/requirements.txt
+	for target in $(or $(TARGET),modbus modbus_values opcua mqtt_packets mqtt_payload sparkplug); do \
+		PYTHONPATH=build/fuzz/lib $(PY) -m tests.fuzz $$target $(or $(SECONDS),60) || exit 1; done
+
 bench: install ## Measure; writes build/evidence/bench.json
 	$(PY) -m benchmarks.run
 
@@ -72,4 +77,4 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run counterparts test check format chaos chaos-short soak mutation bench bench-peers evidence lock clean
+.PHONY: help install run counterparts test check format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean

@@ -254,7 +254,7 @@ From servers and brokers of others: into the journal with fsync, and through the
 Messages, values or registers per CPU-second of the process. Telegraf has nothing but a memory buffer behind it where we have
 the journal.
 
-{_table(("work", "per CPU-second", "runs", "Telegraf", "aim"), source_rows(bench.get("sources", {{}})))}
+{_table(("work", "per CPU-second", "runs", "Telegraf", "aim"), source_rows(bench.get("sources") or {}))}
 {_conditions(conditions["sources"]) if "sources" in conditions else ""}
 
 ## Idle, and start

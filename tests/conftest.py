@@ -2,8 +2,12 @@ from collections.abc import Generator, Iterator
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from tests import evidence, interop
+
+settings.register_profile("any machine", deadline=None)  # time says more of the machine's load than of an example
+settings.load_profile("any machine")
 
 SEEN = pytest.StashKey[interop.Seen]()
 

@@ -22,6 +22,7 @@ _PACKAGES: Final = {
     "sparkplug-client": "sparkplug",
     "sparkplug-payload": "sparkplug",
 }
+_ARTIFACTS: Final = {"Eclipse Milo": ("opcua-milo", "sdk-server"), "Eclipse Tahu": ("sparkplug-tahu", "tahu-edge")}
 Seen = dict[tuple[str, str], str]
 
 
@@ -89,11 +90,10 @@ def _found(counterpart: str) -> Iterator[str]:
         case "open62541":
             built = _COUNTERPARTS.parents[1] / "build/counterparts/opcua-c/installed/include/open62541/config.h"
             yield from re.findall(r'UA_OPEN62541_VERSION "v?([^"]+)"', built.read_text("utf-8"))
-        case _:
-            for pom in _COUNTERPARTS.glob("*/pom.xml"):
-                text = pom.read_text("utf-8")
-                if f"<!-- {counterpart} -->" in text:
-                    yield from re.findall(rf"<!-- {counterpart} -->.*?<version>([^<]+)", text, re.DOTALL)
+        case "Eclipse Milo" | "Eclipse Tahu":
+            folder, artifact = _ARTIFACTS[counterpart]
+            text = (_COUNTERPARTS / folder / "pom.xml").read_text("utf-8")
+            yield from re.findall(rf"<artifactId>{artifact}</artifactId>\s*<version>([^<]+)", text)
 
 
 def _output(command: list[str]) -> str:
