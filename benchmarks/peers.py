@@ -64,8 +64,16 @@ def mqtt(port: int, qos: int) -> str:
 
 def opcua(port: int, hertz: float) -> str:
     """Its input for `wire_opcua`; one metric a value."""
-    nodes = "\n".join(
-        f'    {{name="v{at}", namespace="1", identifier_type="s", identifier="v{at}"}},'
+    nodes = "".join(
+        f"""  [[inputs.opcua_listener.nodes]]
+    name = "v{at}"
+    namespace = "1"
+    identifier_type = "s"
+    identifier = "v{at}"
+    [inputs.opcua_listener.nodes.monitoring_params]
+      sampling_interval = "0s"
+      queue_size = 100
+"""
         for at in range(wire_opcua.DOUBLES)
     )
     return f"""[[inputs.opcua_listener]]
@@ -78,13 +86,7 @@ def opcua(port: int, hertz: float) -> str:
   request_timeout = "20s"
   subscription_interval = "{round(1000 / hertz)}ms"
   timestamp = "source"
-  nodes = [
-{nodes}
-  ]
-  [inputs.opcua_listener.monitoring_params]
-    sampling_interval = "0s"
-    queue_size = 100
-"""
+{nodes}"""
 
 
 def modbus(port: int) -> str:
@@ -110,7 +112,7 @@ def modbus(port: int) -> str:
 
 
 def _outputs(work: str, directory: Path) -> str:
-    lines = f'[[outputs.file]]\n  files = ["{directory / "lines"}"]\n  data_format = "influx"\n'
+    lines = f'[[outputs.file]]\n  files = ["{directory / "lines" / "metrics"}"]\n  data_format = "influx"\n'
     if work == "file":
         return lines
     return f"""[[inputs.internal]]
@@ -150,6 +152,7 @@ def take_in(program: str, inputs: str, work: str, per_metric: int, seconds: floa
     """
     with tempfile.TemporaryDirectory(prefix="telegraf-bench-") as name:
         directory = Path(name)
+        (directory / "lines").mkdir()
         (directory / "telegraf.conf").write_text(_AGENT + inputs + _outputs(work, directory))
         counted = wire.Lines(directory / "lines") if work == "file" else _Discarded(directory / "own")
         log = directory / "log"
