@@ -19,7 +19,7 @@ from asyncua.ua.ua_binary import from_binary
 
 from connectors.sources.opcua.binary import EXTENSION_OBJECT, VARIANT, Structure, StructureField, Types
 from connectors.sources.opcua.names import format_node_id, parse_node_id
-from connectors.sources.opcua.session import Session, node_id
+from connectors.sources.opcua.session import Session, node_id, plain_id
 from connectors.sources.opcua.typedict import Dictionary, parse
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class DataTypes:
             found: set[ua.NodeId] = set()
             for data_type, value, references in zip(wanted, definitions, parents, strict=True):
                 definition = value.Value.Value if value.Value is not None else None
-                parent = _plain(references[0].NodeId) if references else None
+                parent = plain_id(references[0].NodeId) if references else None
                 self._definitions[data_type] = definition
                 self._parents[data_type] = parent
                 if parent is not None:
@@ -81,7 +81,7 @@ class DataTypes:
         encodings = sorted(new)
         nodes = [_node_id(text) for text in encodings]
         found = await self._session.references(nodes, ObjectIds.HasEncoding, ua.BrowseDirection.Inverse)
-        owners = {text: _plain(refs[0].NodeId) for text, refs in zip(encodings, found, strict=True) if refs}
+        owners = {text: plain_id(refs[0].NodeId) for text, refs in zip(encodings, found, strict=True) if refs}
         await self.learn(owners.values())
         defined = {text: self._structures.get(owners[text]) if text in owners else None for text in encodings}
         described = await self._by_dictionary([text for text in encodings if defined[text] is None])
@@ -98,7 +98,7 @@ class DataTypes:
         """The structures with these encodings, as the server's type dictionaries describe them."""
         nodes = [_node_id(text) for text in encodings]
         found = await self._session.references(nodes, ObjectIds.HasDescription)
-        described = {text: _plain(refs[0].NodeId) for text, refs in zip(encodings, found, strict=True) if refs}
+        described = {text: plain_id(refs[0].NodeId) for text, refs in zip(encodings, found, strict=True) if refs}
         descriptions = list(described.values())
         names = await self._session.read_attributes_of(descriptions, AttributeIds.Value)
         owners = await self._session.references(descriptions, ObjectIds.HasComponent, ua.BrowseDirection.Inverse)
@@ -106,7 +106,7 @@ class DataTypes:
         for encoding, name, references in zip(described, names, owners, strict=True):
             said = name.Value.Value if name.Value is not None else None
             if references and isinstance(said, str):
-                dictionary = await self._dictionary(_plain(references[0].NodeId))
+                dictionary = await self._dictionary(plain_id(references[0].NodeId))
                 if (structure := dictionary.structures.get(said)) is not None:
                     out[encoding] = structure
         return out
@@ -188,10 +188,6 @@ def _is_builtin(data_type: ua.NodeId) -> bool:
         isinstance(data_type.Identifier, int)
         and (data_type.Identifier <= _ENUMERATION or data_type.Identifier in _BASES)
     )
-
-
-def _plain(node: ua.NodeId) -> ua.NodeId:
-    return ua.NodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType)
 
 
 def _text(node: ua.NodeId) -> str:

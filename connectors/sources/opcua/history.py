@@ -7,7 +7,6 @@ ends are source times and are left out: their values are there. What the server 
 import asyncio
 import datetime
 import logging
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from connectors.sources.opcua.limits import TOO_MUCH
 from connectors.sources.opcua.nodes import Described
 from connectors.sources.opcua.services import HistoryResult
 from connectors.sources.opcua.session import Session, node_id
+from connectors.sources.opcua.state import microseconds_now
 from connectors.sources.opcua.watermarks import FILLED, OPEN, REFUSED, Missed, Watermarks, node_keys
 from normalization.columns import NULL_TIME
 from normalization.reading import Columns
@@ -110,7 +110,7 @@ class History:
         self._decoder.seen = []
         if self._config.history.backfill is not None:
             new = self._readable & (self._last == 0)
-            now = time.time_ns() // 1000
+            now = microseconds_now()
             if new.any() and not any(missed.start == 0 for missed in self._missed):
                 since = np.full(len(new), now - int(self._config.history.backfill * 1e6))
                 self._missed.append(Missed.create(self._directory, 0, now, self._keys[new], since[new]))
@@ -239,7 +239,7 @@ class History:
             [node_id(ObjectIds.Server_ServerStatus_CurrentTime)], AttributeIds.Value
         )
         said = now.Value.Value if now.Value is not None else None
-        return int(said.timestamp() * 1e6) if isinstance(said, datetime.datetime) else time.time_ns() // 1000
+        return int(said.timestamp() * 1e6) if isinstance(said, datetime.datetime) else microseconds_now()
 
     async def _fill(self, missed: Missed, at: dict[int, int]) -> None:
         rows = missed.rows

@@ -16,7 +16,7 @@ from connectors.sources.opcua.datatypes import DataTypes
 from connectors.sources.opcua.decode import Item
 from connectors.sources.opcua.names import PathFilter, format_identifier, format_node_id, parse_node_id, parse_path
 from connectors.sources.opcua.selection import are_of_types, at_paths
-from connectors.sources.opcua.session import Session, batches, node_id
+from connectors.sources.opcua.session import Session, batches, node_id, plain_id
 from normalization.reading import Tag
 
 _log = logging.getLogger(__name__)
@@ -109,9 +109,7 @@ async def browse(session: Session, config: BrowseConfig, progress: Callable[[Fou
                 for reference in references:
                     if getattr(reference.NodeId, "ServerIndex", 0):
                         continue  # a node of another server
-                    node = ua.NodeId(
-                        reference.NodeId.Identifier, reference.NodeId.NamespaceIndex, reference.NodeId.NodeIdType
-                    )
+                    node = plain_id(reference.NodeId)
                     name = reference.BrowseName.Name or format_identifier(node.Identifier)
                     child = f"{path}/{name}" if path else name
                     if reference.ReferenceTypeId == _HAS_PROPERTY:

@@ -8,7 +8,7 @@ from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
 
 from connectors.sources.opcua.names import format_node_id, parse_path
-from connectors.sources.opcua.session import Session, node_id
+from connectors.sources.opcua.session import Session, node_id, plain_id
 
 _ROOT: Final = node_id(ObjectIds.RootFolder)
 _YES: Final[Any] = True  # what asyncua calls a Boolean cannot be made
@@ -38,7 +38,7 @@ async def at_paths(session: Session, paths: Sequence[str]) -> dict[str, ua.NodeI
                 for index in (int(name.NamespaceIndex), None):
                     child = (*parent, (index, str(name.Name)))
                     if child in wanted:
-                        below.setdefault(child, _plain(reference.NodeId))
+                        below.setdefault(child, plain_id(reference.NodeId))
     return found | {path: below.get(names) for path, names in browsed.items()}
 
 
@@ -68,7 +68,7 @@ async def _translated(session: Session, paths: dict[str, _Steps]) -> dict[str, u
     found: dict[str, ua.NodeId | None] = {}
     for path, result in zip(paths, results, strict=True):
         targets = [target for target in result.Targets or () if target.RemainingPathIndex == 0xFFFFFFFF]
-        found[path] = _plain(targets[0].TargetId) if targets and result.StatusCode.is_good() else None
+        found[path] = plain_id(targets[0].TargetId) if targets and result.StatusCode.is_good() else None
     return found
 
 
@@ -90,7 +90,7 @@ async def are_of_types(
         kept = await _are(session, [kind if isinstance(kind, ua.NodeId) else None for kind in kinds], types)
     if definitions:
         found = await session.references(nodes, ObjectIds.HasTypeDefinition)
-        made = await _are(session, [_plain(refs[0].NodeId) if refs else None for refs in found], definitions)
+        made = await _are(session, [plain_id(refs[0].NodeId) if refs else None for refs in found], definitions)
         kept = [one and other for one, other in zip(kept, made, strict=True)]
     return kept
 
@@ -116,7 +116,7 @@ async def _lineages(session: Session, types: Iterable[ua.NodeId]) -> dict[ua.Nod
         parents = {node: refs[0] for node, refs in zip(level, results, strict=True) if refs}
         for kind, at in list(above.items()):
             parent = parents.get(at)
-            reached = _plain(parent.NodeId) if parent is not None else None
+            reached = plain_id(parent.NodeId) if parent is not None else None
             if parent is None or reached is None or reached in seen[kind]:
                 del above[kind]
                 continue
@@ -133,7 +133,3 @@ def _ids(session: Session, node: ua.NodeId) -> list[str]:
     if 0 < index < len(session.namespaces):
         texts.append(format_node_id(session.namespaces[index], node.Identifier))
     return texts
-
-
-def _plain(node: ua.NodeId) -> ua.NodeId:
-    return ua.NodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType)

@@ -238,6 +238,11 @@ def node_id(identifier: Any, namespace: int = 0) -> ua.NodeId:
     return ua.NodeId(identifier, ua.Int16(namespace))
 
 
+def plain_id(node: ua.NodeId) -> ua.NodeId:
+    """The node id alone, of one that may name a namespace's URI or another server, too."""
+    return ua.NodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType)
+
+
 def _status(value: ua.DataValue | ua.BrowseResult) -> int:
     return int(value.StatusCode.value) if value.StatusCode is not None else 0
 
