@@ -57,7 +57,7 @@ mutation: install ## Change the delivery code in small ways and see which tests 
 
 fuzz: install ## Look for bytes that break a decoder, led by the code they reach (TARGET=opcua SECONDS=60)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --target build/fuzz/lib -r tests/fuzz/requirements.txt
-	for target in $(or $(TARGET),modbus modbus_values opcua mqtt_packets mqtt_payload sparkplug); do \
+	for target in $(or $(TARGET),$$($(PY) -c "from tests.fuzz.targets import TARGETS; print(*TARGETS)")); do \
 		PYTHONPATH=build/fuzz/lib $(PY) -m tests.fuzz $$target $(or $(SECONDS),60) || exit 1; done
 
 bench: install ## Measure; writes build/evidence/bench.json

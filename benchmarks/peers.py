@@ -12,13 +12,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-
-import psutil
 
 from benchmarks import wire, wire_modbus, wire_mqtt, wire_opcua
 from benchmarks.evidence import ROOT
@@ -26,8 +24,6 @@ from benchmarks.evidence import ROOT
 WORKS: Final = ("discard", "file")
 VERSION: Final = "1.40.1"  # that benchmarks/telegraf.sh builds
 _BLOCK: Final = 125
-_WARM_UP: Final = 4.0
-_PATIENCE: Final = 60.0
 _AGENT: Final = """[agent]
   interval = "10ms"
   round_interval = false
@@ -157,17 +153,8 @@ def take_in(program: str, inputs: str, work: str, per_metric: int, seconds: floa
         counted = wire.Lines(directory / "lines") if work == "file" else _Discarded(directory / "own")
         log = directory / "log"
         with log.open("wb") as output, _running([program, "--config", str(directory / "telegraf.conf")], output) as own:
-            give_up = time.monotonic() + _PATIENCE
-            while not counted.look():
-                if own.poll() is not None or time.monotonic() > give_up:
-                    raise RuntimeError(f"Telegraf brings nothing: {log.read_text()[-2000:]}")
-                time.sleep(0.2)
-            time.sleep(_WARM_UP)
-            process = psutil.Process(own.pid)
-            before, cpu, began = counted.look(), wire.cpu_s(process), time.monotonic()
-            time.sleep(seconds)
-            count = (counted.look() - before) * per_metric
-            return wire.Used(count, wire.cpu_s(process) - cpu, time.monotonic() - began)
+            used = wire.watch(own, counted, seconds, log)
+    return replace(used, count=used.count * per_metric)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psutil
 
@@ -186,24 +186,43 @@ class Lines:
         return self.count
 
 
+class Counted(Protocol):
+    """What says how much has come out of a process."""
+
+    def look(self) -> int:
+        """How much until now."""
+
+
+def watch(gateway: "subprocess.Popen[bytes]", counted: Counted, seconds: float, log: Path) -> Used:
+    """What a process takes in and uses between two looks, after the first has come and a warm-up.
+
+    Args:
+        gateway: The process.
+        counted: What comes out of it.
+        seconds: Time between the looks.
+        log: What it says, for when nothing comes.
+    """
+    process, give_up = psutil.Process(gateway.pid), time.monotonic() + _PATIENCE
+    while not counted.look():
+        if gateway.poll() is not None or time.monotonic() > give_up:
+            raise RuntimeError(f"nothing came: {log.read_text()[-2000:]}")
+        time.sleep(0.2)
+    time.sleep(_WARM_UP)
+    before, cpu, began = counted.look(), cpu_s(process), time.monotonic()
+    time.sleep(seconds)
+    found = Used(counted.look() - before, cpu_s(process) - cpu, time.monotonic() - began)
+    if gateway.poll() is not None or not found.count:
+        raise RuntimeError(f"nothing came: {log.read_text()[-2000:]}")
+    return found
+
+
 def _file(source: dict[str, Any], seconds: float, directory: Path) -> Used:
     log = directory / "gateway.log"
     with log.open("wb") as output:
         command = [sys.executable, "-m", "bifrost", "run", "-c", str(_config(source, directory))]
         gateway = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
     try:
-        lines, process = Lines(directory / "lines"), psutil.Process(gateway.pid)
-        give_up = time.monotonic() + _PATIENCE
-        while not lines.look():
-            if gateway.poll() is not None or time.monotonic() > give_up:
-                raise RuntimeError(f"nothing came: {log.read_text()[-2000:]}")
-            time.sleep(0.2)
-        time.sleep(_WARM_UP)
-        before, cpu, began = lines.look(), cpu_s(process), time.monotonic()
-        time.sleep(seconds)
-        found = Used(lines.look() - before, cpu_s(process) - cpu, time.monotonic() - began)
-        if gateway.poll() is not None or not found.count:
-            raise RuntimeError(f"nothing came: {log.read_text()[-2000:]}")
+        found = watch(gateway, Lines(directory / "lines"), seconds, log)
         gateway.send_signal(signal.SIGTERM)
         if gateway.wait(60) != 0:
             raise RuntimeError(log.read_text()[-2000:])
