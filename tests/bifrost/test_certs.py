@@ -3,18 +3,19 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from cryptography import x509
 from typer.testing import CliRunner, Result
 
 from bifrost.cli import app
 from connectors.sources.opcua.certificates import thumbprint
+from tests.command_in_process import quiet
 from tests.connectors.sources.opcua.milo_server import Made
+
+__all__ = ["quiet"]
 
 CONFIG = """
 gateway: {name: hall, directory: DIR}
@@ -25,20 +26,6 @@ sources:
 """
 ROOT = Made("Plant CA", ca=True)
 PRESS = Made("press", ROOT)
-
-
-def silent(*_: object) -> Any:
-    raise structlog.DropEvent
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command runs in this process, and its loggers would keep a stream that is closed when it ends."""
-    for place in ("config.loader.configure", "config.logs.configure"):
-        monkeypatch.setattr(place, lambda _: None)
-    structlog.configure(processors=[silent])
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

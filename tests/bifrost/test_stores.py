@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from bifrost.cli import app
@@ -29,7 +28,10 @@ from flows.port import Port
 from flows.process import Process
 from flows.spools_port import spools_router
 from normalization.reading import FACTS, Columns, numbers, repeat, view
+from tests.command_in_process import quiet
 from tests.delivery.stores import until
+
+__all__ = ["quiet"]
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "dead-letters.md").read_text(encoding="utf-8")
@@ -43,20 +45,6 @@ sources:
     endpoint: mqtt://127.0.0.1:1
     tags: [{match: "*", type: TYPE}]
 """
-
-
-def silent(*_: object) -> Any:
-    raise structlog.DropEvent
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command runs in this process, and its loggers would keep a stream that is closed when it ends."""
-    for place in ("config.loader.configure", "config.logs.configure"):
-        monkeypatch.setattr(place, lambda _: None)
-    structlog.configure(processors=[silent])
-    yield
-    structlog.reset_defaults()
 
 
 def free_port() -> int:

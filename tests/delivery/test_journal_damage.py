@@ -74,11 +74,8 @@ async def test_a_failed_disk_is_told_in_its_own_words(
     assert str(journal.failed).startswith(f"{tmp_path}: fsync failed (Input/output error)")
 
 
-async def test_readings_whose_commit_is_under_way_wait_too(
-    tmp_path: Path, closing: list[Journal], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal = opened(tmp_path, closing)
-    attach(journal)
+def hold_syncs(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have each sync wait for the first of these; the second says that one waits."""
     gate, reached, real = threading.Event(), threading.Event(), os.fdatasync
 
     def slow(fd: int) -> None:
@@ -87,6 +84,15 @@ async def test_readings_whose_commit_is_under_way_wait_too(
         real(fd)
 
     monkeypatch.setattr(os, "fdatasync", slow)
+    return gate, reached
+
+
+async def test_readings_whose_commit_is_under_way_wait_too(
+    tmp_path: Path, closing: list[Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(tmp_path, closing)
+    attach(journal)
+    gate, reached = hold_syncs(monkeypatch)
     future = journal.append("source0", INDEX, columns([1]), None)
     came = journal.oldest_received()
     assert isinstance(came, int)
@@ -104,14 +110,7 @@ async def test_what_is_not_durable_is_not_read_back_for_a_flow_that_begins_anew(
 ) -> None:
     journal = opened(tmp_path, closing)
     await journal.append("source0", INDEX, columns([1]), None)
-    gate, reached, real = threading.Event(), threading.Event(), os.fdatasync
-
-    def slow(fd: int) -> None:
-        reached.set()
-        gate.wait(10)
-        real(fd)
-
-    monkeypatch.setattr(os, "fdatasync", slow)
+    gate, reached = hold_syncs(monkeypatch)
     future = journal.append("source0", INDEX, columns([2]), None)
     await until_async(reached.is_set)
     attach(journal)

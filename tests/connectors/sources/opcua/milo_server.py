@@ -3,11 +3,9 @@
 import datetime
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -15,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
 from connectors.sources.opcua.certificates import thumbprint
 from tests.connectors.sources.opcua.conftest import free_port
+from tests.connectors.sources.opcua.server_process import ServerProcess
 
 COUNTERPART = Path(__file__).parents[3] / "counterparts" / "opcua-milo"
 BUILT = Path(__file__).parents[4] / "build" / "counterparts" / "opcua-milo"
@@ -28,7 +27,7 @@ def install() -> None:
     subprocess.run(["/bin/sh", str(COUNTERPART / "install.sh")], check=True, timeout=300, stdout=sys.stderr)
 
 
-class MiloServer:
+class MiloServer(ServerProcess):
     """A server in `folder`, which holds its certificate and its trust list; see the counterpart's `Server.java`.
 
     Args:
@@ -47,36 +46,19 @@ class MiloServer:
         self.start()
 
     def start(self) -> None:
-        self.output: list[str] = []
-        self._ready = threading.Event()
-        java = ["java", "-Xmx160m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        self.process = subprocess.Popen(
-            [*java, "-cp", f"{BUILT}/classes:{BUILT}/libraries/*", "Server", str(self.port), str(self.folder), self._host],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        if not self._ready.wait(120) or self.process.poll() is not None:
-            self.kill()
-            pytest.fail("Milo did not start:\n" + "".join(self.output))
-
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            self.output.append(line)
-            if line.startswith("ready"):
-                self._ready.set()
-        self._ready.set()
+        java = ["java", "-Xmx160m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]
+        command = [
+            *java,
+            f"{BUILT}/classes:{BUILT}/libraries/*",
+            "Server",
+            str(self.port),
+            str(self.folder),
+            self._host,
+        ]
+        self.launch(command, "Milo", 120)
 
     def command(self, line: str) -> None:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-        self._reader.join(10)
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self.say(line)
 
     def trust(self, certificate: bytes) -> None:
         """Let an application in."""

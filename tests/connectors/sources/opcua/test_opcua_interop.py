@@ -5,7 +5,6 @@ import json
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from connectors.sources.opcua.session import ServerRefusedError
 from connectors.sources.opcua.trust import UntrustedServerError
 from normalization.reading import Quality, ValueType
 from tests.connectors.sources.opcua.conftest import Reading, Relay, free_port, source
+from tests.connectors.sources.opcua.server_process import ServerProcess
 from tests.recording_intake import RecordingIntake
 
 pytestmark = pytest.mark.interop("node-opcua")
@@ -26,7 +26,7 @@ COUNTERPART = Path(__file__).parents[3] / "counterparts" / "opcua-node"
 NAMES = {"Double", "Int32", "UInt64", "Text", "Flag", "Array", "Matrix", "State", "Job", "Anything", "Many"}
 
 
-class NodeServer:
+class NodeServer(ServerProcess):
     """The node-opcua process."""
 
     LIMIT = 3  # nodes in one request, fewer than any test reads
@@ -38,35 +38,11 @@ class NodeServer:
         self.start()
 
     def start(self) -> None:
-        self.output: list[str] = []
-        self._ready = threading.Event()
         command = ["node", str(COUNTERPART / "server.js"), str(self.port), str(self._pki), str(self.LIMIT)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        if not self._ready.wait(60) or self.process.poll() is not None:
-            self.kill()
-            pytest.fail("node-opcua did not start:\n" + "".join(self.output))
-
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            self.output.append(line)
-            if line.startswith("ready"):
-                self._ready.set()
-        self._ready.set()
+        self.launch(command, "node-opcua", 60)
 
     def command(self, **command: Any) -> None:
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-        self._reader.join(10)
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self.say(json.dumps(command))
 
 
 @pytest.fixture(scope="module")
