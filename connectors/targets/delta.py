@@ -34,7 +34,7 @@ from connectors.settings import Duration, Size, TargetConfig
 from connectors.targets.delta_errors import contract_errors
 from connectors.targets.delta_log import mend, sync, write_durably
 from connectors.targets.delta_table import Standing, misfits, split, standing, unwritable
-from connectors.targets.delta_tidy import claim, merge, no_hooks
+from connectors.targets.delta_tidy import claim, merge, no_hooks, sweep
 from connectors.wire.rows import fingerprint
 from normalization.reading import TABLE, table
 
@@ -124,7 +124,7 @@ class DeltaWriter(Writer):
         self._commits: dict[str, int] = {}
         self._dates: dict[str, set[str]] = {}
         self._left_over: dict[str, set[str]] = {}
-        self._vacuumed: dict[str, float] = {}
+        self._swept: dict[str, float] = {}
         self._tidying: asyncio.Task[None] | None = None
 
     @override
@@ -370,13 +370,25 @@ class DeltaWriter(Writer):
             claimed = claim(found, claims.get(name), time.time_ns() // 1000)
         if claimed is not None:
             self._claims_file().write_text(json.dumps(claims | {name: claimed}), "utf-8")
+            before = DeltaTable(self._uri(name), storage_options=self._options())
             merge(found, dates, self._config.file_size)
             now = time.monotonic()
-            if now - self._vacuumed.get(name, -math.inf) >= max(_HOUR, self._config.file_retention):
-                self._vacuumed[name] = now
-                found.vacuum(dry_run=False, full=True, post_commithook_properties=no_hooks())
+            if now - self._swept.get(name, -math.inf) >= max(_HOUR, self._config.file_retention):
+                self._swept[name] = now
+                self._sweep(name, before, found)
         found.create_checkpoint()
         if self._local:
             sync(Path(self._uri(name)), [found.version()])
         found.cleanup_metadata()  # not before the checkpoint is durable, which stands for what this deletes
         return claimed is not None or not self._config.compact_every
+
+    def _sweep(self, name: str, before: "DeltaTable", found: "DeltaTable") -> None:
+        with self._lock:
+            found.update_incremental()
+            if not sweep(before, found):
+                log.warning(
+                    "%s: files that were written just now look more than %g h old; nothing is deleted until the clocks "
+                    "of this machine and of the store agree",
+                    self._uri(name),
+                    self._config.file_retention / 3600,
+                )

@@ -68,3 +68,20 @@ def merge(found: "DeltaTable", dates: Sequence[str], file_size: int) -> None:
         writer_properties=WriterProperties(compression="ZSTD", compression_level=3),
         post_commithook_properties=no_hooks(),
     )
+
+
+def sweep(before: "DeltaTable", now: "DeltaTable") -> bool:
+    """Delete what was merged long ago and what killed writes left, unless a wrong clock makes new files look old.
+
+    Args:
+        before: The table before the last merge; what was added since shows how old new files look.
+        now: The table with every commit of this writer in it, which must have none under way.
+
+    Returns:
+        Whether the clocks agree and it was done.
+    """
+    added = {uri.rsplit("/", 1)[1] for uri in now.file_uris()}
+    if any(path.rsplit("/", 1)[1] in added for path in before.vacuum(dry_run=True, full=True)):
+        return False
+    now.vacuum(dry_run=False, full=True, post_commithook_properties=no_hooks())
+    return True

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _PINGREQ = b"\xc0\x00"
 _TAKEN_OVER: Final = 0x8E  # reason code of a DISCONNECT
+_GOOD_BYE: Final = 0.5  # seconds in which a broker hangs up when it was told good-bye
 _PLENTY = 128 * 1024  # bytes of a read after which the next is not put off
 _REST = 0.001, 0.020  # seconds between two reads of a busy broker, least and most: a read costs more than its messages
 _REST_PER_BYTE = 2e-6  # so that a broker that sends less than 500 kB/s is read at the shortest pace
@@ -71,7 +72,7 @@ class _Link:
         return len(buffer)
 
     def close(self) -> None:
-        self._transport.close()
+        """The session closes its connection."""
 
     def fileno(self) -> int:
         return -1
@@ -305,6 +306,10 @@ class MqttSession(asyncio.Protocol):
         if self._transport is not None and not self.lost.done():
             self.client.disconnect()
             self._push()
+            # closing with something unread resets the connection, and the broker, which then may not see the
+            # good-bye, would publish the will
+            self._transport.resume_reading()
+            await asyncio.wait([self.lost], timeout=_GOOD_BYE)
             self._transport.close()
         self._fail(ConnectionError("closed"))
 
@@ -323,6 +328,8 @@ class MqttSession(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
         now, size = self._loop.time(), len(data)
         busy = now - self.heard < 2 * _REST[1] and size < _PLENTY
         self.heard = now

@@ -3,18 +3,21 @@
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
-DATE = "2026-11-22T00:00:00.000Z"
-
 
 class S3Store(ThreadingHTTPServer):
-    """Listens on a free port of the loopback; `objects` by bucket and key, `refuse` answers all requests with a status."""
+    """Listens on a free port of the loopback; `objects` by bucket and key, `refuse` answers all requests with a status.
+
+    `late` is by how many seconds the store's clock is behind.
+    """
 
     daemon_threads = False
     request_queue_size = 128  # a client opens a dozen connections at once; one that finds no room tries again after 1 s
@@ -22,6 +25,8 @@ class S3Store(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, bytes] = {}
+        self.made: dict[str, float] = {}
+        self.late = 0.0
         self.parts: dict[str, dict[int, bytes]] = {}
         self.guard = threading.Lock()
         self.refuse: int | None = None
@@ -68,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         objects = self.server.objects
         match self.command:
             case "GET" if "list-type" in query:
-                return 200, listing(key, query, objects), {}
+                return 200, listing(key, query, objects, self.server.made), {}
             case "POST" if "uploads" in query:
                 self.server.parts[key] = {}
                 return 200, b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>", {}
@@ -76,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.parts[key][int(query["partNumber"])] = body
                 return 200, b"", {"ETag": etag(body)}
             case "POST" if "uploadId" in query:
+                self.server.made[key] = time.time() - self.server.late
                 objects[key] = b"".join(part for _, part in sorted(self.server.parts.pop(key).items()))
                 tag = etag(objects[key]).encode()
                 return 200, b"<CompleteMultipartUploadResult><ETag>%b</ETag></CompleteMultipartUploadResult>" % tag, {}
@@ -88,6 +94,7 @@ class Handler(BaseHTTPRequestHandler):
             case "PUT":
                 if self.headers.get("if-none-match") == "*" and key in objects:
                     return 412, b"<Error><Code>PreconditionFailed</Code></Error>", {}
+                self.server.made[key] = time.time() - self.server.late
                 objects[key] = body
                 return 200, b"", {"ETag": etag(body)}
             case "DELETE":
@@ -96,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         if key not in objects:
             return 404, b"<Error><Code>NoSuchKey</Code></Error>", {}
         data = objects[key]
-        headers = {"ETag": etag(data), "Last-Modified": "Sun, 22 Nov 2026 00:00:00 GMT"}
+        headers = {"ETag": etag(data), "Last-Modified": formatdate(self.server.made[key], usegmt=True)}
         if wanted := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("range", "")):
             start = int(wanted[1]) if wanted[1] else max(0, len(data) - int(wanted[2]))
             stop = min(len(data), int(wanted[2]) + 1) if wanted[1] and wanted[2] else len(data)
@@ -122,7 +129,7 @@ def etag(data: bytes) -> str:
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
-def listing(bucket: str, query: dict[str, str], objects: dict[str, bytes]) -> bytes:
+def listing(bucket: str, query: dict[str, str], objects: dict[str, bytes], made: dict[str, float]) -> bytes:
     prefix, after, mark = query.get("prefix", ""), query.get("start-after", ""), query.get("delimiter", "")
     keys = sorted(name.split("/", 1)[1] for name in objects if name.startswith(bucket.rstrip("/") + "/"))
     items, folders = [], set()
@@ -133,9 +140,10 @@ def listing(bucket: str, query: dict[str, str], objects: dict[str, bytes]) -> by
         if mark and mark in rest:
             folders.add(prefix + rest.split(mark, 1)[0] + mark)
             continue
-        data = objects[f"{bucket.rstrip('/')}/{key}"]
+        name = f"{bucket.rstrip('/')}/{key}"
+        data, date = objects[name], time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(made[name]))
         items.append(
-            f"<Contents><Key>{escape(key)}</Key><LastModified>{DATE}</LastModified><ETag>{escape(etag(data))}</ETag>"
+            f"<Contents><Key>{escape(key)}</Key><LastModified>{date}</LastModified><ETag>{escape(etag(data))}</ETag>"
             f"<Size>{len(data)}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         )
     items += [f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in sorted(folders)]

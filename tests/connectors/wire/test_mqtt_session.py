@@ -29,6 +29,7 @@ from connectors.wire.mqtt_packets import (
 from connectors.wire.mqtt_settings import SessionSettings, endpoint_address
 
 CONNACK = b"\x20\x02\x00\x00"
+DISCONNECT = b"\xe0\x00"
 
 
 def varint(value: int) -> bytes:
@@ -217,8 +218,9 @@ class Listener:
 
 
 async def forever(reader: asyncio.StreamReader) -> None:
-    while await reader.read(65536):
-        pass
+    while data := await reader.read(65536):
+        if data.endswith(DISCONNECT):
+            return
 
 
 async def test_messages_arrive_whole_from_every_split() -> None:
@@ -284,6 +286,50 @@ async def test_data_is_read_byte_by_byte() -> None:
     for byte in stream:
         session.data_received(bytes([byte]))
     assert [m.packet_id for m in listener.messages] == [1, 6, 131, 201]
+
+
+async def test_the_good_bye_arrives_also_when_the_broker_has_more_to_say() -> None:
+    """A connection that is closed with something unread is reset, and the broker would publish the will."""
+    heard: list[bytes] = []
+    full, closing, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CONNACK)
+        await full.wait()
+        for _ in range(20):
+            writer.write(publish_packet(b"t", bytes(10_000), 2, 1, None))
+        await writer.drain()
+        closing.set()
+        async with asyncio.timeout(5):
+            while not heard or not heard[-1].endswith(DISCONNECT):
+                heard.append(await reader.read(65536))
+                writer.write(publish_packet(b"t", b"late", 2, 2, None))
+                await writer.drain()
+        over.set()
+
+    async with broker(script) as endpoint:
+        listener = Listener()
+        session = MqttSession(SessionSettings(endpoint, "c"), listener.begin, listener.take)
+        await session.open()
+        session.pause()
+        full.set()
+        await closing.wait()
+        await session.close()
+        await asyncio.wait_for(over.wait(), 5)
+    assert listener.messages == []
+
+
+async def test_a_broker_that_does_not_hang_up_is_not_waited_for_at_length() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CONNACK)
+        while await reader.read(65536):
+            pass
+
+    async with broker(script) as endpoint:
+        session = MqttSession(SessionSettings(endpoint, "c"), Listener().begin, Listener().take)
+        await session.open()
+        async with asyncio.timeout(3):
+            await session.close()
 
 
 async def test_a_busy_broker_is_read_in_large_pieces() -> None:
