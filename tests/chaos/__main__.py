@@ -30,6 +30,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a scenario; may be given again")
     parser.add_argument("--strict", action="store_true", help="missed figures fail a short run too")
     parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="run N scenarios at a time; few figures hold then"
+    )
+    parser.add_argument(
         "--kills", type=int, default=None, metavar="N", help="so many kills in a scenario that counts them"
     )
     given = parser.parse_args(arguments)
@@ -44,7 +47,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--kills is for " + ", ".join(sorted(s.name for s in scenarios if "kills" in s.load)))
     _say(f"chaos, {length}: {len(chosen)} scenarios, seed {seed}")
     began = time.monotonic()
-    outcomes = runner.run_all(chosen, length, seed, _say, given.kills)
+    outcomes = runner.run_all(chosen, length, seed, _say, given.kills, given.jobs)
     _say(f"done in {time.monotonic() - began:.0f} s\n{runner.table(outcomes, seed)}")
     return 1 if runner.failed(outcomes, strict=given.strict or length == "long") else 0
 

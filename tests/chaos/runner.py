@@ -1,6 +1,7 @@
-"""Runs scenarios one after another, says how it goes, and keeps what was found as evidence."""
+"""Runs scenarios, says how it goes, and keeps what was found as evidence."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -94,20 +96,54 @@ def run_scenario(
 
 
 def run_all(
-    scenarios: Sequence[Scenario], length: Length, seed: int, say: Callable[[str], None], kills: int | None = None
+    scenarios: Sequence[Scenario],
+    length: Length,
+    seed: int,
+    say: Callable[[str], None],
+    kills: int | None = None,
+    jobs: int = 1,
 ) -> list[Outcome]:
-    """Run scenarios in order; the evidence is written after each, so that a run that is cut short leaves what it found."""
+    """Run scenarios in order; the evidence is written after each, so that a run that is cut short leaves what it found.
+
+    Args:
+        scenarios: Those that may run.
+        length: How long the run is.
+        seed: Everything random is drawn from it.
+        say: Prints progress.
+        kills: How many kills, where a load counts them.
+        jobs: How many run at a time; those that want the machine for themselves run first, one by one.
+    """
+    chosen = [scenario for scenario in scenarios if scenario.runs_in(length)]
     outcomes = []
-    for scenario in scenarios:
-        if not scenario.runs_in(length):
-            continue
-        say(f"{scenario.test:<8} {scenario.name}: {scenario.about}")
-        outcome = run_scenario(scenario, length, seed, say, kills=kills)
+
+    def keep(outcome: Outcome) -> None:
         outcomes.append(outcome)
         say(_told(outcome))
         if not outcome.not_run:
             record("chaos", evidence(outcome, length, seed, _known()))
+
+    for scenario in chosen:
+        if jobs == 1 or scenario.alone:
+            say(_headline(scenario))
+            keep(run_scenario(scenario, length, seed, say, kills=kills))
+    beside = [scenario for scenario in chosen if jobs > 1 and not scenario.alone]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(_run_beside, scenario, length, seed, kills) for scenario in beside]):
+            outcome, lines = done.result()
+            for line in lines:
+                say(line)
+            keep(outcome)
     return outcomes
+
+
+def _run_beside(scenario: Scenario, length: Length, seed: int, kills: int | None) -> tuple[Outcome, list[str]]:
+    """Run one scenario beside others; also what it said, which is printed when it has ended."""
+    said = [_headline(scenario)]
+    return run_scenario(scenario, length, seed, said.append, kills=kills), said
+
+
+def _headline(scenario: Scenario) -> str:
+    return f"{scenario.test:<8} {scenario.name}: {scenario.about}"
 
 
 def _told(outcome: Outcome) -> str:

@@ -14,6 +14,7 @@
       - {do: kill, at: [0.2, 3.0], rounds: odd}     drawn anew, by the seed, in each second round
     expect: {lost: 0, unaccounted: 0}           invariants: a run in which one does not hold fails, whatever the machine
     timed: {recovered_s: {max: 10}}    figures that depend on the machine: judged on a quiet one, see `__main__`
+    alone: true                what it measures wants the machine for itself, also with ``--jobs``
     short: {rounds: 1}         laid over `load` in `make chaos-short`; `tiny` in `make test`
     evidence: {kills.runs: kills, kills.lost: lost}     what goes where in chaos.json
 """
@@ -82,6 +83,7 @@ class Scenario(BaseModel):
     faults: list[Fault] = Field(default_factory=list)
     expect: dict[str, float | Bound]
     timed: dict[str, float | Bound] = Field(default_factory=dict)
+    alone: bool = False
     tiny: dict[str, Any] | None = None
     short: dict[str, Any] | None = Field(default_factory=dict)
     evidence: dict[str, str] = Field(default_factory=dict)
