@@ -7,11 +7,12 @@ from typing import Any, Self
 
 
 class Relay:
-    """Listens on a free port of 127.0.0.1 and passes everything on to `target`.
+    """Listens on a free port of 127.0.0.1 and passes everything on to the port `target`.
 
     Attributes:
         port: Where it listens; kept for its life.
         connections: Connections that the reader has open.
+        target: The port that it passes on to; another one from the next connection on.
         with_connections, without_connections: Set while it has any, or none.
         sent: All that readers sent.
         alter: What is done to each piece of data from the device.
@@ -24,7 +25,7 @@ class Relay:
         self.without_connections.set()
         self.sent = bytearray()
         self.alter: Callable[[bytes], bytes] = lambda data: data
-        self._target = target
+        self.target = target
         self._frozen = False
         self._held: deque[tuple[asyncio.StreamWriter, bytes]] = deque()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -70,7 +71,7 @@ class Relay:
         self._writers.add(writer)
         self._count(1)
         try:
-            up, down = await asyncio.open_connection("127.0.0.1", self._target)
+            up, down = await asyncio.open_connection("127.0.0.1", self.target)
             self._writers.add(down)
             await asyncio.gather(self._pump(reader, down, None), self._pump(up, writer, writer))
         except OSError:

@@ -43,6 +43,28 @@ async def reading(
         await asyncio.gather(task, return_exceptions=True)
 
 
+@asynccontextmanager
+async def trying(settings: ModbusConfig) -> AsyncIterator[tuple[RecordingIntake, list[OSError]]]:
+    """The same, run again whenever it ends, as the gateway does; also the errors with which it ended."""
+    intake, source = RecordingIntake(), reader(settings)
+    errors: list[OSError] = []
+
+    async def attempts() -> None:
+        while True:
+            try:
+                await source.run(intake, intake.appended[-1][1] if intake.appended else None)
+            except OSError as error:
+                errors.append(error)
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(attempts())
+    try:
+        yield intake, errors
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 def good(intake: RecordingIntake, name: str) -> int:
     return sum(r.quality == Quality.GOOD for r in intake.readings(name))
 

@@ -17,6 +17,7 @@ import pytest
 from connectors.contract import Context, SourceState
 from connectors.sources.modbus import ModbusConfig
 from normalization.reading import Quality
+from tests.connectors.sources.modbus.harness import trying
 from tests.connectors.sources.modbus.serial_pair import serial_pair
 from tests.recording_intake import RecordingIntake
 
@@ -274,18 +275,9 @@ def settings(port: int) -> ModbusConfig:
     return ModbusConfig.model_validate(given)
 
 
-async def attempts(source, intake: RecordingIntake) -> None:
-    """Run the reader again whenever it ends, as the gateway does."""
-    while True:
-        with contextlib.suppress(OSError):
-            await source.run(intake, intake.appended[-1][1] if intake.appended else None)
-        await asyncio.sleep(0.02)
-
-
 async def test_a_libmodbus_that_is_killed_and_started_again_is_read_on_and_the_gap_is_recorded(endpoint):
-    port, intake = free_port(), RecordingIntake()
-    task = asyncio.create_task(attempts(settings(port).reader(Context("g", Path())), intake))
-    try:
+    port = free_port()
+    async with trying(settings(port)) as (intake, _):
         with device_at(port) as process:
             await intake.until(lambda: len(intake.readings("h499")) >= 3)
             process.kill()
@@ -294,9 +286,6 @@ async def test_a_libmodbus_that_is_killed_and_started_again_is_read_on_and_the_g
         count = len(intake.readings("h499"))
         with device_at(port):
             await intake.until(lambda: len(intake.readings("h499")) >= count + 3, within=10)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
     (gap,) = intake.gaps
     assert len(gap.tags) == 300
     assert gap.reason == "connection lost"
@@ -304,18 +293,14 @@ async def test_a_libmodbus_that_is_killed_and_started_again_is_read_on_and_the_g
 
 
 async def test_a_libmodbus_that_is_frozen_and_goes_on_gives_no_late_value_and_a_gap(endpoint):
-    port, intake = free_port(), RecordingIntake()
+    port = free_port()
     with device_at(port) as process:
-        task = asyncio.create_task(attempts(settings(port).reader(Context("g", Path())), intake))
-        try:
+        async with trying(settings(port)) as (intake, _):
             await intake.until(lambda: len(intake.readings("h499")) >= 3)
             process.send_signal(signal.SIGSTOP)
             await intake.until(lambda: intake.last("h499").quality == Quality.STALE, within=10)
             process.send_signal(signal.SIGCONT)
             await intake.until(lambda: intake.last("h499").quality == Quality.GOOD, within=10)
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
     assert len(intake.gaps) == 1
     assert intake.gaps[0].end - intake.gaps[0].start >= 200_000
     assert all(r.value == int(r.tag.tag_name[1:]) * 3 for r in intake.readings() if r.quality == Quality.GOOD)

@@ -1,9 +1,6 @@
 """Against devices that are not made with our library: modbus-serial and jsmodbus, in JavaScript."""
 
-import contextlib
 import itertools
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,23 +9,11 @@ import trustme
 
 from normalization.reading import Quality
 from tests.connectors.sources.modbus.harness import config, good, reader, reading
+from tests.connectors.sources.modbus.node_devices import install, node
 from tests.connectors.sources.modbus.serial_pair import serial_pair
 from tests.recording_intake import RecordingIntake
 
-ROOT = Path(__file__).parents[4]
-HERE = ROOT / "tests/counterparts/modbus-node"
 pytestmark = pytest.mark.interop("modbus-serial")
-
-
-@contextlib.contextmanager
-def node(*options: str | Path) -> Iterator[dict[str, int]]:
-    """The ports of the program, which ends with the block."""
-    command = ["node", HERE / "server.js", *options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +31,8 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def ports(secrets: dict[str, Path]) -> Iterator[dict[str, int]]:
-    subprocess.run([HERE / "install.sh"], check=True, timeout=300)
-    with node("--tls", secrets["device.pem"], secrets["device.key"], secrets["ca.pem"]) as found:
+    install()
+    with node("--tls", secrets["device.pem"], secrets["device.key"], secrets["ca.pem"]) as (found, _):
         yield found
 
 
@@ -90,7 +75,7 @@ async def test_all_tables_by_each_way(ports, secrets, device, scheme):
 @pytest.fixture
 def serial_line() -> Iterator[str]:
     """One end of a serial line with modbus-serial, unit 5, at the other."""
-    subprocess.run([HERE / "install.sh"], check=True, timeout=300)
+    install()
     with serial_pair() as (here, there), node("--line", there):
         yield here
 
