@@ -26,8 +26,9 @@ from connectors.wire.mqtt_packets import (
     released,
     walk,
 )
-from connectors.wire.mqtt_settings import SessionSettings, endpoint_address, tls_context, websocket_url
+from connectors.wire.mqtt_settings import SessionSettings, endpoint_address, websocket_url
 from connectors.wire.mqtt_websocket import WebSocketTransport
+from connectors.wire.tls import tls_context
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client

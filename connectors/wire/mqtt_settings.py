@@ -1,6 +1,5 @@
-"""How an MQTT session is connected: its endpoint, its TLS, and what CONNECT says."""
+"""How an MQTT session is connected: its endpoint, and what CONNECT says."""
 
-import ssl
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -37,19 +36,6 @@ def websocket_url(endpoint: str) -> str | None:
     if parts.scheme not in _WEBSOCKETS:
         return None
     return urlunsplit((parts.scheme, parts.netloc, parts.path or _WEBSOCKET_PATH, parts.query, ""))
-
-
-def tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    """The context of a client connection; reads the files, so that renewed certificates count at the next connect."""
-    context = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
-    if tls.cert_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    if tls.alpn:
-        context.set_alpn_protocols(tls.alpn)
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Configurations written to a folder of their own."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,9 +7,7 @@ import pytest
 from config.loader import load
 from config.models import Configuration
 from config.yaml_nodes import ProblemsError
-
-Load = Callable[..., Configuration]
-Problems = Callable[..., list[str]]
+from tests.loaded_config import Load, Problems
 
 
 def _write(folder: Path, text: str | bytes, files: dict[str, str | bytes]) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Load
 
 from config import models
 from config.loader import load
@@ -22,6 +21,7 @@ from connectors.sources.mqtt.payload import topic_matches
 from connectors.sources.opcua import OpcUaConfig
 from connectors.sources.opcua.names import PathFilter
 from simulator.plant import build_plant, describe
+from tests.loaded_config import Load
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "config").rglob("*.yaml"))

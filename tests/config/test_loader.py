@@ -4,13 +4,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Load, Problems
 
 from config.loader import load, machine_name
 from config.yaml_nodes import ProblemsError
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.opcua import OpcUaConfig
+from tests.loaded_config import Load, Problems
 
 OPCUA = "{name: plc, protocol: opcua, endpoint: opc.tcp://h}"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Load, Problems
 
 from config.loader import load
 from connectors.sources.modbus import ModbusConfig
@@ -18,6 +17,7 @@ from connectors.sources.opcua import OpcUaConfig
 from normalization.normalizer import Normalizer
 from normalization.reading import FACTS, Columns, Tag, TagTable, repeat
 from normalization.rules import compile_condition
+from tests.loaded_config import Load, Problems
 
 SEEDS = Path(__file__).parent.parent / "seeds"
 

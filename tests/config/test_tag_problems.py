@@ -1,7 +1,8 @@
 """What is wrong with a tag's pattern or with its report, told with the place in the file."""
 
 import pytest
-from conftest import Load, Problems
+
+from tests.loaded_config import Load, Problems
 
 HEAD = "sources:\n  - name: a\n    protocol: opcua\n    endpoint: opc.tcp://h\n"
 

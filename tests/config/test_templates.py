@@ -1,9 +1,9 @@
 """Equipment described once: sources from a template and the rows of a CSV."""
 
 import pytest
-from conftest import Load, Problems
 
 from connectors.sources.modbus import ModbusConfig
+from tests.loaded_config import Load, Problems
 
 TEXT = """\
 sources:

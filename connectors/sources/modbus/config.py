@@ -202,7 +202,7 @@ class ModbusConfig(SourceConfig):
 
     def tls_context(self) -> ssl.SSLContext:
         """The context of a TLS connection."""
-        from connectors.wire.mqtt_settings import tls_context
+        from connectors.wire.tls import tls_context
 
         return tls_context(self.tls or TlsSettings.model_validate({}))
 
