@@ -10,6 +10,7 @@ import itertools
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +50,11 @@ class Watched:
         seen = (process.memory_info().rss / 2**20, process.num_threads(), process.num_fds(), size)
         self.lives[-1].append((time.monotonic() - life.started, *seen))
 
+    def told(self) -> str:
+        """The newest row in words."""
+        _, rss, threads, files, disk = self.lives[-1][-1]
+        return f"{rss:.1f} MB, {threads} threads, {files} open files, {disk:.1f} MB on disk"
+
     def figures(self, warm_up: float) -> dict[str, float]:
         """Growth per hour of memory, threads and files, over all lives together, and the most on disk when idle."""
         found: dict[str, float] = {}
@@ -63,7 +69,14 @@ class Watched:
         return found
 
 
-def soak(directory: Path, seconds: float, every: float, away: float, warm_up: float = _WARM_UP) -> dict[str, Any]:
+def soak(
+    directory: Path,
+    seconds: float,
+    every: float,
+    away: float,
+    warm_up: float = _WARM_UP,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Run it.
 
     Args:
@@ -72,6 +85,7 @@ def soak(directory: Path, seconds: float, every: float, away: float, warm_up: fl
         every: Seconds between two faults.
         away: Seconds that a target is away.
         warm_up: Seconds of each life that say nothing about growth.
+        say: Told of each fault before it, and how the gateway stands.
     """
     (directory / "control").mkdir(parents=True)
     stores = directory / "data"
@@ -85,6 +99,7 @@ def soak(directory: Path, seconds: float, every: float, away: float, warm_up: fl
         while time.monotonic() < end:
             _watch(life, watched, stores, min(every, max(0.0, end - time.monotonic())))
             fault = next(faults)
+            say(f"{(seconds + time.monotonic() - end) / 60:4.0f} min: {watched.told()}; next: {fault}")
             if fault == "kill":
                 life.kill()
                 kills += 1
@@ -147,16 +162,21 @@ def _settle(directory: Path, sources: list[str]) -> Numbers:
     return judge(directory, sources, ["units"], ["plain"])
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main(arguments: list[str]) -> int:
     """Run; the exit code is 1 when something was lost or grew."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
     parser.add_argument("--hours", type=float, default=4.0, help="how long (default 4)")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bifrost-soak-") as folder:
-        found = soak(Path(folder) / "soak", given.hours * 3600, every=240.0, away=60.0)
+        found = soak(Path(folder) / "soak", given.hours * 3600, every=240.0, away=60.0, say=_say)
     record("soak", found | {"conditions": conditions(["bytewax", "pyarrow"])})
     for name, figure in found.items():
-        sys.stdout.write(f"{name}: {figure}\n")
+        _say(f"{name}: {figure}")
     sound = not (found["lost"] or found["visible_twice"] or found["wrong_values"] or found["unaccounted"])
     flat = given.hours < 1 or (
         found["rss_mb_per_hour"] < 1 and found["threads_per_hour"] < 1 and found["fds_per_hour"] < 1
