@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 EVENTS: Final = "i=916"  # encoding of an EventNotificationList
 _FIRST_HANDLE: Final = 0x8000_0000  # of event items: data items begin at 0
-_MODEL_HANDLE: Final = 0x7FFF_FFFF  # node-opcua gives the largest number another meaning
+MODEL_HANDLE: Final = 0x7FFF_FFFF  # the smallest; node-opcua gives the largest number another meaning
 _DATE_TIME: Final = 13
 _BASE, _CONDITION = ObjectIds.BaseEventType, ObjectIds.ConditionType
 _ACKNOWLEDGEABLE, _ALARM = ObjectIds.AcknowledgeableConditionType, ObjectIds.AlarmConditionType
@@ -166,8 +166,13 @@ class Events:
         if self._watch_model:
             where = _where([node_id(ObjectIds.BaseModelChangeEventType)], 1)
             changes = ua.EventFilter([_operand(node_id(_BASE), "EventType")], where)
-            out.append(_item(node_id(ObjectIds.Server), _MODEL_HANDLE, changes, 10))
+            out.append(_item(node_id(ObjectIds.Server), MODEL_HANDLE, changes, 10))
         return out
+
+    def entry(self, handle: int) -> EventConfig | None:
+        """What an item with this client handle is for; None when it is not for events that are read."""
+        at = handle - _FIRST_HANDLE
+        return self._config.events[at] if 0 <= at < len(self._config.events) else None
 
     async def take(self, data: bytes, rows: Columns) -> Told:
         """Append the events of an EventNotificationList, given its body."""
@@ -199,9 +204,8 @@ class Events:
         for _ in range(count):
             handle, fields = struct.unpack_from("<Ii", data, pos)
             pos += 8
-            entry = handle - _FIRST_HANDLE
-            known = 0 <= entry < len(self._config.events)
-            event = _Event(self._config.events[entry]) if known else None
+            entry = self.entry(handle)
+            event = _Event(entry) if entry is not None else None
             names = [*_FIELDS, *event.entry.fields] if event is not None else []
             for at in range(max(0, fields)):
                 start = pos
@@ -215,7 +219,7 @@ class Events:
                 event.fields[names[at]] = value
             if event is not None:
                 events.append(event)
-            elif handle == _MODEL_HANDLE:
+            elif handle == MODEL_HANDLE:
                 told.model = True
         return events
 

@@ -1,16 +1,18 @@
-"""The items of a subscription: those that a server takes, refuses, revises, and loses."""
+"""The items of a source's subscriptions: those that a server takes, refuses, revises, and loses."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from asyncua import ua
 
+from connectors.sources.opcua import services
 from connectors.sources.opcua.config import OpcUaConfig
-from connectors.sources.opcua.events import Events
+from connectors.sources.opcua.events import MODEL_HANDLE, Events
 from connectors.sources.opcua.items import FILTER_REFUSED, digest, has_no_range, monitored, revisions
 from connectors.sources.opcua.nodes import Described
-from connectors.sources.opcua.subscription import Subscription
+from connectors.sources.opcua.publishing import Placed, Publishing
+from connectors.sources.opcua.session import Session
 from normalization.reading import Columns
 
 _log = logging.getLogger(__name__)
@@ -19,11 +21,12 @@ _FIRST_RETRY, _LAST_RETRY = 5.0, 300.0  # seconds between attempts for nodes tha
 
 
 class Monitoring:
-    """The items of one subscription.
+    """The items of one session.
 
     Args:
         config: The source.
-        subscription: The subscription.
+        session: Its session.
+        publishing: Its subscriptions.
         described: The nodes, by client handle; it may grow.
         events: Its events.
         timestamps: Which times are asked for.
@@ -37,20 +40,22 @@ class Monitoring:
     def __init__(
         self,
         config: OpcUaConfig,
-        subscription: Subscription,
+        session: Session,
+        publishing: Publishing,
         described: Sequence[Described],
         events: Events,
         timestamps: ua.TimestampsToReturn,
         refuse: Callable[[Columns, int, int, str], None],
     ) -> None:
         self._config = config
-        self._subscription = subscription
+        self._session = session
+        self._publishing = publishing
         self._described = described
         self._events = events
         self._timestamps = timestamps
         self._refuse = refuse
         self._refused: set[int] = set()  # handles of nodes that the server did not take
-        self._ids: dict[int, int] = {}  # ids of the server's items, by handle, as far as they are known
+        self._places: dict[int, tuple[int, int]] = {}  # subscription and item, by handle, as far as they are known
         self.revised = ""
         self.refresh = asyncio.Event()
 
@@ -68,13 +73,12 @@ class Monitoring:
         """Whether the server says of each node when it had to drop values: a queue of one does not."""
         return all(item.RequestedParameters.QueueSize > 1 for item in self._items(handles))
 
-    async def create(self, handles: Sequence[int], rows: Columns, *, anew: bool = False) -> None:
-        """Create the subscription with its items; report what the server makes of them.
+    async def create(self, handles: Sequence[int], rows: Columns) -> None:
+        """Create the items of nodes; report what the server makes of them.
 
         Args:
             handles: The nodes.
             rows: Gets the nodes that it did not take.
-            anew: Another subscription in the place of one that is there.
         """
         without_range = [handle for handle in handles if has_no_range(self._config, self._described[handle])]
         if without_range:
@@ -83,66 +87,112 @@ class Monitoring:
                 "read: %s", self._config.name, len(without_range), self._addresses(without_range),
             )  # fmt: skip
         items = self._items(handles)
-        begin = self._subscription.renew if anew else self._subscription.create
-        results = await begin(items, self._timestamps)
-        again = [at for at, result in enumerate(results) if result.StatusCode.value in FILTER_REFUSED]
+        placed = await self._publishing.add(items, self._timestamps)
+        again = _filter_refused(placed)
         if again:
             nodes = [handles[at] for at in again]
             _log.warning(
                 "source %s: the server filters no changes of %d nodes, all are read: %s: %s",
-                self._config.name, len(again), self._addresses(nodes), results[again[0]].StatusCode.name,
+                self._config.name, len(again), self._addresses(nodes), placed[again[0]][1].StatusCode.name,
             )  # fmt: skip
-            unfiltered = await self._subscription.add(self._items(nodes, filtered=False), self._timestamps)
+            unfiltered = await self._publishing.add(self._items(nodes, filtered=False), self._timestamps)
             for at, result in zip(again, unfiltered, strict=True):
-                results[at] = result
-        self.revised = revisions(items, results, self._subscription.publishing_interval)
+                placed[at] = result
+        interval = next(iter(self._publishing.subscriptions.values())).publishing_interval
+        self.revised = revisions(items, [result for _, result in placed], interval)
         if self.revised:
             _log.info("source %s: %s", self._config.name, self.revised)
-        await self._create_events()
-        self._refused, self._ids = set(), {}
-        self._created(handles, results, rows)
+        self._created(handles, placed, rows)
 
-    def _created(
-        self, handles: Sequence[int], results: Sequence[ua.MonitoredItemCreateResult], rows: Columns | None
-    ) -> None:
+    def _created(self, handles: Sequence[int], placed: Sequence[Placed], rows: Columns | None) -> None:
         """Keep what the server says to new items; `rows` gets the nodes that it did not take."""
-        for handle, result in zip(handles, results, strict=True):
+        for handle, (subscription, result) in zip(handles, placed, strict=True):
             if result.StatusCode.is_good():
-                self._ids[handle] = result.MonitoredItemId
+                self._places[handle] = subscription, result.MonitoredItemId
                 self._refused.discard(handle)
             elif rows is not None:
                 self._refuse(rows, handle, result.StatusCode.value, result.StatusCode.name)
                 self._refused.add(handle)
 
-    async def _create_events(self) -> None:
-        items = self._events.items()
-        results = await self._subscription.add(items, self._timestamps)
-        refused = [at for at, result in enumerate(results) if result.StatusCode.value in FILTER_REFUSED]
+    async def create_events(self, of: Collection[int] | None = None) -> None:
+        """Create the items of events, all or those with these handles, and have the conditions said."""
+
+        def wanted(*, filtered: bool) -> list[ua.MonitoredItemCreateRequest]:
+            items = self._events.items(filtered=filtered)
+            return [item for item in items if of is None or item.RequestedParameters.ClientHandle in of]
+
+        items = wanted(filtered=True)
+        placed = await self._publishing.add(items, self._timestamps)
+        refused = _filter_refused(placed)
         if refused:  # severity is looked at here, too; types are not
-            unfiltered = self._events.items(filtered=False)
-            again = await self._subscription.add([unfiltered[at] for at in refused], self._timestamps)
+            unfiltered = wanted(filtered=False)
+            again = await self._publishing.add([unfiltered[at] for at in refused], self._timestamps)
             for at, result in zip(refused, again, strict=True):
-                results[at] = result
-        for at, (entry, result) in enumerate(zip(self._config.events, results, strict=False)):
-            if not result.StatusCode.is_good():
-                _log.warning("source %s: no events of %s: %s", self._config.name, entry.node, result.StatusCode.name)
+                placed[at] = result
+        self._created([item.RequestedParameters.ClientHandle for item in items], placed, None)
+        for at, (item, (_, said)) in enumerate(zip(items, placed, strict=True)):
+            entry = self._events.entry(item.RequestedParameters.ClientHandle)
+            if entry is None:
+                continue
+            if not said.StatusCode.is_good():
+                _log.warning("source %s: no events of %s: %s", self._config.name, entry.node, said.StatusCode.name)
             elif at in refused:
                 _log.warning("source %s: the server does not filter the events of %s", self._config.name, entry.node)
-        self.refresh.set()
+        if items:
+            self.refresh.set()
 
     async def taken_over(self, handles: Sequence[int], *, stale: bool) -> None:
-        """The subscription was taken over, with its items: learn which of them are not there."""
+        """The subscriptions were taken over, with their items: learn where they are, and which are not there."""
         if stale:
             self.refresh.set()
-        self._refused = set(await self._subscription.not_monitored(handles))
+        places: dict[int, tuple[int, int]] = {}
+        for subscription in self._publishing.subscriptions:
+            there = await services.items_of(self._session, subscription)
+            if there is None:
+                return
+            places.update((handle, (subscription, item)) for handle, item in there.items())
+        self._places = places
+        self._refused = set(handles).difference(places)
+
+    def handles_in(self, subscriptions: Collection[int]) -> set[int] | None:
+        """The handles of the items in these subscriptions; None for all, also where nobody knows."""
+        if not self._places or self._publishing.subscriptions.keys() <= set(subscriptions):
+            return None
+        return {handle for handle, (place, _) in self._places.items() if place in subscriptions}
+
+    async def replace(self, silent: Sequence[int], handles: Sequence[int], rows: Columns) -> None:
+        """Create subscriptions in the place of some that are silent.
+
+        Args:
+            silent: Ids of those.
+            handles: The nodes that are read.
+            rows: Gets the nodes that the server did not take.
+        """
+        lost, revised = self.handles_in(silent), self.revised
+        given_up = list(silent if lost is not None else self._publishing.subscriptions)
+        self._publishing.abandon(given_up)
+        if lost is None:
+            self._refused, self._places = set(), {}
+            await self.create(handles, rows)
+        else:
+            await self._publishing.delete(given_up)
+            self._places = {handle: place for handle, place in self._places.items() if handle not in lost}
+            await self.create([handle for handle in handles if handle in lost], rows)
+            self.revised = revised
+        await self.create_events(lost)
+        if lost is None:  # not before: without a subscription our requests are refused
+            await self._publishing.delete(given_up)
 
     async def adapt(self, gone: Iterable[int], here: Sequence[int], rows: Columns) -> None:
-        """Have the subscription say what came, and no longer what went; `rows` gets the nodes that the server did not take."""
-        ids = [item for handle in gone if (item := self._ids.pop(handle, None)) is not None]
-        if ids:
-            await self._subscription.remove(ids)
+        """Have the subscriptions say what came, and no longer what went; `rows` gets the nodes that the server did not take."""
+        ids: dict[int, list[int]] = {}
+        for handle in gone:
+            if (place := self._places.pop(handle, None)) is not None:
+                ids.setdefault(place[0], []).append(place[1])
+        for subscription, items in ids.items():
+            await services.remove_items(self._session, subscription, items)
         self._refused.difference_update(gone)
-        self._created(here, await self._subscription.add(self._items(here), self._timestamps), rows)
+        self._created(here, await self._publishing.add(self._items(here), self._timestamps), rows)
 
     async def retry(self) -> None:
         """Ask again, less and less often, for the nodes that the server did not take."""
@@ -153,7 +203,7 @@ class Monitoring:
             handles = sorted(self._refused)
             if not handles:
                 continue
-            self._created(handles, await self._subscription.add(self._items(handles), self._timestamps), None)
+            self._created(handles, await self._publishing.add(self._items(handles), self._timestamps), None)
             there = [handle for handle in handles if handle not in self._refused]
             if there:
                 _log.info("source %s: %d nodes are there: %s", self._config.name, len(there), self._addresses(there))
@@ -163,4 +213,10 @@ class Monitoring:
         while True:
             await self.refresh.wait()
             self.refresh.clear()
-            await self._events.refresh(self._subscription.id)
+            known = {subscription for handle, (subscription, _) in self._places.items() if handle >= MODEL_HANDLE}
+            for subscription in sorted(known or self._publishing.subscriptions):
+                await self._events.refresh(subscription)
+
+
+def _filter_refused(placed: Sequence[Placed]) -> list[int]:
+    return [at for at, (_, result) in enumerate(placed) if result.StatusCode.value in FILTER_REFUSED]

@@ -15,12 +15,13 @@ from connectors.contract import Intake, SourceState
 from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.datatypes import DataTypes
 from connectors.sources.opcua.decode import ValueDecoder
-from connectors.sources.opcua.events import EVENTS, Events
+from connectors.sources.opcua.events import EVENTS, MODEL_HANDLE, Events
 from connectors.sources.opcua.history import History
 from connectors.sources.opcua.monitoring import Monitoring
 from connectors.sources.opcua.nodes import BAD_NODE_ID_UNKNOWN, Described, describe, variables
 from connectors.sources.opcua.notification import DATA_CHANGE, Notification
 from connectors.sources.opcua.polling import Polling
+from connectors.sources.opcua.publishing import Publishing
 from connectors.sources.opcua.session import Session
 from connectors.sources.opcua.state import State, microseconds_now
 from connectors.sources.opcua.subscription import Subscription
@@ -70,9 +71,7 @@ class Run:
         self._timestamps = (
             ua.TimestampsToReturn.Server if config.timestamps == "server" else ua.TimestampsToReturn.Source
         )
-        self._last_message = self._committed = microseconds_now()
-        self._live = True  # what comes is of now, and nothing before it is missing
-        self._taking_over = False
+        self._answered = self._committed = microseconds_now()
         self._overflowed: dict[int, None] = {}  # tags whose overflow is not recorded yet
         self._overflow_from = self._overflow_to = self._overflow_said = 0
         self._heard = time.monotonic()
@@ -85,10 +84,12 @@ class Run:
         self._events = Events(config, session, intake, types.types, watch_model=config.browsing is not None)
         self._events.tags = event_tags
         self._has_events = bool(config.events) or config.browsing is not None
-        subscription = Subscription(config, session, self)
-        self._monitoring = Monitoring(config, subscription, described, self._events, self._timestamps, self._refuse)
-        self._subscription = subscription if config.mode == "subscription" else None
-        self._position, self._position_end = b"null", b'"",""'  # of the subscription, in JSON, around its sequence
+        publishing = Publishing(config, session, self)
+        self._monitoring = Monitoring(
+            config, session, publishing, described, self._events, self._timestamps, self._refuse
+        )
+        self._publishing = publishing if config.mode == "subscription" else None
+        self._position_texts = b'"",""'  # the server's start and what is subscribed to, in JSON
         self.goes_on = False
 
     @property
@@ -103,18 +104,18 @@ class Run:
         return {described.variable.address: handle for handle, described in enumerate(self._described)}
 
     def will_be_handed_over(self, *, session_was_open: bool) -> bool:
-        """Whether the server can be expected to hand the subscription over to the next session.
+        """Whether the server can be expected to hand the subscriptions over to the next session.
 
         Args:
-            session_was_open: The session before this one was not closed when its subscription was asked for.
+            session_was_open: The session before this one was not closed when its subscriptions were asked for.
         """
-        subscription = self._subscription
-        if subscription is None or subscription.is_split:
+        publishing = self._publishing
+        if publishing is None:
             return False
-        return not (subscription.cannot_be_taken_over or (subscription.denied and session_was_open))
+        return not (publishing.cannot_be_taken_over or (publishing.denied and session_was_open))
 
     async def begin(self, before: State) -> None:
-        """Take over the subscription or create one, or group the polls; report the nodes that cannot be read."""
+        """Take over the subscriptions or create them, or group the polls; report the nodes that cannot be read."""
         await self._history.prepare()
         rows = Columns()
         usable: list[int] = []
@@ -124,8 +125,8 @@ class Run:
             else:
                 usable.append(handle)
         self._usable = usable
-        if self._subscription is not None:
-            await self._subscribe(self._subscription, usable, rows, before)
+        if self._publishing is not None:
+            await self._subscribe(self._publishing, usable, rows, before)
         if len(rows):
             self._append(rows)
 
@@ -150,10 +151,10 @@ class Run:
                 tasks.create_task(self._history.run())
                 if self._config.browsing is not None:
                     tasks.create_task(self._watch_model(self._config.browsing.rebrowse_interval))
-                if self._subscription is None:
+                if self._publishing is None:
                     tasks.create_task(self._polling.run(self._usable))
                 else:
-                    tasks.create_task(self._publish(self._subscription))
+                    tasks.create_task(self._publish(self._publishing))
                     tasks.create_task(self._monitoring.retry())
                     tasks.create_task(self._monitoring.refresh_conditions())
         except ExceptionGroup as group:
@@ -166,9 +167,15 @@ class Run:
         _log.warning("source %s: node %s: %s", self._config.name, self._described[handle].variable.address, reason)
         rows.add(self.tags[handle], None, quality=opcua_quality(status), status=status)
 
+    def _last_message(self) -> int:
+        """Until when nothing is missing, µs since the epoch."""
+        if self._publishing is None or not self._publishing.subscriptions:
+            return self._answered
+        return min(subscription.up_to for subscription in self._publishing.subscriptions.values())
+
     def _append(self, rows: Columns) -> "asyncio.Future[None]":
-        if self._live:
-            self._last_message = self._committed = microseconds_now()
+        self._answered = microseconds_now()
+        self._committed = self._last_message()
         future = self._intake.append(rows, self._state())
         if seen := self._history.seen():
             future.add_done_callback(partial(self._history.journalled, seen))
@@ -176,46 +183,38 @@ class Run:
 
     def _state(self, *, stale: bool = False) -> bytes:
         end = b',"stale":true}' if stale else b"}"
-        if self._subscription is None or self._subscription.is_split:
-            return b'{"last_reading":%d%b' % (self._last_message, end)
-        position = b"[%b,%d,%b]" % (self._position, self._subscription.sequence, self._position_end)
-        return b'{"last_reading":%d,"subscription":%b%b' % (self._last_message, position, end)
+        last = self._last_message()
+        if self._publishing is None or not self._publishing.subscriptions:
+            return b'{"last_reading":%d%b' % (last, end)
+        places = [b"%d,%d" % (one.id, one.sequence) for one in self._publishing.subscriptions.values()]
+        position = b",".join([places[0], self._position_texts, *places[1:]])
+        return b'{"last_reading":%d,"subscription":[%b]%b' % (last, position, end)
 
     def remember(self, *, stale: bool) -> None:
         """Commit when the server last said that there is nothing new, so that a gap does not begin with the last change."""
         self._say_overflow()
-        if stale or self._last_message > self._committed:
+        if stale or self._last_message() > self._committed:
             self._intake.append(Columns(), self._state(stale=stale))
 
     # -- subscription
 
-    async def _subscribe(
-        self, subscription: Subscription, handles: Sequence[int], rows: Columns, before: State
-    ) -> None:
+    async def _subscribe(self, publishing: Publishing, handles: Sequence[int], rows: Columns, before: State) -> None:
         monitoring = self._monitoring
         of_items = monitoring.digest(handles)
         position = before.position
         same = position is not None and (position.server, position.items) == (self._session.started, of_items)
-        self._position_end = self._end_of_position(of_items)
+        self._position_texts = self._texts_of_position(of_items)
         if position is not None and same and position.server:
-            self._position = b"%d" % position.subscription
-            if before.last_reading is not None:
-                self._last_message, self._live = before.last_reading, False
-            self._taking_over = True
-            taken_over = await subscription.take_over(position, initial=before.stale)
-            self._taking_over = False
+            taken_over = await publishing.take_over(position, initial=before.stale, up_to=before.last_reading)
             self.goes_on = taken_over and monitoring.queues_tell(handles)
-        if not subscription.id:
-            self._live = True
+        if not publishing.subscriptions:
             await monitoring.create(handles, rows)
-            self._position = b"%d" % subscription.id
+            await monitoring.create_events()
         else:
             await monitoring.taken_over(handles, stale=before.stale)
 
-    async def take(self, data: bytes, message: Notification) -> "asyncio.Future[None]":
-        """Append the values of a message of the subscription."""
-        self._live |= not self._taking_over
-        since = self._last_message
+    async def take(self, data: bytes, message: Notification, since: int) -> "asyncio.Future[None]":
+        """Append the values of a message of a subscription."""
         rows, overflowed = self._decoded(data, message)
         if self._types.types.missing and await self._types.learn_missing():
             rows, overflowed = self._decoded(data, message)
@@ -226,7 +225,7 @@ class Run:
             if not self._overflowed:
                 self._overflow_from = since
             self._overflowed.update(dict.fromkeys(overflowed))
-            self._overflow_to = self._last_message
+            self._overflow_to = microseconds_now()
         if self._overflowed and self._overflow_to - self._overflow_said >= _OVERFLOW_EVERY:
             self._say_overflow()
         return future
@@ -260,18 +259,23 @@ class Run:
                     lost = sorted(self._events.tags)
         return lost
 
-    def lost(self, reason: str) -> None:
-        """Messages of the subscription will never come."""
-        self._intake.gap(self._all_tags(), self._last_message, microseconds_now(), reason)
+    def lost(self, subscription: int, since: int, reason: str) -> None:
+        """Messages of a subscription will never come."""
+        self._lost(self._monitoring.handles_in([subscription]), since, reason)
 
-    def _all_tags(self) -> list[int]:
-        return [*self.tags, *sorted(self._events.tags)]
+    def _lost(self, handles: set[int] | None, since: int, reason: str) -> None:
+        """What items with these handles had to say since then will never come; None for all items."""
+        if handles is None:
+            tags = [*self.tags, *sorted(self._events.tags)]
+        else:
+            tags = [self.tags[handle] for handle in sorted(handles) if handle < len(self.tags)]
+            if max(handles, default=0) >= MODEL_HANDLE:
+                tags += sorted(self._events.tags)
+        self._intake.gap(tags, since, microseconds_now(), reason)
 
     def quiet(self) -> None:
-        """Nothing has changed until now; what a subscription says that was taken over counts from its first values on."""
+        """Nothing has changed until now."""
         self._say_overflow()
-        if self._live:
-            self._last_message = microseconds_now()
 
     # -- nodes that come and go
 
@@ -314,15 +318,15 @@ class Run:
         self._usable += [handle for handle in here if handle not in self._usable]
         if not here and not len(rows):
             return
-        if self._subscription is None:
+        if self._publishing is None:
             self._polling.join(here)
         else:
             await self._monitoring.adapt(self._gone, here, rows)
-            self._position_end = self._end_of_position(self._monitoring.digest(self._usable))
+            self._position_texts = self._texts_of_position(self._monitoring.digest(self._usable))
         self._append(rows)
         self._intake.state(SourceState.CONNECTED, self.summary)
 
-    def _end_of_position(self, of_items: str) -> bytes:
+    def _texts_of_position(self, of_items: str) -> bytes:
         return json.dumps([self._session.started, of_items]).encode()[1:-1]
 
     # -- health
@@ -331,7 +335,7 @@ class Run:
         """Have the connection prove itself whenever nothing was heard for a while; it is dead after twice that."""
         pause = self._config.keep_alive_interval
         while True:
-            heard = max(self._heard, self._polling.heard if self._subscription is None else self._subscription.heard)
+            heard = max(self._heard, self._polling.heard if self._publishing is None else self._publishing.heard)
             rest = heard + pause - time.monotonic()
             if rest > 0:
                 await asyncio.sleep(rest)
@@ -339,32 +343,34 @@ class Run:
                 await self._session.prove(min(pause, self._config.timeout))
                 self._heard = time.monotonic()
 
-    async def _publish(self, subscription: Subscription) -> None:
-        """Take what the subscription says; one that falls silent while the server answers is replaced."""
+    async def _publish(self, publishing: Publishing) -> None:
+        """Take what the subscriptions say; those that fall silent while the server answers are replaced."""
         while True:
-            run = asyncio.ensure_future(subscription.run())
+            run = asyncio.ensure_future(publishing.run())
             try:
-                silent = await self._until_silent(subscription, run)
+                silent = await self._until_silent(publishing, run)
             finally:
                 run.cancel()
                 await asyncio.gather(run, return_exceptions=True)
-            if subscription.created and not subscription.has_spoken:
-                msg = f"the subscription has been silent for {silent:.1f} s"
+            if any(one.created and not one.has_spoken for one in silent):
+                msg = f"the subscription has been silent for {time.monotonic() - silent[0].heard:.1f} s"
                 raise ConnectionError(msg)
             await self._session.prove(min(self._config.keep_alive_interval, self._config.timeout))
-            _log.warning("source %s: the server answers, but its subscription is silent", self._config.name)
+            ids = [one.id for one in silent]
+            _log.warning("source %s: the server answers, but its subscription is silent: %s", self._config.name, ids)
+            handles, since = self._monitoring.handles_in(ids), min(one.up_to for one in silent)
             rows = Columns()
-            await self._monitoring.create(self._usable, rows, anew=True)
-            self._position = b"%d" % subscription.id
-            self._intake.gap(self._all_tags(), self._last_message, microseconds_now(), "the subscription was silent")
-            self._live = True
+            await self._monitoring.replace(ids, self._usable, rows)
+            self._lost(handles, since, "the subscription was silent")
             self._append(rows)
 
-    async def _until_silent(self, subscription: Subscription, run: "asyncio.Future[None]") -> float:
-        """Wait until the subscription has said nothing for twice the time in which the server owes it a word."""
-        limit = 2 * subscription.keep_alive
-        while (silent := subscription.silent()) < limit:
-            await asyncio.wait({run}, timeout=limit - silent)
+    async def _until_silent(self, publishing: Publishing, run: "asyncio.Future[None]") -> list[Subscription]:
+        """Wait until some have said nothing for twice the time in which the server owes them a word."""
+        while True:
+            silence = publishing.silence()
+            rest = {one: 2 * one.keep_alive - silence[one.id] for one in publishing.subscriptions.values()}
+            if silent := [one for one, left in rest.items() if left <= 0]:
+                return silent
+            await asyncio.wait({run}, timeout=min(rest.values()))
             if run.done():
                 run.result()
-        return silent

@@ -55,12 +55,10 @@ async def modify(session: Session, subscription: int) -> ua.ModifySubscriptionRe
     return struct_from_binary(ua.ModifySubscriptionResult, Buffer(data, pos))
 
 
-async def transfer(session: Session, subscription: int, *, initial: bool) -> Sequence[int]:
-    """Have a subscription of another session; returns the numbers of the messages that can be sent again."""
-    parameters = ua.TransferSubscriptionsParameters([ua.IntegerId(subscription)], initial)
-    (result,) = await session.uaclient.transfer_subscriptions(parameters)
-    result.StatusCode.check()
-    return result.AvailableSequenceNumbers or ()
+async def transfer(session: Session, subscriptions: Sequence[int], *, initial: bool) -> list[ua.TransferResult]:
+    """Have subscriptions of another session; returns what the server says to each, with the messages that can be sent again."""
+    ids = [ua.IntegerId(subscription) for subscription in subscriptions]
+    return await session.uaclient.transfer_subscriptions(ua.TransferSubscriptionsParameters(ids, initial))
 
 
 async def add_items(
@@ -90,8 +88,8 @@ async def remove_items(session: Session, subscription: int, ids: Sequence[int]) 
     await session.uaclient.delete_monitored_items(parameters)
 
 
-async def client_handles(session: Session, subscription: int) -> set[int] | None:
-    """The client handles of a subscription's items (OPC 10000-5 clause 9.1); None where the server does not say."""
+async def items_of(session: Session, subscription: int) -> dict[int, int] | None:
+    """Ids of a subscription's items by client handle (OPC 10000-5 clause 9.1); None where the server does not say."""
     call = ua.CallMethodRequest(
         ObjectId=node_id(ObjectIds.Server),
         MethodId=node_id(ObjectIds.Server_GetMonitoredItems),
@@ -100,7 +98,8 @@ async def client_handles(session: Session, subscription: int) -> set[int] | None
     try:
         (answer,) = await session.uaclient.call([call])
         answer.StatusCode.check()
-        return set(answer.OutputArguments[1].Value)
+        ids, handles = answer.OutputArguments
+        return dict(zip(handles.Value, ids.Value, strict=True))
     except (UaError, ValueError, IndexError, TypeError):
         return None
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,29 +16,34 @@ def microseconds_now() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a subscription stands, as far as it is on disk.
+    """Where the subscriptions of a session stand, as far as that is on disk.
 
     Attributes:
-        subscription: Id of the subscription.
-        sequence: Number of the last message of it; 0 before the first.
+        subscriptions: Id of each, and the number of the last message of it; 0 before the first.
         server: When the server was started: ids mean nothing to one that was started again.
         items: Digest of what is subscribed to, handle by handle.
     """
 
-    subscription: int
-    sequence: int
+    subscriptions: Sequence[tuple[int, int]]
     server: str
     items: str
 
     @staticmethod
     def from_json(said: Any) -> "Position | None":
-        """From ``[subscription, sequence, server, items]``; None when it makes no sense."""
+        """From ``[subscription, sequence, server, items]``, further subscriptions behind; None when it makes no sense."""
         match said:
-            case [int(subscription), int(sequence), str(server), str(items)] if (
-                0 < subscription <= 0xFFFFFFFF and 0 <= sequence <= NUMBERS
-            ):
-                return Position(subscription, sequence, server, items)
+            case [first, number, str(server), str(items), *further] if len(further) % 2 == 0:
+                numbers = [first, number, *further]
+                places = list(zip(numbers[::2], numbers[1::2], strict=True))
+                if all(_is_place(*place) for place in places) and len(dict(places)) == len(places):
+                    return Position(places, server, items)
         return None
+
+
+def _is_place(subscription: object, sequence: object) -> bool:
+    if type(subscription) is not int or type(sequence) is not int:
+        return False
+    return 0 < subscription <= 0xFFFFFFFF and 0 <= sequence <= NUMBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class State:
 
     Attributes:
         last_reading: When the server last said something, µs since the epoch; None when it never did.
-        position: The subscription as far as it is on disk.
+        position: The subscriptions as far as they are on disk.
         stale: The connection was lost, and the tags were marked as stale.
     """
 

@@ -1,6 +1,7 @@
-// An OPC UA server made with node-opcua: node server.js PORT PKI-FOLDER [LIMIT]. Listens on 127.0.0.1 until its input ends.
+// An OPC UA server made with node-opcua: node server.js PORT PKI-FOLDER [LIMIT [ITEMS]]. Listens on 127.0.0.1 until its input ends.
 // Policies None, Basic256Sha256, Aes128_Sha256_RsaOaep and Aes256_Sha256_RsaPss; anonymous, and user1 with secret1.
-// LIMIT is what the server states, and enforces, for nodes per read, per browse and monitored items per call.
+// LIMIT is what the server states, and enforces, for nodes per read, per browse and monitored items per call (0: none);
+// a subscription takes ITEMS items at most.
 // Each line of input is a command in JSON: {"set": [NAME, VALUE]}, {"bad": [NAME]}, {"burst": [NAME, FROM, TO, MS]},
 // {"add": NAME} and {"remove": NAME} of a variable in Extra, which the server reports as a change of its model,
 // {"event": [SEVERITY, MESSAGE]} of the server's object. Level in Extra has a limit alarm: above 80 high, above 95 high high.
@@ -10,7 +11,8 @@ const readline = require("node:readline");
 const modules = process.env.NODE_OPCUA || path.join(__dirname, "../../../build/counterparts/opcua-node");
 const o = require(path.join(modules, "node_modules/node-opcua"));
 
-const [port, pki, limit] = [Number(process.argv[2]), process.argv[3], Number(process.argv[4] || 0)];
+const [port, pki] = [Number(process.argv[2]), process.argv[3]];
+const [limit, items] = [Number(process.argv[4] || 0), Number(process.argv[5] || 0)];
 
 (async () => {
   const certificates = new o.OPCUACertificateManager({ rootFolder: pki, automaticallyAcceptUnknownCertificate: true });
@@ -27,9 +29,10 @@ const [port, pki, limit] = [Number(process.argv[2]), process.argv[3], Number(pro
     securityModes: [o.MessageSecurityMode.None, o.MessageSecurityMode.Sign, o.MessageSecurityMode.SignAndEncrypt],
     userManager: { isValidUser: (user, password) => user === "user1" && password === "secret1" },
     allowAnonymous: true,
-    serverCapabilities: limit
-      ? { operationLimits: { maxNodesPerRead: limit, maxNodesPerBrowse: limit, maxMonitoredItemsPerCall: limit } }
-      : undefined,
+    serverCapabilities: {
+      ...(limit && { operationLimits: { maxNodesPerRead: limit, maxNodesPerBrowse: limit, maxMonitoredItemsPerCall: limit } }),
+      ...(items && { maxMonitoredItemsPerSubscription: items }),
+    },
   });
   await server.initialize();
   const space = server.engine.addressSpace;

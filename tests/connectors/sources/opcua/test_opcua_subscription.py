@@ -230,10 +230,10 @@ class Taken:
         self.reasons: list[str] = []
         self.quiets = 0
 
-    async def take(self, _: bytes, message: Notification) -> None:
+    async def take(self, _: bytes, message: Notification, __: int) -> None:
         self.numbers.append(message.sequence)
 
-    def lost(self, reason: str) -> None:
+    def lost(self, _: int, __: int, reason: str) -> None:
         self.reasons.append(reason)
 
     def quiet(self) -> None:
@@ -248,11 +248,10 @@ async def fed(server: PlantServer, directory: Path, messages: list[tuple[int, bo
     await session.open()
     try:
         taken = Taken()
-        subscription = Subscription(config, session, taken)
-        await subscription.create([], ua.TimestampsToReturn.Source)
+        subscription = await Subscription.create(session, taken)
         for number, has_data in messages:
             parts = [(DATA_CHANGE, 0, 0)] if has_data else []
-            await subscription._take_in_order(b"", Notification(subscription.id, number, False, parts))
+            await subscription.take(b"", Notification(subscription.id, number, False, parts))
         yield taken
     finally:
         await session.close()
@@ -278,15 +277,28 @@ async def test_a_keep_alive_has_the_number_of_the_next_message(server, tmp_path)
 
 
 async def test_the_end_of_a_subscription_ends_the_run(server, tmp_path):
-    config = source(server.endpoint, nodes=[SPEED])
-    subscription = Subscription(config, Session(config, Context("g", tmp_path)), Taken())
+    session = Session(source(server.endpoint, nodes=[SPEED]), Context("g", tmp_path))
+    subscription = Subscription(session, Taken(), 7, ua.CreateSubscriptionResult())
     body = (0x800A0000).to_bytes(4, "little") + b"\0"
     with pytest.raises(ConnectionError, match="0x800A0000"):
-        await subscription._take_in_order(body, Notification(0, 1, False, [(STATUS_CHANGE, 0, 5)]))
+        await subscription.take(body, Notification(7, 1, False, [(STATUS_CHANGE, 0, 5)]))
 
 
 @pytest.mark.parametrize(
-    "said", [None, 1, [], [1, 2, "a"], ["1", 2, "a", "b"], [0, 1, "a", "b"], [2**32, 1, "a", "b"], [1, -1, "a", "b"]]
+    "said",
+    [
+        None,
+        1,
+        [],
+        [1, 2, "a"],
+        [1, 2, "a", "b", 3],
+        [1, 2, "a", "b", 1, 2],
+        [1, 2, "a", "b", 3, "4"],
+        ["1", 2, "a", "b"],
+        [0, 1, "a", "b"],
+        [2**32, 1, "a", "b"],
+        [1, -1, "a", "b"],
+    ],
 )
 def test_a_position_that_makes_no_sense_is_none(said):
     assert Position.from_json(said) is None
