@@ -21,6 +21,7 @@ from connectors.sources.opcua.notification import (
     run_of,
     times_of,
 )
+from normalization.columns import NULL_TIME
 from normalization.quality import opcua_quality
 from normalization.reading import Columns, Flags, Quality
 
@@ -42,6 +43,19 @@ class Item:
     names: dict[int, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LostBefore:
+    """Values of a node were lost in the server, between its last one and that of a time.
+
+    Attributes:
+        handle: Client handle of the node.
+        time: µs since the epoch.
+    """
+
+    handle: int
+    time: int
+
+
 class ValueDecoder:
     """Values of one connection into `Columns`.
 
@@ -52,6 +66,8 @@ class ValueDecoder:
 
     Attributes:
         seen: Handles and times of what was decoded, one by one or in arrays, until somebody takes them; None when nobody does.
+            `LostBefore` stands before a value of a node in `fillable` whose queue overflowed.
+        fillable: Whether what overflowed can be had otherwise, by client handle.
     """
 
     def __init__(self, items: Sequence[Item], types: Types, *, server_time: bool = False) -> None:
@@ -62,7 +78,8 @@ class ValueDecoder:
         self.items: list[Item] = []
         self._tags, self._named, self._any_named = np.empty(0, np.int32), np.empty(0, np.bool_), False
         self.extend(items)
-        self.seen: list[tuple[Any, Any]] | None = None
+        self.seen: list[Any] | None = None
+        self.fillable = np.empty(0, np.bool_)
 
     def extend(self, items: Sequence[Item]) -> None:
         """Know further nodes; their handles follow."""
@@ -75,7 +92,7 @@ class ValueDecoder:
         """Append the values of a DataChangeNotification (OPC 10000-4 clause 7.25.2), given its body.
 
         Returns:
-            Tags whose queue overflowed in the server: values before the one in `rows` were lost.
+            Tags whose queue overflowed in the server and is not `fillable`: values before the one in `rows` were lost.
         """
         items, layouts_, add = self.items, self._layouts, rows.add
         known = len(items)
@@ -109,6 +126,8 @@ class ValueDecoder:
                 status = values[layout.status] if layout.status else 0
                 ticks = values[layout.time] if layout.time else 0
                 when = (ticks - EPOCH) // 10 if 0 < ticks < LAST else None
+                if status & OVERFLOW == OVERFLOW:
+                    self._lost_before(handle, when, overflowed)
                 if self.seen is not None and when is not None:
                     self.seen.append((handle, when))
                 value = values[2]
@@ -121,16 +140,21 @@ class ValueDecoder:
                     properties=item.names.get(value) if item.names and isinstance(value, int) else None,
                     unsigned=layout.unsigned,
                 )
-                if status & OVERFLOW == OVERFLOW:
-                    overflowed.append(item.tag)
         except (Malformed, struct.error, IndexError, RecursionError) as error:
             if pos + 4 <= len(data):
                 (handle,) = _u32(data, pos)
             self._reject(rows, handle, f"the rest of a notification cannot be decoded: {error}", data[pos:])
         return overflowed
 
+    def _lost_before(self, handle: int, when: int | None, overflowed: list[int] | None) -> None:
+        """The queue of a node overflowed, before a value of that time."""
+        if self.seen is not None and when is not None and self.fillable[handle]:
+            self.seen.append(LostBefore(handle, when))
+        elif overflowed is not None:
+            overflowed.append(self.items[handle].tag)
+
     def _take_run(
-        self, run: np.ndarray, handles: np.ndarray, rows: Columns, overflowed: list[int], flags: int = 0
+        self, run: np.ndarray, handles: np.ndarray, rows: Columns, overflowed: list[int] | None, flags: int = 0
     ) -> int:
         """Append a run as far as its handles are known; returns how many rows that are."""
         unknown = handles >= len(self.items)
@@ -142,18 +166,27 @@ class ValueDecoder:
         tags, values = self._tags[handles], numbers_of(run)
         status: int | np.ndarray = 0
         quality: int | np.ndarray = 0
+        lost: list[int] = []  # rows before which values were lost
         if "status" in (run.dtype.names or ()) and run["status"].any():
             status = run["status"]
             quality = qualities(status)
-            overflowed += tags[status & OVERFLOW == OVERFLOW].tolist()
+            if overflowed is not None:
+                lost = np.flatnonzero(status & OVERFLOW == OVERFLOW).tolist()
         names: list[str | None] | None = None
         if self._any_named and values.dtype.kind != "f":
             names = [None] * len(run)
             for at in np.flatnonzero(self._named[handles]).tolist():
                 names[at] = (self.items[handles[at]].names or {}).get(values[at].item())
         times = times_of(run)
+        begin = 0
+        for at in lost:
+            if self.seen is not None and times is not None and at > begin:
+                self.seen.append((handles[begin:at], times[begin:at]))
+                begin = at
+            when = int(times[at]) if times is not None and times[at] != NULL_TIME else None
+            self._lost_before(int(handles[at]), when, overflowed)
         if self.seen is not None and times is not None and not flags:
-            self.seen.append((handles, times))
+            self.seen.append((handles[begin:], times[begin:]))
         rows.add_arrays(tags, values, quality=quality, status=status, source_time=times, flags=flags, properties=names)
         return len(run)
 
@@ -165,9 +198,9 @@ class ValueDecoder:
         if handle >= len(self.items):
             self._reject(rows, handle, f"the server sent the unknown handle {handle}", data[start:pos])
         else:
-            self._append(rows, handle, result, data[start + 4 : pos])
             if result[2] & OVERFLOW == OVERFLOW:
-                overflowed.append(self.items[handle].tag)
+                self._lost_before(handle, microseconds(result[4 if self._server_time else 3]), overflowed)
+            self._append(rows, handle, result, data[start + 4 : pos])
         return pos, handle
 
     def read_results(self, data: bytes, pos: int, handles: np.ndarray, rows: Columns) -> None:
@@ -196,7 +229,7 @@ class ValueDecoder:
                 layout = self._read_layouts.get(int.from_bytes(data[pos : pos + 2], "big"))
                 run = run_of(data, pos, layout, count - at) if layout is not None else None
                 if layout is not None and run is not None:
-                    at += self._take_run(run, handles[at : at + len(run)], rows, [])
+                    at += self._take_run(run, handles[at : at + len(run)], rows, None)
                     pos += len(run) * layout.size
                     continue
                 start = pos
@@ -237,7 +270,7 @@ class ValueDecoder:
                     at, pos, last = at + len(run), pos + len(run) * layout.size, int(times[-1])
                     wanted = run[(times > after) & (times < before)]
                     if len(wanted):
-                        self._take_run(wanted, np.full(len(wanted), handle), rows, [], Flags.HISTORICAL)
+                        self._take_run(wanted, np.full(len(wanted), handle), rows, None, Flags.HISTORICAL)
                     continue
                 start = pos
                 result = data_value(data, pos, self.types)

@@ -1,13 +1,15 @@
 """What was missed is read from the server's history (OPC 10000-11), node by node, and nothing twice.
 
-`Missed` holds, for each node, what lies between the last reading in the journal and the first one of the new connection. Both
-ends are source times and are left out: their values are there. What the server does not have stays a gap.
+`Missed` holds, for each node, what lies between the last reading in the journal and the first one behind the gap: of the new
+connection, of the new subscription, after messages that did not come, or after a queue that overflowed. Both ends are source times
+and are left out: their values are there. What the server does not have stays a gap.
 """
 
 import asyncio
 import datetime
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -22,18 +24,27 @@ from connectors.sources.opcua import services
 from connectors.sources.opcua.binary import Malformed
 from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.datatypes import DataTypes
-from connectors.sources.opcua.decode import ValueDecoder
+from connectors.sources.opcua.decode import LostBefore, ValueDecoder
 from connectors.sources.opcua.limits import TOO_MUCH
 from connectors.sources.opcua.nodes import Described
 from connectors.sources.opcua.services import HistoryResult
 from connectors.sources.opcua.session import Session, node_id
 from connectors.sources.opcua.state import microseconds_now
-from connectors.sources.opcua.watermarks import FILLED, OPEN, REFUSED, Missed, Watermarks, node_keys
+from connectors.sources.opcua.watermarks import (
+    FILLED,
+    NOT_CONNECTED,
+    OPEN,
+    REFUSED,
+    Missed,
+    Watermarks,
+    node_keys,
+)
 from normalization.columns import NULL_TIME
 from normalization.reading import Columns
 
 _log = logging.getLogger(__name__)
 
+OVERFLOWED: Final = "the queue in the server overflowed"
 _READABLE: Final = 4  # HistoryRead in an access level (OPC 10000-3 clause 8.57)
 _VALUES: Final = 20_000  # in one answer, at most
 _FEW: Final = 100
@@ -43,6 +54,18 @@ _PATIENCE: Final = 10.0  # seconds for the first value of each node
 _TOO_MUCH: Final = TOO_MUCH | {StatusCodes.BadTimeout}
 _AGAIN: Final = {StatusCodes.BadNoContinuationPoints, StatusCodes.BadContinuationPointInvalid} | _TOO_MUCH
 _NOTHING: Final = {StatusCodes.BadNoData}
+_OVERFLOW_EVERY: Final = 1_000_000  # µs between files of what overflowed
+_MOST_WAITING: Final = 100  # gaps that wait to be filled, before what overflows is given up
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """What nodes had to say will not come by itself; among what was decoded, it stands where that was."""
+
+    handles: np.ndarray
+    start: int
+    end: int
+    reason: str
 
 
 class History:
@@ -83,6 +106,10 @@ class History:
         self._nothing_awaited = asyncio.Event()
         self._missed: list[Missed] = []
         self._reasons: dict[tuple[int, int], str] = {}
+        self._more = asyncio.Event()
+        self._overflowed: list[tuple[int, int, int]] = []  # handle, and the times between which values were lost
+        self._overflow_from = self._overflow_kept = 0
+        self._stopping = False
         self._at_once = min(_NODES, session.limits.size("history"))
         self._values = _VALUES
 
@@ -108,6 +135,7 @@ class History:
             return  # whoever decodes need not say what it sees
         self._last = Watermarks(self._directory, self._keys).times
         self._decoder.seen = []
+        self._decoder.fillable = self._readable & wanted.gaps
         if self._config.history.backfill is not None:
             new = self._readable & (self._last == 0)
             now = microseconds_now()
@@ -134,6 +162,7 @@ class History:
         self._readable = np.concatenate([self._readable, readable])
         if len(self._last):
             self._last = Watermarks(self._directory, self._keys).times
+            self._decoder.fillable = self._readable & self._config.history.gaps
 
     def missed(self, start: int, end: int) -> list[int]:
         """Nothing was heard between two times of the gateway's clock.
@@ -142,25 +171,48 @@ class History:
             Tags whose history will not be asked: they have a gap.
         """
         fillable = self._readable & self._config.history.gaps
-        if fillable.any():
-            since = np.where(self._last > 0, self._last, start)
-            at = {key: place for place, key in enumerate(self._keys.tolist())}
-            for before in self._missed:  # no value has come since: it is one gap
-                if before.rows is None:
-                    continue
-                for row in np.flatnonzero((before.rows["until"] == 0) & (before.rows["state"] == OPEN)).tolist():
-                    place = at.get(int(before.rows["node"][row]))
-                    if place is not None and fillable[place]:
-                        since[place] = min(since[place], before.rows["since"][row])
-                        before.rows["state"][row] = FILLED
-                        start = min(start, before.start or start)
-            try:
-                self._missed.append(Missed.create(self._directory, start, end, self._keys[fillable], since[fillable]))
-            except OSError as error:
-                fillable[:] = False
-                _log.warning("source %s: no history is read: %s", self._config.name, error)
-            self._await_first()
+        if fillable.any() and not self._begin(_Lost(np.flatnonzero(fillable), start, end, NOT_CONNECTED)):
+            fillable[:] = False
         return [tag for tag, filled in zip(self._tags, fillable.tolist(), strict=True) if not filled]
+
+    def lost(self, handles: Sequence[int], start: int, end: int, reason: str) -> list[int]:
+        """What nodes had to say between two times of the gateway's clock will not come by itself.
+
+        It is read once all that came before it is in the journal.
+
+        Returns:
+            Tags of those whose history will not be asked: they have a gap.
+        """
+        nodes = np.zeros(len(self._tags), np.bool_)
+        nodes[handles] = True
+        fillable = nodes & self._readable & self._config.history.gaps
+        if self._decoder.seen is not None and fillable.any():
+            self._decoder.seen.append(_Lost(np.flatnonzero(fillable), start, end, reason))
+        return [self._tags[handle] for handle in np.flatnonzero(nodes & ~fillable).tolist()]
+
+    def _begin(self, lost: _Lost) -> bool:
+        """Remember a gap that ends with the next reading of each node; returns whether that can be done."""
+        start = lost.start
+        keys, last = self._keys[lost.handles], self._last[lost.handles]
+        since = np.where(last > 0, last, start)
+        at = {key: place for place, key in enumerate(keys.tolist())}
+        for before in self._missed:  # no value has come since: it is one gap
+            if before.rows is None:
+                continue
+            for row in np.flatnonzero((before.rows["until"] == 0) & (before.rows["state"] == OPEN)).tolist():
+                place = at.get(int(before.rows["node"][row]))
+                if place is not None:
+                    since[place] = min(since[place], before.rows["since"][row])
+                    before.rows["state"][row] = FILLED
+                    start = min(start, before.start or start)
+        try:
+            self._missed.append(Missed.create(self._directory, start, lost.end, keys, since, reason=lost.reason))
+        except OSError as error:
+            _log.warning("source %s: no history is read: %s", self._config.name, error)
+            return False
+        self._await_first()
+        self._more.set()
+        return True
 
     def _await_first(self) -> None:
         """Note which nodes have a gap whose end is the first reading to come."""
@@ -172,19 +224,42 @@ class History:
                     handle = at.get(int(missed.rows["node"][row]), -1)
                     if handle >= 0 and self._readable[handle]:
                         self._awaited[handle] = (missed, row)
+        if self._awaited:
+            self._nothing_awaited.clear()
+        else:
+            self._nothing_awaited.set()
 
-    def seen(self) -> list[tuple[Any, Any]] | None:
+    def seen(self) -> list[Any] | None:
         """What was decoded since the last time, for `journalled`."""
         seen = self._decoder.seen
         if seen:
             self._decoder.seen = []
         return seen
 
-    def journalled(self, seen: Iterable[tuple[Any, Any]], future: "asyncio.Future[None]") -> None:
-        """Readings are in the journal."""
+    def journalled(self, seen: Iterable[Any], since: int, future: "asyncio.Future[None]") -> None:
+        """Readings are in the journal.
+
+        Args:
+            seen: What was decoded.
+            since: When the server had last said all that it had to say before them, µs since the epoch.
+            future: Done when they are there.
+        """
         if future.cancelled() or future.exception() is not None:
             return
-        for handles, times in seen:
+        for entry in seen:
+            if isinstance(entry, LostBefore):
+                if entry.handle in self._awaited:
+                    continue  # the gap that ends with this value holds it
+                last = int(self._last[entry.handle]) or since
+                self._overflow_from = self._overflow_from or since
+                self._overflowed.append((entry.handle, last, entry.time))
+                continue
+            if isinstance(entry, _Lost):
+                if not self._begin(entry):
+                    tags = [self._tags[handle] for handle in entry.handles.tolist()]
+                    self._intake.gap(tags, entry.start, entry.end, entry.reason)
+                continue
+            handles, times = entry
             if self._awaited:
                 self._first(np.atleast_1d(handles).tolist(), np.atleast_1d(times).tolist())
             if isinstance(times, np.ndarray) and times.min() == NULL_TIME:
@@ -192,6 +267,33 @@ class History:
                 self._last[handles[said]] = times[said]
             else:
                 self._last[handles] = times
+        if self._overflowed and (self._stopping or microseconds_now() - self._overflow_kept >= _OVERFLOW_EVERY):
+            self.keep_overflowed()
+
+    def stop(self) -> None:
+        """Nothing is read any more; what overflowed is remembered at once."""
+        self._stopping = True
+        self.keep_overflowed()
+
+    def keep_overflowed(self) -> None:
+        """Remember what overflowed since the last time: when the server has too much to say, each message overflowed."""
+        if not self._overflowed:
+            return
+        rows, start, end = np.array(self._overflowed, np.int64), self._overflow_from, microseconds_now()
+        self._overflowed, self._overflow_from, self._overflow_kept = [], 0, end
+        handles = rows[:, 0]
+        problem = "and its history is slower" if len(self._missed) >= _MOST_WAITING else ""
+        if not problem:
+            try:
+                keys = self._keys[handles]
+                missed = Missed.create(self._directory, start, end, keys, rows[:, 1], rows[:, 2], reason=OVERFLOWED)
+                self._missed.append(missed)
+                self._more.set()
+                return
+            except OSError as error:
+                problem = f"and its history is not read: {error}"
+        tags = [self._tags[handle] for handle in sorted(set(handles.tolist()))]
+        self._intake.gap(tags, start, end, f"{OVERFLOWED}, {problem}")
 
     def _first(self, handles: list[int], times: list[int]) -> None:
         for handle, when in zip(handles, times, strict=True):
@@ -205,27 +307,35 @@ class History:
 
     async def run(self) -> None:
         """Fill what was missed, the oldest first; values that come meanwhile are not held up."""
+        while True:
+            self._more.clear()
+            await self._fill_all()
+            await self._more.wait()
+
+    async def _fill_all(self) -> None:
+        if self._awaited:
+            await self._wait_for_ends()
         missed = [one for one in self._missed if self._sound(one)]
-        if not missed:
-            return
         at = {key: handle for handle, key in enumerate(self._keys.tolist())}
         for one in missed:
             for row in np.flatnonzero(one.rows["state"] == OPEN).tolist():
                 handle = at.get(int(one.rows["node"][row]), -1)
                 if handle < 0 or not self._readable[handle]:
                     self._refuse(one, row, "the server keeps no history of the node")
-        if self._awaited:
-            try:
-                async with asyncio.timeout(_PATIENCE + 4 * self._config.publishing_interval):
-                    await self._nothing_awaited.wait()
-            except TimeoutError:  # they may have no source time
-                now = await self._server_time()
-                for waiting, row in self._awaited.values():
-                    waiting.rows["until"][row] = now
-                self._awaited.clear()
         for one in missed:
             await self._fill(one, at)
             self._finish(one, at)
+
+    async def _wait_for_ends(self) -> None:
+        """Wait for the first reading of each node behind a gap."""
+        try:
+            async with asyncio.timeout(_PATIENCE + 4 * self._config.publishing_interval):
+                await self._nothing_awaited.wait()
+        except TimeoutError:  # they may have no source time
+            now = await self._server_time()
+            for waiting, row in self._awaited.values():
+                waiting.rows["until"][row] = now
+            self._awaited.clear()
 
     def _sound(self, missed: Missed) -> bool:
         if missed.rows is not None:
@@ -352,7 +462,7 @@ class History:
         for reason, tags in refused.items():
             _log.warning("source %s: history of %d nodes: %s", self._config.name, len(tags), reason)
             if missed.start:
-                self._intake.gap(tags, missed.start, missed.end, f"not connected, and {reason}")
+                self._intake.gap(tags, missed.start, missed.end, f"{missed.reason}, and {reason}")
         filled = int((missed.rows["state"] == FILLED).sum())
         _log.info("source %s: history of %d nodes is complete", self._config.name, filled)
         missed.forget()

@@ -16,7 +16,7 @@ from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.datatypes import DataTypes
 from connectors.sources.opcua.decode import ValueDecoder
 from connectors.sources.opcua.events import EVENTS, MODEL_HANDLE, Events
-from connectors.sources.opcua.history import History
+from connectors.sources.opcua.history import OVERFLOWED, History
 from connectors.sources.opcua.monitoring import Monitoring
 from connectors.sources.opcua.nodes import BAD_NODE_ID_UNKNOWN, Described, describe, variables
 from connectors.sources.opcua.notification import DATA_CHANGE, Notification
@@ -175,10 +175,10 @@ class Run:
 
     def _append(self, rows: Columns) -> "asyncio.Future[None]":
         self._answered = microseconds_now()
-        self._committed = self._last_message()
+        since, self._committed = self._committed, self._last_message()
         future = self._intake.append(rows, self._state())
         if seen := self._history.seen():
-            future.add_done_callback(partial(self._history.journalled, seen))
+            future.add_done_callback(partial(self._history.journalled, seen, since))
         return future
 
     def _state(self, *, stale: bool = False) -> bytes:
@@ -193,6 +193,7 @@ class Run:
     def remember(self, *, stale: bool) -> None:
         """Commit when the server last said that there is nothing new, so that a gap does not begin with the last change."""
         self._say_overflow()
+        self._history.stop()
         if stale or self._last_message() > self._committed:
             self._intake.append(Columns(), self._state(stale=stale))
 
@@ -234,7 +235,7 @@ class Run:
         """Record what overflowed since the last time: when the server has too much to say, each message overflowed."""
         if self._overflowed:
             start, end = self._overflow_from, self._overflow_to
-            self._intake.gap(list(self._overflowed), start, end, "the queue in the server overflowed")
+            self._intake.gap(list(self._overflowed), start, end, OVERFLOWED)
             self._overflowed.clear()
             self._overflow_said = end
 
@@ -265,17 +266,19 @@ class Run:
 
     def _lost(self, handles: set[int] | None, since: int, reason: str) -> None:
         """What items with these handles had to say since then will never come; None for all items."""
-        if handles is None:
-            tags = [*self.tags, *sorted(self._events.tags)]
-        else:
-            tags = [self.tags[handle] for handle in sorted(handles) if handle < len(self.tags)]
-            if max(handles, default=0) >= MODEL_HANDLE:
-                tags += sorted(self._events.tags)
-        self._intake.gap(tags, since, microseconds_now(), reason)
+        nodes = [at for at in range(len(self.tags)) if handles is None or at in handles]
+        now = microseconds_now()
+        tags = self._history.lost(nodes, since, now, reason)
+        if handles is None or max(handles, default=0) >= MODEL_HANDLE:
+            tags += sorted(self._events.tags)
+        if tags:
+            self._intake.gap(tags, since, now, reason)
+        self._append(Columns())  # what came before is in the journal with it
 
     def quiet(self) -> None:
         """Nothing has changed until now."""
         self._say_overflow()
+        self._history.keep_overflowed()
 
     # -- nodes that come and go
 
@@ -362,7 +365,8 @@ class Run:
             rows = Columns()
             await self._monitoring.replace(ids, self._usable, rows)
             self._lost(handles, since, "the subscription was silent")
-            self._append(rows)
+            if len(rows):
+                self._append(rows)
 
     async def _until_silent(self, publishing: Publishing, run: "asyncio.Future[None]") -> list[Subscription]:
         """Wait until some have said nothing for twice the time in which the server owes them a word."""

@@ -20,6 +20,7 @@ _LAST: Final = np.dtype([("node", "<u8"), ("time", "<i8")])
 _MISSED: Final = np.dtype([("node", "<u8"), ("since", "<i8"), ("until", "<i8"), ("state", "<i8")])
 _WATERMARKS: Final = "last.npy"
 OPEN, FILLED, REFUSED = 0, 1, 2
+NOT_CONNECTED: Final = "not connected"
 
 
 def node_keys(addresses: Sequence[str]) -> np.ndarray:
@@ -76,20 +77,31 @@ class Missed:
     Attributes:
         start, end: When nothing was heard, µs since the epoch by the gateway's clock; a start of 0 is a back-fill.
         rows: The table, with columns `node`, `since`, `until` and `state`; None when the file is damaged.
+        reason: Why it was missed, as far as that is known.
     """
 
-    def __init__(self, path: Path, rows: Any) -> None:
+    def __init__(self, path: Path, rows: Any, reason: str = NOT_CONNECTED) -> None:
         self._path = path
         self.rows = rows
+        self.reason = reason
         self.start, self.end = (int(part) for part in path.stem.split("-"))
 
     @staticmethod
-    def create(directory: Path, start: int, end: int, keys: np.ndarray, since: np.ndarray) -> "Missed":
+    def create(
+        directory: Path,
+        start: int,
+        end: int,
+        keys: np.ndarray,
+        since: np.ndarray,
+        until: np.ndarray | int = 0,
+        *,
+        reason: str = NOT_CONNECTED,
+    ) -> "Missed":
         """Begin to remember a gap."""
         rows = np.zeros(len(keys), _MISSED)
-        rows["node"], rows["since"] = keys, since
+        rows["node"], rows["since"], rows["until"] = keys, since, until
         path = directory / f"{start}-{end}.npy"
-        return Missed(path, _map(path, rows))
+        return Missed(path, _map(path, rows), reason)
 
     @staticmethod
     def all(directory: Path) -> "list[Missed]":

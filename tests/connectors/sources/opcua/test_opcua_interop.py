@@ -96,16 +96,19 @@ async def test_each_change_is_a_reading_and_a_bad_sensor_too(node, tmp_path):
         await intake.until(lambda: intake.last("Double").value == 1.5)
 
 
-async def test_a_queue_that_overflowed_is_a_gap(node, tmp_path):
-    config = device(node.endpoint, queue_size=2, publishing_interval=0.5)
+@pytest.mark.parametrize("more", [{}, {"nodes": ["ns=1;s=Int32"], "history": False}])
+async def test_a_queue_that_overflowed_is_a_gap_where_no_history_is_read(node, tmp_path, more):
+    name = "Int32" if more else "Double"
+    config = device(node.endpoint, queue_size=2, publishing_interval=0.5, **more)
     async with Reading(config, tmp_path) as intake:
-        await intake.until(lambda: intake.readings("Int32"), 10)
-        node.command(burst=["Int32", 1000, 1020, 60])
-        await intake.until(lambda: intake.last("Int32").value == 1019)
-        arrived = [r.value for r in intake.readings("Int32") if r.value >= 1000]
+        await intake.until(lambda: intake.readings(name), 10)
+        node.command(burst=[name, 1000, 1020, 60])
+        await intake.until(lambda: intake.last(name).value == 1019, 10)
+        arrived = [r.value for r in intake.readings(name) if r.value >= 1000]
         assert len(arrived) < 20
-        assert {tag.tag_name for gap in intake.gaps for tag in gap.tags} == {"Int32"}
+        assert {tag.tag_name for gap in intake.gaps for tag in gap.tags} == {name}
         assert all(gap.start <= gap.end for gap in intake.gaps)
+        node.command(set=["Double", 1.5])
 
 
 async def test_a_server_is_refused_until_its_certificate_is_trusted(node, tmp_path):
