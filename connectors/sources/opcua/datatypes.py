@@ -43,6 +43,7 @@ class DataTypes:
         self._session = session
         self._definitions: dict[ua.NodeId, Any] = {}
         self._parents: dict[ua.NodeId, ua.NodeId | None] = {}
+        self._enumerations: dict[ua.NodeId, dict[int, str] | None] = {}  # those without a definition
         self._structures: dict[ua.NodeId, Structure] = {}
         self._unknown: set[str] = set()
         self._dictionaries: dict[ua.NodeId, Dictionary] = {}
@@ -65,12 +66,32 @@ class DataTypes:
                 if isinstance(definition, ua.StructureDefinition):
                     found |= {part.DataType for part in definition.Fields or []}
             pending = {t for t in found if not _is_builtin(t) and t not in self._definitions}
+        await self._learn_enumerations()
         for data_type, definition in list(self._definitions.items()):
             if isinstance(definition, ua.StructureDefinition) and data_type not in self._structures:
                 self._build(data_type)
                 encoding = definition.DefaultEncodingId
                 if encoding is not None and not encoding.is_null():
                     self.types.structures[_text(encoding)] = self._structures[data_type]
+
+    async def _learn_enumerations(self) -> None:
+        """Read the names of enumerations without a definition from a property of the data type (OPC 10000-3 clause 5.8.3)."""
+        wanted = [
+            data_type
+            for data_type, definition in self._definitions.items()
+            if definition is None and data_type not in self._enumerations and self._builtin(data_type) == _INT32
+        ]
+        found = await self._session.references(wanted, ObjectIds.HasProperty)
+        properties = {
+            plain_id(reference.NodeId): data_type
+            for data_type, references in zip(wanted, found, strict=True)
+            for reference in references
+            if reference.BrowseName.Name in ("EnumValues", "EnumStrings")
+        }
+        values = await self._session.read_attributes_of(list(properties), AttributeIds.Value)
+        self._enumerations.update(dict.fromkeys(wanted))
+        for data_type, value in zip(properties.values(), values, strict=True):
+            self._enumerations[data_type] = names_by_value(value.Value.Value if value.Value is not None else None)
 
     async def learn_missing(self) -> bool:
         """Look up the structures that decoding has met and did not know; whether any was found."""
@@ -125,7 +146,9 @@ class DataTypes:
     def enumeration(self, data_type: ua.NodeId) -> dict[int, str] | None:
         """Names by value, when the data type is an enumeration that says them."""
         definition = self._definitions.get(data_type)
-        if not isinstance(definition, ua.EnumDefinition) or self._builtin(data_type) != _INT32:
+        if not isinstance(definition, ua.EnumDefinition):
+            return self._enumerations.get(data_type)
+        if self._builtin(data_type) != _INT32:
             return None
         return {int(part.Value): str(part.Name) for part in definition.Fields or []}
 
@@ -181,6 +204,15 @@ class DataTypes:
             return own
         names = {part.Name for part in own}
         return [part for part in self._fields(parent, seen | {data_type}) if part.Name not in names] + own
+
+
+def names_by_value(said: Any) -> dict[int, str] | None:
+    """Names of numbers as EnumStrings has them, one for each from 0 on, or EnumValues, for some; None for anything else."""
+    if not isinstance(said, list):
+        return None
+    if all(isinstance(one, ua.EnumValueType) for one in said):
+        return {int(one.Value): one.DisplayName.Text or "" for one in said}
+    return {at: text.Text or "" for at, text in enumerate(said) if isinstance(text, ua.LocalizedText)}
 
 
 def _is_builtin(data_type: ua.NodeId) -> bool:

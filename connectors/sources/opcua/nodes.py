@@ -12,7 +12,7 @@ from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from connectors.sources.opcua.config import BrowseConfig, NodeConfig, OpcUaConfig
-from connectors.sources.opcua.datatypes import DataTypes
+from connectors.sources.opcua.datatypes import DataTypes, names_by_value
 from connectors.sources.opcua.decode import Item
 from connectors.sources.opcua.names import PathFilter, format_identifier, format_node_id, parse_node_id, parse_path
 from connectors.sources.opcua.selection import are_of_types, at_paths
@@ -216,12 +216,12 @@ async def describe(session: Session, config: OpcUaConfig, wanted: list[Variable]
     out: list[Described] = []
     for variable in wanted:
         own = properties.get(id(variable), {})
-        information, texts = own.get("EngineeringUnits"), own.get("EnumStrings")
+        information = own.get("EngineeringUnits")
         unit = information.DisplayName.Text or "" if isinstance(information, ua.EUInformation) else ""
         data_type = data_types.get(id(variable))
         enumeration = types.enumeration(data_type) if isinstance(data_type, ua.NodeId) else None
         if enumeration is None:
-            enumeration = _enumeration(texts, own.get("EnumValues"))
+            enumeration = names_by_value(own.get("EnumStrings") or own.get("EnumValues"))
         tag = config.tag(
             device,
             variable.address,
@@ -238,15 +238,6 @@ async def describe(session: Session, config: OpcUaConfig, wanted: list[Variable]
         )
         out.append(Described(variable, tag, rendered))
     return out
-
-
-def _enumeration(texts: Any, values: Any) -> dict[int, str] | None:
-    """What a variable says itself about its numbers: a name for each from 0 on, or for some."""
-    if isinstance(texts, list):
-        return {at: text.Text or "" for at, text in enumerate(texts) if isinstance(text, ua.LocalizedText)}
-    if isinstance(values, list):
-        return {int(one.Value): one.DisplayName.Text or "" for one in values if isinstance(one, ua.EnumValueType)}
-    return None
 
 
 def parse_name(address: str) -> str:

@@ -1,6 +1,7 @@
 /* An OPC UA server made with open62541: server PORT [COUNT HERTZ [HISTORY [ITEMS]]]. Listens on 127.0.0.1 until its input ends.
    Policy None; anonymous, and user1 with secret1, whose subscriptions alone may go from one session to another. COUNT doubles ns=1;s=v0, ns=1;s=v1 … count upwards together, HERTZ times a second; what a client
-   asks for as queue size and notifications per publish is taken up to 100,000. Of each of them the last HISTORY values are kept (0: none); a subscription takes ITEMS items at most. Double ns=1;s=Double is set by lines of input. */
+   asks for as queue size and notifications per publish is taken up to 100,000. Of each of them the last HISTORY values are kept (0: none); a subscription takes ITEMS items at most. Double ns=1;s=Double is set by lines of input.
+   Int32 ns=1;s=Mode and ns=1;s=Phase are of enumerations whose names are a property of the data type: EnumValues, EnumStrings. */
 #include <open62541/plugin/accesscontrol_default.h>
 #include <open62541/plugin/historydata/history_data_backend_memory.h>
 #include <open62541/plugin/historydata/history_data_gathering_default.h>
@@ -42,6 +43,49 @@ static void set(UA_Server *server, UA_NodeId id, UA_Double value) {
     UA_Server_writeDataValue(server, id, data);
 }
 
+static UA_DataType enumerations[2]; /* not known to the server, which so has no definition of them */
+static unsigned enumeration_count;
+
+/* A variable with this value, of an enumeration that says its names in a property. */
+static void add_enumerated(UA_Server *server, char *name, UA_Int32 value, char *property, const UA_DataType *kind, void *names,
+                           size_t size) {
+    UA_NodeId type;
+    UA_DataTypeAttributes of_type = UA_DataTypeAttributes_default;
+    UA_Server_addDataTypeNode(server, UA_NODEID_NULL, UA_NS0ID(ENUMERATION), UA_NS0ID(HASSUBTYPE), UA_QUALIFIEDNAME(1, name),
+                              of_type, NULL, &type);
+    UA_VariableAttributes attributes = UA_VariableAttributes_default;
+    UA_Variant_setArray(&attributes.value, names, size, kind);
+    attributes.dataType = kind->typeId;
+    attributes.valueRank = UA_VALUERANK_ONE_DIMENSION;
+    UA_UInt32 any = 0;
+    attributes.arrayDimensions = &any;
+    attributes.arrayDimensionsSize = 1;
+    UA_Server_addVariableNode(server, UA_NODEID_NULL, type, UA_NS0ID(HASPROPERTY), UA_QUALIFIEDNAME(0, property),
+                              UA_NS0ID(PROPERTYTYPE), attributes, NULL, NULL);
+    UA_DataType *enumeration = &enumerations[enumeration_count++];
+    *enumeration = UA_TYPES[UA_TYPES_SERVERSTATE];
+    enumeration->typeId = type;
+    attributes = UA_VariableAttributes_default;
+    UA_Variant_setScalar(&attributes.value, &value, enumeration);
+    attributes.dataType = type;
+    attributes.valueRank = UA_VALUERANK_SCALAR;
+    UA_Server_addVariableNode(server, UA_NODEID_STRING(1, name), UA_NS0ID(OBJECTSFOLDER), UA_NS0ID(ORGANIZES),
+                              UA_QUALIFIEDNAME(1, name), UA_NS0ID(BASEDATAVARIABLETYPE), attributes, NULL, NULL);
+}
+
+static void add_enumerations(UA_Server *server) {
+    UA_EnumValueType values[2];
+    UA_init(&values[0], &UA_TYPES[UA_TYPES_ENUMVALUETYPE]);
+    UA_init(&values[1], &UA_TYPES[UA_TYPES_ENUMVALUETYPE]);
+    values[0].value = 1;
+    values[0].displayName = UA_LOCALIZEDTEXT("en", "Manual");
+    values[1].value = 7;
+    values[1].displayName = UA_LOCALIZEDTEXT("en", "Automatic");
+    add_enumerated(server, "Mode", 7, "EnumValues", &UA_TYPES[UA_TYPES_ENUMVALUETYPE], values, 2);
+    UA_LocalizedText strings[2] = {UA_LOCALIZEDTEXT("en", "Filling"), UA_LOCALIZEDTEXT("en", "Draining")};
+    add_enumerated(server, "Phase", 1, "EnumStrings", &UA_TYPES[UA_TYPES_LOCALIZEDTEXT], strings, 2);
+}
+
 static void tick(UA_Server *server, void *unused) {
     (void)unused;
     number += 1;
@@ -69,6 +113,7 @@ int main(int argc, char **argv) {
     config->allowNonePolicyPassword = true;
     UA_AccessControl_default(config, true, NULL, 1, &user);
     UA_NodeId alone = add(server, "Double", false);
+    add_enumerations(server);
     if(argc > 3) {
         count = (unsigned)atoi(argv[2]);
         bool history = argc > 4 && atoi(argv[4]) > 0;

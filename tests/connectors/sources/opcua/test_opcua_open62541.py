@@ -182,6 +182,22 @@ async def test_more_items_than_a_subscription_takes_are_split_over_several(insta
         server.stop()
 
 
+@pytest.mark.interop(
+    "open62541", "names of an enumeration come from the data type's property EnumValues or EnumStrings"
+)
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("Mode", 7, "Automatic"), ("Phase", 1, "Draining")],
+    ids=["EnumValues", "EnumStrings"],
+)
+async def test_names_of_an_enumeration_come_from_a_property_of_its_data_type(server, tmp_path, name, value, said):
+    config = source(server.endpoint, nodes=[{"id": f"ns=1;s={name}", "tag_name": name}])
+    async with Reading(config, tmp_path) as intake:
+        await intake.until(lambda: intake.last(name), 10)
+        reading = intake.last(name)
+        assert (reading.value, json.loads(reading.properties)) == (value, {"enum": said})
+
+
 async def test_ten_thousand_items_come_up_in_less_than_twenty_seconds(installed, tmp_path):
     server = CServer(10_000, 0.5)
     nodes = [{"id": f"ns=1;s=v{at}", "tag_name": f"v{at}"} for at in range(10_000)]
