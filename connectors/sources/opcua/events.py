@@ -146,10 +146,18 @@ class Events:
         self._intake = intake
         self._types = types
         self._watch_model = watch_model
+        self._fields = _FIELDS
         self._names: dict[str, str] = {}  # of event types
         self._refreshing = False
         self._device = session.server_name or config.endpoint
         self.tags: set[int] = set()
+
+    async def learn(self) -> None:
+        """Leave out the fields of types that the server does not have: some refuse a filter that names them."""
+        optional = [_CONDITION, _ACKNOWLEDGEABLE, _ALARM]
+        names = await self._session.read_attributes_of([node_id(one) for one in optional], AttributeIds.BrowseName)
+        absent = {one for one, name in zip(optional, names, strict=True) if name.Value is None or not name.Value.Value}
+        self._fields = {name: of for name, of in _FIELDS.items() if of[0] not in absent}
 
     def items(self, *, filtered: bool = True) -> list[ua.MonitoredItemCreateRequest]:
         """What to subscribe to, the watch over the model last."""
@@ -158,7 +166,7 @@ class Events:
         for at, entry in enumerate(self._config.events):
             types = [_type(text, namespaces) for text in entry.types]
             own = types[0] if len(types) == 1 else node_id(_BASE)
-            select = [_operand(node_id(type_), path) for type_, path in _FIELDS.values()]
+            select = [_operand(node_id(type_), path) for type_, path in self._fields.values()]
             select += [_operand(own, path) for path in entry.fields]
             where = _where(types, entry.severity_min) if filtered else ua.ContentFilter()
             node = resolve(entry.node, namespaces) or ua.NodeId()
@@ -206,7 +214,7 @@ class Events:
             pos += 8
             entry = self.entry(handle)
             event = _Event(entry) if entry is not None else None
-            names = [*_FIELDS, *event.entry.fields] if event is not None else []
+            names = [*self._fields, *event.entry.fields] if event is not None else []
             for at in range(max(0, fields)):
                 start = pos
                 value, pos = variant(data, pos, self._types)

@@ -117,6 +117,8 @@ class Run:
     async def begin(self, before: State) -> None:
         """Take over the subscriptions or create them, or group the polls; report the nodes that cannot be read."""
         await self._history.prepare()
+        if self._config.events:
+            await self._events.learn()
         rows = Columns()
         usable: list[int] = []
         for handle, described in enumerate(self._described):

@@ -1,6 +1,7 @@
 /* An OPC UA server made with open62541: server PORT [COUNT HERTZ [HISTORY [ITEMS]]]. Listens on 127.0.0.1 until its input ends.
    Policy None; anonymous, and user1 with secret1, whose subscriptions alone may go from one session to another. COUNT doubles ns=1;s=v0, ns=1;s=v1 … count upwards together, HERTZ times a second; what a client
-   asks for as queue size and notifications per publish is taken up to 100,000. Of each of them the last HISTORY values are kept (0: none); a subscription takes ITEMS items at most. Double ns=1;s=Double is set by lines of input.
+   asks for as queue size and notifications per publish is taken up to 100,000. Of each of them the last HISTORY values are kept (0: none); a subscription takes ITEMS items at most. Double ns=1;s=Double is set by lines of input; the line
+   `event SEVERITY MESSAGE` raises a BaseEvent of the Server object.
    Int32 ns=1;s=Mode and ns=1;s=Phase are of enumerations whose names are a property of the data type: EnumValues, EnumStrings. */
 #include <open62541/plugin/accesscontrol_default.h>
 #include <open62541/plugin/historydata/history_data_backend_memory.h>
@@ -141,6 +142,7 @@ int main(int argc, char **argv) {
         return 1;
     puts("ready");
     fflush(stdout);
+    setvbuf(stdin, NULL, _IONBF, 0); /* a second line would wait where poll does not see it */
     char line[64];
     struct pollfd input = {0, POLLIN, 0};
     for(;;) {
@@ -149,7 +151,13 @@ int main(int argc, char **argv) {
             continue;
         if(!fgets(line, sizeof line, stdin))
             break;
-        set(server, alone, atof(line));
+        unsigned severity = 0;
+        char message[64];
+        if(sscanf(line, "event %u %63[^\n]", &severity, message) == 2)
+            UA_Server_createEvent(server, UA_NS0ID(SERVER), UA_NS0ID(BASEEVENTTYPE), (UA_UInt16)severity,
+                                  UA_LOCALIZEDTEXT("en", message), NULL, NULL, NULL);
+        else
+            set(server, alone, atof(line));
     }
     UA_Server_run_shutdown(server);
     UA_Server_delete(server);

@@ -18,6 +18,7 @@
 //     bad NAME                    BadSensorFailure without a value
 //     keep FROM TO EVERY COUNT    doubles FROM … TO into the history of Kept, each EVERY ms, the last COUNT ms ago
 //     event SEVERITY MESSAGE      a BaseEvent of the Server object
+//     alarm ACTIVE MESSAGE        an event of the AlarmCondition Overfilled of the Server object, true or false
 //     level NUMBER                ServiceLevel, 0 to 255
 import java.io.BufferedReader;
 import java.io.ByteArrayInputStream;
@@ -53,6 +54,7 @@ import org.eclipse.milo.opcua.sdk.server.api.config.OpcUaServerConfig;
 import org.eclipse.milo.opcua.sdk.server.identity.CompositeValidator;
 import org.eclipse.milo.opcua.sdk.server.identity.UsernameIdentityValidator;
 import org.eclipse.milo.opcua.sdk.server.identity.X509IdentityValidator;
+import org.eclipse.milo.opcua.sdk.server.model.nodes.objects.AlarmConditionTypeNode;
 import org.eclipse.milo.opcua.sdk.server.model.nodes.objects.BaseEventTypeNode;
 import org.eclipse.milo.opcua.sdk.server.model.nodes.objects.ServerTypeNode;
 import org.eclipse.milo.opcua.sdk.server.nodes.UaFolderNode;
@@ -300,6 +302,9 @@ public class Server {
                 case "event":
                     event(Integer.parseInt(words[1]), words[2]);
                     break;
+                case "alarm":
+                    alarm(Boolean.parseBoolean(words[1]), words[2]);
+                    break;
                 case "level":
                     server().setServiceLevel(ubyte(Integer.parseInt(words[1])));
                     break;
@@ -309,14 +314,29 @@ public class Server {
         }
 
         private void event(int severity, String message) throws UaException {
-            BaseEventTypeNode event =
-                getServer().getEventFactory().createEvent(newNodeId(UUID.randomUUID()), Identifiers.BaseEventType);
+            post(getServer().getEventFactory().createEvent(newNodeId(UUID.randomUUID()), Identifiers.BaseEventType),
+                Identifiers.BaseEventType, severity, message);
+        }
+
+        private void alarm(boolean active, String message) throws UaException {
+            AlarmConditionTypeNode alarm = (AlarmConditionTypeNode)
+                getServer().getEventFactory().createEvent(newNodeId("Overfilled"), Identifiers.AlarmConditionType);
+            alarm.setConditionName("Overfilled");
+            alarm.setRetain(active);
+            alarm.getEnabledStateNode().setId(true);
+            alarm.getAckedStateNode().setId(false);
+            alarm.getActiveStateNode().setId(active);
+            alarm.setActiveState(LocalizedText.english(active ? "Active" : "Inactive"));
+            post(alarm, Identifiers.AlarmConditionType, 700, message);
+        }
+
+        private void post(BaseEventTypeNode event, NodeId type, int severity, String message) throws UaException {
             UUID id = UUID.randomUUID();
             event.setBrowseName(new QualifiedName(1, "event"));
             event.setDisplayName(LocalizedText.english("event"));
             event.setEventId(ByteString.of(
                 ByteBuffer.allocate(16).putLong(id.getMostSignificantBits()).putLong(id.getLeastSignificantBits()).array()));
-            event.setEventType(Identifiers.BaseEventType);
+            event.setEventType(type);
             event.setSourceNode(Identifiers.Server);
             event.setSourceName("Server");
             event.setTime(DateTime.now());

@@ -40,6 +40,12 @@ class CServer:
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
 
+    def say(self, line: str) -> None:
+        """Give it a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
     def stop(self) -> None:
         self.process.kill()
         self.process.communicate()
