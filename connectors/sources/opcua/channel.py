@@ -6,6 +6,7 @@ it should be, goes asyncua's way.
 """
 
 import asyncio
+import contextlib
 import logging
 import struct
 import sys
@@ -19,6 +20,7 @@ from asyncua.common.connection import TransportLimits
 from asyncua.common.utils import Buffer, wait_for
 from asyncua.ua.ua_binary import nodeid_to_binary, uatcp_to_binary
 from asyncua.ua.uaerrors import UaError
+from cryptography.exceptions import InvalidSignature
 from typing_extensions import override
 
 from connectors.sources.opcua.binary import EPOCH
@@ -270,6 +272,19 @@ class ChannelClient(UaClient):
             self._set_state(UaClientState.DISCONNECTED)
             raise
         self._set_state(UaClientState.SOCKET_OPEN)
+
+    @override
+    async def create_session(self, parameters: ua.CreateSessionParameters) -> ua.CreateSessionResult:
+        policy: Any = self.security_policy
+        if not policy.host_certificate or not policy.host_certificate_chain:
+            return await super().create_session(parameters)
+        # the issuers as in the channel: Milo takes neither without the other
+        chain = parameters.ClientCertificate = b"".join([policy.host_certificate, *policy.host_certificate_chain])
+        result = await super().create_session(parameters)
+        with contextlib.suppress(InvalidSignature):  # asyncua looks whether the server signed the certificate alone
+            policy.asymmetric_cryptography.verify(chain + parameters.ClientNonce, result.ServerSignature.Signature)
+            policy.host_certificate, policy.host_certificate_chain = chain, []  # it signed all, as open62541 does
+        return result
 
     @override
     def _make_protocol(self) -> UASocketProtocol:

@@ -145,8 +145,9 @@ class Handshake(Client):
             raise ServerRefusedError(msg) from None
         refusals: list[str] = []
         for identity in identities:
-            # without issuers: Milo takes those in the channel only when they are in the session's request as well
-            self.security_policy = choice.policy.crypto(peer, identity.certificate, identity.key, choice.mode)
+            self.security_policy = choice.policy.crypto(
+                peer, identity.certificate, identity.key, choice.mode, host_cert_chain=identity.issuers
+            )
             self.uaclient.set_security(self.security_policy)
             await self.connect_socket()
             await self.send_hello()

@@ -15,6 +15,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -43,11 +44,13 @@ class Identity:
 
     Attributes:
         file: Where the certificate lies.
+        issuers: Of the certificate, as far as they are sent with it, each after the one that it issued.
     """
 
     file: Path
     certificate: x509.Certificate
     key: rsa.RSAPrivateKey
+    issuers: Sequence[x509.Certificate] = ()
 
     @property
     def thumbprint(self) -> str:
@@ -122,7 +125,7 @@ def _fits(certificate: x509.Certificate, uri: str, further_hosts: Sequence[str])
 
 
 def load_identity(cert_file: Path, key_file: Path, password: str | None, now: datetime.datetime, what: str) -> Identity:
-    """A certificate with its key that the user gives: DER or PEM; in PEM its issuers may follow, and are not sent.
+    """A certificate with its key that the user gives: DER or PEM; in PEM its issuers may follow.
 
     Args:
         cert_file: File of the certificate.
@@ -135,7 +138,7 @@ def load_identity(cert_file: Path, key_file: Path, password: str | None, now: da
         CertificateError: It cannot be read, is not valid now, or the key is not its own.
     """
     try:
-        certificate = parse(cert_file.read_bytes())[0]
+        certificate, *issuers = parse(cert_file.read_bytes())
     except (OSError, ValueError) as error:
         msg = f"the certificate of {what} in {cert_file} cannot be read: {error}"
         raise CertificateError(msg) from None
@@ -152,7 +155,14 @@ def load_identity(cert_file: Path, key_file: Path, password: str | None, now: da
         raise CertificateError(msg)
     if end - now < _WARNED_BEFORE:
         _log.warning("the certificate of %s in %s expires on %s; renew it", what, cert_file, f"{end:%Y-%m-%d}")
-    return Identity(cert_file, certificate, key)
+    for issued, issuer in pairwise([certificate, *issuers]):
+        if issued.issuer != issuer.subject:
+            msg = (
+                f"in {cert_file}, {issuer.subject.rfc4514_string()} follows {issued.subject.rfc4514_string()} and is not its "
+                "issuer; write the certificate first, and behind each one its issuer"
+            )
+            raise CertificateError(msg)
+    return Identity(cert_file, certificate, key, issuers)
 
 
 def _private_key(file: Path, password: str | None) -> rsa.RSAPrivateKey:

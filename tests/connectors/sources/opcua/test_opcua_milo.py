@@ -237,6 +237,27 @@ async def test_a_certificate_that_is_given(milo, tmp_path):
     assert not (tmp_path / "own").exists()
 
 
+@pytest.mark.interop(MILO, "a certificate given by the user, whose issuer is sent with it and not known to the server")
+@pytest.mark.parametrize("policy", [one.name for one in POLICIES if not one.deprecated])
+async def test_issuers_are_sent_with_a_certificate_that_is_given(milo, tmp_path, policy):
+    root = Made("Plant CA of chains", ca=True)
+    middle = Made("Line CA", root, ca=True)
+    given = Made("gateway", middle, uri="urn:plant:gateway", hosts=("gateway",))
+    trusted = milo.folder / "pki" / "trusted"
+    (trusted / "certs" / "chain-root.der").write_bytes(root.der)
+    for name, authority in (("chain-root", root), ("chain-middle", middle)):
+        crl = authority.revocation_list().public_bytes(serialization.Encoding.DER)
+        (trusted / "crl" / f"{name}.crl").write_bytes(crl)
+    (tmp_path / "given.key").write_bytes(given.key_pem)
+    files = {"cert_file": tmp_path / "given.pem", "key_file": tmp_path / "given.key", "trust": "all"}
+    (tmp_path / "given.pem").write_bytes(given.pem)
+    with pytest.raises(ServerRefusedError, match="refuses our certificate"):
+        await opened(milo.endpoint, tmp_path, security_policy=policy, **files)
+    (tmp_path / "given.pem").write_bytes(given.pem + middle.pem)
+    session = await opened(milo.endpoint, tmp_path, security_policy=policy, **files)
+    assert session.application_uri == "urn:plant:gateway"
+
+
 # -- the server's certificate
 
 

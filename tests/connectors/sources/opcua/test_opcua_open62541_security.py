@@ -21,9 +21,14 @@ USER = {"username": "user1", "password": "secret1"}
 
 
 class Secure:
-    """The open62541 process, a source's folder whose certificate it lets in, and its own certificate."""
+    """The open62541 process, a source's folder whose certificate it lets in, and its own certificate.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: For its files.
+        client: Certificate that it trusts instead of the source's.
+    """
+
+    def __init__(self, folder: Path, client: bytes | None = None) -> None:
         self.gateway = folder / "gateway"
         self.port = free_port()
         self.endpoint = f"opc.tcp://127.0.0.1:{self.port}"
@@ -32,7 +37,7 @@ class Secure:
         files = {
             "certificate": self.made.der,
             "key": self.made.key.private_bytes(serialization.Encoding.DER, *plain),
-            "client": own_certificate(self.gateway),
+            "client": client or own_certificate(self.gateway),
         }
         for name, data in files.items():
             (folder / f"{name}.der").write_bytes(data)
@@ -76,6 +81,25 @@ async def test_auto_takes_the_best(secure):
 async def test_a_server_that_does_not_trust_us(secure, tmp_path):
     with pytest.raises(ServerRefusedError, match="refuses our certificate .*: let it trust .*certificate.der"):
         await opened(secure.endpoint, tmp_path, security_policy="auto", trust="all")
+
+
+@pytest.mark.interop(OPEN62541, "a certificate of ours, whose issuer is sent with it and not known to the server")
+async def test_issuers_are_sent_with_a_certificate_that_is_given(installed, tmp_path):  # noqa: F811
+    root = Made("Plant CA", ca=True)
+    middle = Made("Line CA", root, ca=True)
+    given = Made("gateway", middle, uri="urn:plant:gateway", hosts=("gateway",))
+    (tmp_path / "given.key").write_bytes(given.key_pem)
+    files = {"cert_file": tmp_path / "given.pem", "key_file": tmp_path / "given.key", "trust": "all"}
+    server = Secure(tmp_path, root.der)
+    try:
+        (tmp_path / "given.pem").write_bytes(given.pem)
+        with pytest.raises(ServerRefusedError, match="refuses our certificate"):
+            await opened(server.endpoint, tmp_path, security_policy="auto", **files)
+        for policy in POLICIES:
+            (tmp_path / "given.pem").write_bytes(given.pem + middle.pem)
+            await opened(server.endpoint, tmp_path, security_policy=policy, **files, **USER)
+    finally:
+        server.stop()
 
 
 @pytest.mark.interop(OPEN62541, "a password without channel security is encrypted, for a trusted server only")

@@ -124,6 +124,7 @@ def test_in_der_and_pem_and_with_a_password(tmp_path):
     assert load(tmp_path, GIVEN.der, private(GIVEN, serialization.Encoding.DER)).certificate == GIVEN.certificate
     given = load(tmp_path, GIVEN.pem + ROOT.pem, private(GIVEN, password=b"geheim"), "geheim")
     assert given.certificate == GIVEN.certificate
+    assert given.issuers == [ROOT.certificate]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,7 @@ def test_in_der_and_pem_and_with_a_password(tmp_path):
         (GIVEN.der, private(GIVEN, password=b"geheim"), None, "private key in .* cannot be read"),
         (GIVEN.der, private(GIVEN, password=b"geheim"), "falsch", "private key in .* cannot be read"),
         (GIVEN.der, ROOT.key_pem, None, "is not that of the certificate"),
+        (GIVEN.pem + Made("Other CA", ca=True).pem, GIVEN.key_pem, None, "CN=Other CA follows CN=gateway and is not its issuer"),
         (Made("g", key=ec.generate_private_key(ec.SECP256R1())).der, private(Made("g", key=ec.generate_private_key(ec.SECP256R1()))), None, "not an RSA key"),
         (Made("g", key=GIVEN.key, begin=PRESENT - 3 * DAY, end=PRESENT - DAY).der, GIVEN.key_pem, None, "valid from .* and not now"),
     ],
