@@ -15,12 +15,12 @@ from asyncua import ua
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIdNames, ObjectIds
 
-from connectors.contract import Intake
-from connectors.sources.opcua.binary import Malformed, Types, iso_time, microseconds, variant
-from connectors.sources.opcua.config import EventConfig, OpcUaConfig
+from connectors.sources.opcua.binary import Malformed, iso_time, microseconds, variant
+from connectors.sources.opcua.config import EventConfig
+from connectors.sources.opcua.connection import Connection
 from connectors.sources.opcua.names import format_node_id, parse_node_id
 from connectors.sources.opcua.nodes import resolve
-from connectors.sources.opcua.session import Session, node_id
+from connectors.sources.opcua.session import node_id
 from normalization.reading import Columns, Flags, Quality, to_json
 
 _log = logging.getLogger(__name__)
@@ -128,29 +128,21 @@ class Events:
     """The events of one connection.
 
     Args:
-        config: The source.
-        session: Its session.
-        intake: Gets the tags.
-        types: The server's structures.
-        watch_model: Whether to hear of nodes that come and go.
-
-    Attributes:
-        tags: Tags of what has come so far.
+        connection: The connection.
+        tags: Tags of what came in connections before; what comes in this one is added.
     """
 
-    def __init__(
-        self, config: OpcUaConfig, session: Session, intake: Intake, types: Types, *, watch_model: bool
-    ) -> None:
-        self._config = config
-        self._session = session
-        self._intake = intake
-        self._types = types
-        self._watch_model = watch_model
+    def __init__(self, connection: Connection, tags: set[int]) -> None:
+        self._config = config = connection.config
+        self._session = session = connection.session
+        self._intake = connection.intake
+        self._types = connection.types.types
+        self._watch_model = config.browsing is not None  # hear of nodes that come and go
         self._fields = _FIELDS
         self._names: dict[str, str] = {}  # of event types
         self._refreshing = False
         self._device = session.server_name or config.endpoint
-        self.tags: set[int] = set()
+        self.tags = tags
 
     async def learn(self) -> None:
         """Leave out the fields of types that the server does not have: some refuse a filter that names them."""

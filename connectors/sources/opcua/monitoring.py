@@ -7,12 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from asyncua import ua
 
 from connectors.sources.opcua import services
-from connectors.sources.opcua.config import OpcUaConfig
+from connectors.sources.opcua.connection import Connection
 from connectors.sources.opcua.events import MODEL_HANDLE, Events
 from connectors.sources.opcua.items import FILTER_REFUSED, digest, has_no_range, monitored, revisions
-from connectors.sources.opcua.nodes import Described
 from connectors.sources.opcua.publishing import Placed, Publishing
-from connectors.sources.opcua.session import Session
 from normalization.reading import Columns
 
 _log = logging.getLogger(__name__)
@@ -24,12 +22,9 @@ class Monitoring:
     """The items of one session.
 
     Args:
-        config: The source.
-        session: Its session.
+        connection: The connection.
         publishing: Its subscriptions.
-        described: The nodes, by client handle; it may grow.
         events: Its events.
-        timestamps: Which times are asked for.
         refuse: Appends a reading for a node that cannot be read: rows, handle, status and reason.
 
     Attributes:
@@ -39,20 +34,17 @@ class Monitoring:
 
     def __init__(
         self,
-        config: OpcUaConfig,
-        session: Session,
+        connection: Connection,
         publishing: Publishing,
-        described: Sequence[Described],
         events: Events,
-        timestamps: ua.TimestampsToReturn,
         refuse: Callable[[Columns, int, int, str], None],
     ) -> None:
-        self._config = config
-        self._session = session
+        self._config = connection.config
+        self._session = connection.session
+        self._described = connection.described
+        self._timestamps = connection.timestamps
         self._publishing = publishing
-        self._described = described
         self._events = events
-        self._timestamps = timestamps
         self._refuse = refuse
         self._refused: set[int] = set()  # handles of nodes that the server did not take
         self._places: dict[int, tuple[int, int]] = {}  # subscription and item, by handle, as far as they are known

@@ -14,13 +14,9 @@ from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.ua_binary import struct_to_binary
 from asyncua.ua.uaerrors import UaStatusCodeError
 
-from connectors.contract import Intake
-from connectors.sources.opcua.config import OpcUaConfig
-from connectors.sources.opcua.datatypes import DataTypes
-from connectors.sources.opcua.decode import ValueDecoder
+from connectors.sources.opcua.connection import Connection
 from connectors.sources.opcua.limits import TOO_MUCH
-from connectors.sources.opcua.nodes import Described
-from connectors.sources.opcua.session import Session, batches
+from connectors.sources.opcua.session import batches
 from connectors.sources.opcua.state import microseconds_now
 from normalization.reading import Columns
 
@@ -44,37 +40,15 @@ class Polling:
     """The polls of one connection.
 
     Args:
-        config: The source.
-        session: Its session.
-        described: The nodes, by client handle.
-        timestamps: Which times are asked for.
-        decoder: Decodes their values.
-        types: The server's structures.
-        intake: Gets the gaps.
+        connection: The connection.
         append: Gets the readings.
 
     Attributes:
         heard: When the server last answered, by the monotonic clock.
     """
 
-    def __init__(
-        self,
-        config: OpcUaConfig,
-        session: Session,
-        described: Sequence[Described],
-        timestamps: ua.TimestampsToReturn,
-        decoder: ValueDecoder,
-        types: DataTypes,
-        intake: Intake,
-        append: Callable[[Columns], "asyncio.Future[None]"],
-    ) -> None:
-        self._config = config
-        self._session = session
-        self._described = described
-        self._timestamps = timestamps
-        self._decoder = decoder
-        self._types = types
-        self._intake = intake
+    def __init__(self, connection: Connection, append: Callable[[Columns], "asyncio.Future[None]"]) -> None:
+        self._connection = connection
         self._append = append
         self._pending: deque[asyncio.Future[None]] = deque()
         self.heard = time.monotonic()
@@ -84,9 +58,9 @@ class Polling:
         """Poll these nodes until something fails."""
         groups: dict[float, list[int]] = {}
         for handle in handles:
-            node = self._described[handle].variable.config
+            node = self._connection.described[handle].variable.config
             own = node.interval if node is not None else None
-            groups.setdefault(own or self._config.polling_interval, []).append(handle)
+            groups.setdefault(own or self._connection.config.polling_interval, []).append(handle)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             for interval in sorted(groups):
@@ -96,17 +70,20 @@ class Polling:
     def join(self, handles: Sequence[int]) -> None:
         """Poll these nodes, too."""
         if self._tasks is not None:
-            self._tasks.create_task(self._poll(self._config.polling_interval, handles))
+            self._tasks.create_task(self._poll(self._connection.config.polling_interval, handles))
 
     def _requests(self, handles: Sequence[int]) -> list[_Request]:
         """What is read in one poll, in as many requests as the server's limit makes."""
         asked = [
-            ua.ReadValueId(NodeId=self._described[at].variable.id, AttributeId=AttributeIds.Value) for at in handles
+            ua.ReadValueId(NodeId=self._connection.described[at].variable.id, AttributeId=AttributeIds.Value)
+            for at in handles
         ]
-        size = self._session.limits.size("read")
+        size = self._connection.session.limits.size("read")
         return [
             _Request(
-                struct_to_binary(ua.ReadParameters(TimestampsToReturn=self._timestamps, NodesToRead=list(part))),
+                struct_to_binary(
+                    ua.ReadParameters(TimestampsToReturn=self._connection.timestamps, NodesToRead=list(part))
+                ),
                 np.array(places, np.int64),
             )
             for part, places in zip(batches(asked, size), batches(handles, size), strict=True)
@@ -125,15 +102,15 @@ class Polling:
                 size = max(len(request.handles) for request in requests)
                 if error.code not in TOO_MUCH or size == 1:
                     raise
-                self._session.limits.learn("read", size // 2)
+                self._connection.session.limits.learn("read", size // 2)
                 requests = self._requests(handles)
                 continue
             self._pending.append(self._append(rows))
             before = microseconds_now()
             await self._settle()
             if microseconds_now() - before > interval * 1e6:
-                tags = [self._decoder.items[handle].tag for handle in handles]
-                self._intake.gap(tags, before, microseconds_now(), "the journal was full")
+                tags = [self._connection.decoder.items[handle].tag for handle in handles]
+                self._connection.intake.gap(tags, before, microseconds_now(), "the journal was full")
             due += interval
             late = clock() - due
             if late > 0:  # cycles that the server was too slow for are left out
@@ -146,11 +123,11 @@ class Polling:
             await self._pending.popleft()
 
     async def _read(self, request: _Request) -> Columns:
-        data, pos = await self._session.read(request.parameters)
+        data, pos = await self._connection.session.read(request.parameters)
         self.heard = time.monotonic()
         rows = Columns()
-        self._decoder.read_results(data, pos, request.handles, rows)
-        if self._types.types.missing and await self._types.learn_missing():
+        self._connection.decoder.read_results(data, pos, request.handles, rows)
+        if self._connection.types.types.missing and await self._connection.types.learn_missing():
             rows = Columns()
-            self._decoder.read_results(data, pos, request.handles, rows)
+            self._connection.decoder.read_results(data, pos, request.handles, rows)
         return rows

@@ -18,7 +18,6 @@ from asyncua.ua.uaerrors import UaError, UaStatusCodeError
 from connectors.sources.opcua import services
 from connectors.sources.opcua.binary import response_header
 from connectors.sources.opcua.channel import Acknowledgement
-from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.notification import notification
 from connectors.sources.opcua.session import Session
 from connectors.sources.opcua.state import Position
@@ -39,8 +38,7 @@ class Publishing:
     """The subscriptions of one session.
 
     Args:
-        config: The source.
-        session: Its session.
+        session: The session.
         taker: Gets the messages, in order.
 
     Attributes:
@@ -50,14 +48,14 @@ class Publishing:
         denied: The server did not hand the subscriptions over to our user; some do from a session that is still open.
     """
 
-    def __init__(self, config: OpcUaConfig, session: Session, taker: Taker) -> None:
-        self._config = config
+    def __init__(self, session: Session, taker: Taker) -> None:
+        self._config = session.config
         self._session = session
         self._taker = taker
         self.subscriptions: dict[int, Subscription] = {}
         self.heard = time.monotonic()
         self.cannot_be_taken_over, self.denied = not session.hands_over, False
-        self._requests = config.publish_requests
+        self._requests = self._config.publish_requests
         self._answers: deque[asyncio.Future[bytes]] = deque()
         self._open = 0
         self._deaf_since = self.heard  # as long as no request is open

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from connectors.contract import Checks, Context, Finding, Intake, Reader, SourceState
 from connectors.sources.opcua.config import OpcUaConfig
+from connectors.sources.opcua.connection import Connection
 from connectors.sources.opcua.datatypes import DataTypes
 from connectors.sources.opcua.nodes import describe, variables
 from connectors.sources.opcua.redundancy import further_findings, open_session, while_best
@@ -68,7 +69,7 @@ class OpcUaReader(Reader, Checks):
             described = await describe(session, self._config, wanted, types)
             described.sort(key=lambda d: self._order.get(d.variable.address, len(self._order)))  # handles stay the same
             before = State.from_json(state)
-            run = Run(self._config, session, intake, described, types, self._event_tags)
+            run = Run(Connection(session, intake, described, types), self._event_tags)
             await run.begin(before if self._hands_over else State(before.last_reading))
             intake.state(SourceState.CONNECTED, run.summary)
             connected = run

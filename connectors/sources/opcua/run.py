@@ -9,20 +9,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from asyncua import ua
-
-from connectors.contract import Intake, SourceState
-from connectors.sources.opcua.config import OpcUaConfig
-from connectors.sources.opcua.datatypes import DataTypes
-from connectors.sources.opcua.decode import ValueDecoder
+from connectors.contract import SourceState
+from connectors.sources.opcua.connection import Connection
 from connectors.sources.opcua.events import EVENTS, MODEL_HANDLE, Events
-from connectors.sources.opcua.history import OVERFLOWED, History
+from connectors.sources.opcua.history import History
+from connectors.sources.opcua.missing import OVERFLOWED, Missing
 from connectors.sources.opcua.monitoring import Monitoring
-from connectors.sources.opcua.nodes import BAD_NODE_ID_UNKNOWN, Described, describe, variables
+from connectors.sources.opcua.nodes import BAD_NODE_ID_UNKNOWN, describe, variables
 from connectors.sources.opcua.notification import DATA_CHANGE, Notification
 from connectors.sources.opcua.polling import Polling
 from connectors.sources.opcua.publishing import Publishing
-from connectors.sources.opcua.session import Session
 from connectors.sources.opcua.state import State, microseconds_now
 from connectors.sources.opcua.subscription import Subscription
 from normalization.quality import opcua_quality
@@ -38,56 +34,32 @@ class Run:
     """What one connection does.
 
     Args:
-        config: The source.
-        session: Its session, which is open.
-        intake: Where readings go.
-        described: The nodes that are read.
-        types: The server's structures.
+        connection: The connection.
         event_tags: Tags of the events that came in connections before; what comes in this one is added.
 
     Attributes:
-        tags: Rows of the tag table, of all nodes.
         goes_on: It took over the subscription of the connection before, and nothing is missing in between.
     """
 
-    def __init__(
-        self,
-        config: OpcUaConfig,
-        session: Session,
-        intake: Intake,
-        described: list[Described],
-        types: DataTypes,
-        event_tags: set[int],
-    ) -> None:
-        self._config = config
-        self._session = session
-        self._intake = intake
-        self._types = types
-        self._described = described
-        items = [d.item(intake.tag(d.tag)) for d in described]
-        self.tags = [item.tag for item in items]
-        self._decoder = ValueDecoder(items, types.types, server_time=config.timestamps == "server")
-        self._history = History(config, session, intake, described, self.tags, self._decoder, types)
-        self._timestamps = (
-            ua.TimestampsToReturn.Server if config.timestamps == "server" else ua.TimestampsToReturn.Source
-        )
+    def __init__(self, connection: Connection, event_tags: set[int]) -> None:
+        self._connection = connection
+        self._config = config = connection.config
+        self._session = connection.session
+        self._intake = connection.intake
+        self._missing = Missing(connection)
+        self._history = History(connection, self._missing)
         self._answered = self._committed = microseconds_now()
         self._overflowed: dict[int, None] = {}  # tags whose overflow is not recorded yet
         self._overflow_from = self._overflow_to = self._overflow_said = 0
         self._heard = time.monotonic()
-        self._polling = Polling(
-            config, session, described, self._timestamps, self._decoder, types, intake, self._append
-        )
+        self._polling = Polling(connection, self._append)
         self._usable: list[int] = []  # handles of the nodes that are there
         self._gone: set[int] = set()  # handles of nodes that were browsed and are not there any more
         self._model_changed = asyncio.Event()
-        self._events = Events(config, session, intake, types.types, watch_model=config.browsing is not None)
-        self._events.tags = event_tags
+        self._events = Events(connection, event_tags)
         self._has_events = bool(config.events) or config.browsing is not None
-        publishing = Publishing(config, session, self)
-        self._monitoring = Monitoring(
-            config, session, publishing, described, self._events, self._timestamps, self._refuse
-        )
+        publishing = Publishing(connection.session, self)
+        self._monitoring = Monitoring(connection, publishing, self._events, self._refuse)
         self._publishing = publishing if config.mode == "subscription" else None
         self._position_texts = b'"",""'  # the server's start and what is subscribed to, in JSON
         self.goes_on = False
@@ -101,7 +73,7 @@ class Run:
 
     def handles(self) -> dict[str, int]:
         """Client handles by address."""
-        return {described.variable.address: handle for handle, described in enumerate(self._described)}
+        return {described.variable.address: handle for handle, described in enumerate(self._connection.described)}
 
     def will_be_handed_over(self, *, session_was_open: bool) -> bool:
         """Whether the server can be expected to hand the subscriptions over to the next session.
@@ -116,12 +88,12 @@ class Run:
 
     async def begin(self, before: State) -> None:
         """Take over the subscriptions or create them, or group the polls; report the nodes that cannot be read."""
-        await self._history.prepare()
+        await self._missing.prepare()
         if self._config.events:
             await self._events.learn()
         rows = Columns()
         usable: list[int] = []
-        for handle, described in enumerate(self._described):
+        for handle, described in enumerate(self._connection.described):
             if described.variable.id is None:
                 self._refuse(rows, handle, BAD_NODE_ID_UNKNOWN, described.variable.absent)
             else:
@@ -135,13 +107,13 @@ class Run:
     def missed(self, before: State) -> None:
         """Record a gap since the last reading of a connection before, as far as the server's history will not fill it."""
         start, now = before.last_reading or 0, microseconds_now()
-        without_history = self._history.missed(start, now) + sorted(self._events.tags)
+        without_history = self._missing.missed(start, now) + sorted(self._events.tags)
         if without_history:
             self._intake.gap(without_history, start, now, "not connected")
         started = self._session.started_at
         known = before.position is not None and before.position.server
         again = before.position.server != self._session.started if before.position and known else started > start
-        filled = set(self.tags).difference(without_history)
+        filled = set(self._connection.tags).difference(without_history)
         if again and started and filled:
             self._intake.gap(sorted(filled), start, max(start, min(started, now)), "the server was started again")
 
@@ -166,8 +138,10 @@ class Run:
             raise error from None
 
     def _refuse(self, rows: Columns, handle: int, status: int, reason: str) -> None:
-        _log.warning("source %s: node %s: %s", self._config.name, self._described[handle].variable.address, reason)
-        rows.add(self.tags[handle], None, quality=opcua_quality(status), status=status)
+        _log.warning(
+            "source %s: node %s: %s", self._config.name, self._connection.described[handle].variable.address, reason
+        )
+        rows.add(self._connection.tags[handle], None, quality=opcua_quality(status), status=status)
 
     def _last_message(self) -> int:
         """Until when nothing is missing, µs since the epoch."""
@@ -179,8 +153,8 @@ class Run:
         self._answered = microseconds_now()
         since, self._committed = self._committed, self._last_message()
         future = self._intake.append(rows, self._state())
-        if seen := self._history.seen():
-            future.add_done_callback(partial(self._history.journalled, seen, since))
+        if seen := self._missing.seen():
+            future.add_done_callback(partial(self._missing.journalled, seen, since))
         return future
 
     def _state(self, *, stale: bool = False) -> bytes:
@@ -195,7 +169,7 @@ class Run:
     def remember(self, *, stale: bool) -> None:
         """Commit when the server last said that there is nothing new, so that a gap does not begin with the last change."""
         self._say_overflow()
-        self._history.stop()
+        self._missing.stop()
         if stale or self._last_message() > self._committed:
             self._intake.append(Columns(), self._state(stale=stale))
 
@@ -219,7 +193,7 @@ class Run:
     async def take(self, data: bytes, message: Notification, since: int) -> "asyncio.Future[None]":
         """Append the values of a message of a subscription."""
         rows, overflowed = self._decoded(data, message)
-        if self._types.types.missing and await self._types.learn_missing():
+        if self._connection.types.types.missing and await self._connection.types.learn_missing():
             rows, overflowed = self._decoded(data, message)
         if self._has_events:
             overflowed += await self._take_events(data, message, rows)
@@ -245,7 +219,7 @@ class Run:
         rows, overflowed = Columns(), []
         for kind, start, end in message.parts:
             if kind == DATA_CHANGE:
-                overflowed += self._decoder.data_change(data[start:end], rows)
+                overflowed += self._connection.decoder.data_change(data[start:end], rows)
         return rows, overflowed
 
     async def _take_events(self, data: bytes, message: Notification, rows: Columns) -> list[int]:
@@ -268,9 +242,9 @@ class Run:
 
     def _lost(self, handles: set[int] | None, since: int, reason: str) -> None:
         """What items with these handles had to say since then will never come; None for all items."""
-        nodes = [at for at in range(len(self.tags)) if handles is None or at in handles]
+        nodes = [at for at in range(len(self._connection.tags)) if handles is None or at in handles]
         now = microseconds_now()
-        tags = self._history.lost(nodes, since, now, reason)
+        tags = self._missing.lost(nodes, since, now, reason)
         if handles is None or max(handles, default=0) >= MODEL_HANDLE:
             tags += sorted(self._events.tags)
         if tags:
@@ -280,7 +254,7 @@ class Run:
     def quiet(self) -> None:
         """Nothing has changed until now."""
         self._say_overflow()
-        self._history.keep_overflowed()
+        self._missing.keep_overflowed()
 
     # -- nodes that come and go
 
@@ -300,7 +274,7 @@ class Run:
         rows = Columns()
         here: list[int] = []
         for address, handle in known.items():
-            variable = self._described[handle].variable
+            variable = self._connection.described[handle].variable
             if address in found and (variable.id is None or handle in self._gone):
                 variable.id = found[address].id
                 self._gone.discard(handle)
@@ -309,14 +283,11 @@ class Run:
                 self._gone.add(handle)
                 self._refuse(rows, handle, BAD_NODE_ID_UNKNOWN, "it is not there any more")
         new = [variable for address, variable in found.items() if address not in known]
-        described = await describe(self._session, self._config, new, self._types)
-        items = [d.item(self._intake.tag(d.tag)) for d in described]
+        described = await describe(self._session, self._config, new, self._connection.types)
         if described:
-            await self._history.extend(described, [item.tag for item in items])
-            here += range(len(self._described), len(self._described) + len(described))
-            self._described += described
-            self._decoder.extend(items)
-            self.tags += [item.tag for item in items]
+            here += range(len(known), len(known) + len(described))
+            await self._missing.extend(described)
+            self._connection.extend(described)
             _log.info(
                 "source %s: %d nodes are new: %s", self._config.name, len(new), ", ".join(v.address for v in new[:5])
             )

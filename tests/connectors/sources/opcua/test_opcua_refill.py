@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from connectors.sources.opcua import history
+from connectors.sources.opcua import history, missing
 from normalization.reading import Flags
 from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, source
 from tests.connectors.sources.opcua.test_opcua_history import (
@@ -103,7 +103,7 @@ async def _never(*_: Any) -> Any:
 
 
 async def test_what_overflows_faster_than_history_is_read_stays_a_gap(counter, tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "_MOST_WAITING", 0)
+    monkeypatch.setattr(missing, "_MOST_WAITING", 0)
     config = counting(counter.port, queue_size=3, publishing_interval=0.4)
     async with Reading(config, tmp_path) as intake:
         await intake.until(lambda: intake.gaps, 20)
