@@ -48,6 +48,7 @@ class Monitoring:
         self._refuse = refuse
         self._refused: set[int] = set()  # handles of nodes that the server did not take
         self._places: dict[int, tuple[int, int]] = {}  # subscription and item, by handle, as far as they are known
+        self._changing = asyncio.Lock()  # one change of the items at a time
         self.revised = ""
         self.refresh = asyncio.Event()
 
@@ -160,6 +161,10 @@ class Monitoring:
             handles: The nodes that are read.
             rows: Gets the nodes that the server did not take.
         """
+        async with self._changing:
+            await self._replace(silent, handles, rows)
+
+    async def _replace(self, silent: Sequence[int], handles: Sequence[int], rows: Columns) -> None:
         lost, revised = self.handles_in(silent), self.revised
         given_up = list(silent if lost is not None else self._publishing.subscriptions)
         self._publishing.abandon(given_up)
@@ -177,6 +182,10 @@ class Monitoring:
 
     async def adapt(self, gone: Iterable[int], here: Sequence[int], rows: Columns) -> None:
         """Have the subscriptions say what came, and no longer what went; `rows` gets the nodes that the server did not take."""
+        async with self._changing:
+            await self._adapt(gone, here, rows)
+
+    async def _adapt(self, gone: Iterable[int], here: Sequence[int], rows: Columns) -> None:
         ids: dict[int, list[int]] = {}
         for handle in gone:
             if (place := self._places.pop(handle, None)) is not None:
@@ -195,7 +204,8 @@ class Monitoring:
             handles = sorted(self._refused)
             if not handles:
                 continue
-            self._created(handles, await self._publishing.add(self._items(handles), self._timestamps), None)
+            async with self._changing:
+                self._created(handles, await self._publishing.add(self._items(handles), self._timestamps), None)
             there = [handle for handle in handles if handle not in self._refused]
             if there:
                 _log.info("source %s: %d nodes are there: %s", self._config.name, len(there), self._addresses(there))

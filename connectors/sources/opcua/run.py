@@ -27,6 +27,7 @@ from normalization.reading import Columns
 _log = logging.getLogger(__name__)
 
 _OVERFLOW_EVERY: Final = 1_000_000  # µs between records of what overflowed
+_NOWHERE: Final = b'"",""'  # as a position: it is not gone on from there
 _SETTLE: Final = 0.5  # seconds from a change of the model to a look at it: a change rarely comes alone
 
 
@@ -61,7 +62,10 @@ class Run:
         publishing = Publishing(connection.session, self)
         self._monitoring = Monitoring(connection, publishing, self._events, self._refuse)
         self._publishing = publishing if config.mode == "subscription" else None
-        self._position_texts = b'"",""'  # the server's start and what is subscribed to, in JSON
+        self._position_texts = _NOWHERE  # the server's start and what is subscribed to, in JSON
+        self._replaced_since: int | None = (
+            None  # while subscriptions are replaced: until when nothing of them is missing
+        )
         self.goes_on = False
 
     @property
@@ -145,9 +149,9 @@ class Run:
 
     def _last_message(self) -> int:
         """Until when nothing is missing, µs since the epoch."""
-        if self._publishing is None or not self._publishing.subscriptions:
-            return self._answered
-        return min(subscription.up_to for subscription in self._publishing.subscriptions.values())
+        subscriptions = self._publishing.subscriptions.values() if self._publishing is not None else ()
+        known = min((subscription.up_to for subscription in subscriptions), default=self._answered)
+        return known if self._replaced_since is None else min(known, self._replaced_since)
 
     def _append(self, rows: Columns) -> "asyncio.Future[None]":
         self._answered = microseconds_now()
@@ -163,7 +167,10 @@ class Run:
         if self._publishing is None or not self._publishing.subscriptions:
             return b'{"last_reading":%d%b' % (last, end)
         places = [b"%d,%d" % (one.id, one.sequence) for one in self._publishing.subscriptions.values()]
-        position = b",".join([places[0], self._position_texts, *places[1:]])
+        texts = (
+            self._position_texts if self._replaced_since is None else _NOWHERE
+        )  # nobody is to go on with some of them
+        position = b",".join([places[0], texts, *places[1:]])
         return b'{"last_reading":%d,"subscription":[%b]%b' % (last, position, end)
 
     def remember(self, *, stale: bool) -> None:
@@ -336,7 +343,9 @@ class Run:
             _log.warning("source %s: the server answers, but its subscription is silent: %s", self._config.name, ids)
             handles, since = self._monitoring.handles_in(ids), min(one.up_to for one in silent)
             rows = Columns()
+            self._replaced_since = since
             await self._monitoring.replace(ids, self._usable, rows)
+            self._replaced_since = None
             self._lost(handles, since, "the subscription was silent")
             if len(rows):
                 self._append(rows)

@@ -9,7 +9,7 @@ import pytest
 from asyncua import Client, ua
 from asyncua.ua.object_ids import ObjectIds
 
-from normalization.reading import Flags, Quality
+from normalization.reading import Quality
 from tests.connectors.sources.opcua.conftest import Reading
 from tests.connectors.sources.opcua.milo_server import MiloServer, install
 from tests.connectors.sources.opcua.test_opcua_events import connected, events
@@ -54,15 +54,16 @@ async def test_events_of_milo(milo, tmp_path):
         assert fire.source_time is not None
 
 
-@pytest.mark.interop("Eclipse Milo", "conditions are refreshed at connect, and what comes then is of now")
-async def test_conditions_of_milo_are_refreshed(milo, tmp_path, caplog):
+@pytest.mark.interop("Eclipse Milo", "a refusal of ConditionRefresh is said, and events come all the same")
+async def test_milo_refuses_to_refresh_conditions(milo, tmp_path, caplog):
+    """It wants the argument to be of a type that no value has: a UInt32 is not its IntegerId."""
+    caplog.set_level("INFO")
     async with Reading(events(milo.endpoint, timeout=20), tmp_path) as intake:
         await intake.until(lambda: connected(intake), 60)
-        milo.command("event 600 after the refresh")
-        await intake.until(lambda: said(intake, "after the refresh"), 30)
-        assert said(intake, "after the refresh")[0].flags & Flags.RESENT == 0
-        assert not [r for r in intake.readings() if "Refresh" in r.tag.tag_name]
-    assert "refreshes no conditions" not in caplog.text
+        milo.command("event 600 after the refusal")
+        await intake.until(lambda: said(intake, "after the refusal"), 30)
+        assert said(intake, "after the refusal")[0].flags == 0
+    assert "refreshes no conditions: BadInvalidArgument" in caplog.text
 
 
 @pytest.mark.interop("Eclipse Milo", "an alarm is a reading with quality ALARM while it is active, with its state")
