@@ -186,7 +186,7 @@ class ValueDecoder:
             when = int(times[at]) if times is not None and times[at] != NULL_TIME else None
             self._lost_before(int(handles[at]), when, overflowed)
         if self.seen is not None and times is not None and not flags:
-            self.seen.append((handles[begin:], times[begin:]))
+            self.seen.append((handles[begin:], times[begin:]) if begin else (handles, times))
         rows.add_arrays(tags, values, quality=quality, status=status, source_time=times, flags=flags, properties=names)
         return len(run)
 

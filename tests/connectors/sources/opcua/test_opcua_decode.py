@@ -22,7 +22,7 @@ from connectors.sources.opcua.binary import (
     microseconds,
     variant,
 )
-from connectors.sources.opcua.decode import Item, ValueDecoder
+from connectors.sources.opcua.decode import Item, LostBefore, ValueDecoder
 from connectors.sources.opcua.notification import DATA_CHANGE, STATUS_CHANGE, notification
 from normalization.reading import Columns, Quality, ValueType
 
@@ -338,3 +338,21 @@ def test_structures_of_a_row_are_json():
     body = struct.pack("<iI", 1, 0) + b"\x01" + extension(500, struct.pack("<2d", 1, 2)) + struct.pack("<i", 0)
     decoder(types=types).data_change(body, rows)
     assert json.loads(rows.value_text[0] or "") == {"x": 1, "y": 2}
+
+
+@pytest.mark.parametrize("count", [3, 40], ids=["one by one", "in a run"])
+def test_what_overflowed_stands_before_its_value_where_history_has_it(count):
+    """Handle 1 has a history, handle 2 has none."""
+    at_ = [TIME + datetime.timedelta(seconds=at) for at in range(count)]
+    status = {1: 0x480, 2: 0x480}
+    values = [
+        (at % 4, ua.DataValue(ua.Variant(1.5, V.Double), ua.StatusCode(ua.UInt32(status.get(at, 0))), SourceTimestamp=when))
+        for at, when in enumerate(at_)
+    ]  # fmt: skip
+    taken = decoder()
+    taken.seen, taken.fillable = [], np.array([False, True] + [False] * 6)
+    assert taken.data_change(change(*values), Columns()) == [102]
+    before = taken.seen.index(LostBefore(1, MICROSECONDS + 1_000_000))
+    assert [entry for entry in taken.seen if isinstance(entry, LostBefore)] == [taken.seen[before]]
+    assert [handle for handles, _ in taken.seen[:before] for handle in np.atleast_1d(handles)] == [0]
+    assert [handle for handles, _ in taken.seen[before + 1 :] for handle in np.atleast_1d(handles)][:2] == [1, 2]
