@@ -1,7 +1,9 @@
 """``python -m tests.chaos [--short] [--seed N] [--only NAME]``: run the scenarios, print the goals, write chaos.json.
 
 The exit code is 1 when something was lost, wrong, visible twice or unaccounted for, or needed an operator. Figures that depend on the
-machine (milliseconds, ratios) fail the long run only, and any with ``--strict``; else they are marked and noted.
+machine (milliseconds, ratios) fail the long run only, and any with ``--strict``; else they are marked and noted. Ctrl-C and
+SIGTERM end a run early, behind the round that goes on: what was finished is printed and written, the rest is named, and the
+exit code is 1. The second time they end it at once.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import time
 from typing import Final
 
 from tests.chaos import runner
+from tests.chaos.interruption import INTERRUPTION
 from tests.chaos.scenario import Length, load_all
 
 _TELLS: Final = "%H:%M:%S"
@@ -47,7 +50,8 @@ def main(arguments: list[str]) -> int:
         parser.error("--kills is for " + ", ".join(sorted(s.name for s in scenarios if "kills" in s.load)))
     _say(f"chaos, {length}: {len(chosen)} scenarios, seed {seed}")
     began = time.monotonic()
-    outcomes = runner.run_all(chosen, length, seed, _say, given.kills, given.jobs)
+    with INTERRUPTION.heard():
+        outcomes = runner.run_all(chosen, length, seed, _say, given.kills, given.jobs)
     _say(f"done in {time.monotonic() - began:.0f} s\n{runner.table(outcomes, seed)}")
     return 1 if runner.failed(outcomes, strict=given.strict or length == "long") else 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.gateway import Setup, SourceSetup, TargetSetup, control_file, frames_file
+from tests.chaos.interruption import INTERRUPTION
 from tests.chaos.lives import LOOK, WAYS, ChaosError, Life, Way, account, acked_bytes, pause, until
 from tests.chaos.network import Station
 from tests.chaos.scenario import Fault, Scenario
@@ -214,11 +215,15 @@ def _carry_out(scenario: Scenario, world: World, load: Mapping[str, Any]) -> dic
     try:
         _mount(world)
         rounds, told = int(load.get("rounds", load.get("kills", 1))), time.monotonic()
-        for number in range(rounds):
-            _round(world, scenario.faults, number)
-            if time.monotonic() - told > _TELL:
-                told = time.monotonic()
-                world.say(f"    round {number + 1} of {rounds}: {world.figures.kills} kills")
+        with INTERRUPTION.rounds():
+            for number in range(rounds):
+                if INTERRUPTION.asked:
+                    world.say(f"    interrupted after {number} of {rounds} rounds, which are judged now")
+                    break
+                _round(world, scenario.faults, number)
+                if time.monotonic() - told > _TELL:
+                    told = time.monotonic()
+                    world.say(f"    round {number + 1} of {rounds}: {world.figures.kills} kills")
         world.end()
         return settle(world, load)
     finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,23 @@ def run(
 ) -> dict[str, Any]:
     """Kill the gateway `kills` times on the same stores; the figures are those of kill.json, and flat."""
     kills, seed = int(load["kills"]), chance.randrange(2**31)
+    interrupted = threading.Event()
+
+    def tell(line: str) -> None:
+        if interrupted.is_set():
+            raise InterruptedError  # in the campaign's thread, which nothing else ends
+        say(f"  {line}")
 
     async def campaign() -> Any:
         (directory / "broker").mkdir()
         async with Broker(directory / "broker", BROKER) as broker:
             url = f"mqtt://127.0.0.1:{broker.port}"
-            return await asyncio.to_thread(
-                carry_out, directory, url, kills=kills, seed=seed, rate=float(load["rate"]), say=lambda s: say(f"  {s}")
-            )
+            try:
+                return await asyncio.to_thread(
+                    carry_out, directory, url, kills=kills, seed=seed, rate=float(load["rate"]), say=tell
+                )
+            finally:
+                interrupted.set()
 
     found = asyncio.run(campaign())
     runs = [start.run for start in found.starts]

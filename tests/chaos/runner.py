@@ -5,22 +5,25 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos import faults, goals, worlds
+from tests.chaos.interruption import INTERRUPTION
 from tests.chaos.scenario import Length, Scenario
 from tests.evidence import FOLDER, conditions, record
 from tests.kill.campaign import cpu_of_others
 
 PACKAGES: Final = ("bifrost-gateway", "bytewax", "pyarrow", "numpy", "deltalake", "databricks-zerobus-ingest-sdk")
+INTERRUPTED: Final = "interrupted"
 _QUIET: Final = 0.15  # share of the processors that others may use while something is timed
 # Added up over the scenarios that speak of them; of the rest the largest counts.
 _ADDED: Final = {"runs", "states", "flips", "started", "lost", "visible_twice", "needed_operator", "wrong_values"}
@@ -36,6 +39,7 @@ class Outcome:
         broken: Invariants that did not hold, in words.
         missed: Figures of the machine's speed that are not as wanted, in words.
         not_run: Why it was not run; empty when it was.
+        cut: It was interrupted; the figures are those of the rounds until then.
         foreign: Share of the machine's processors that others used meanwhile.
         seconds: How long it took.
         kept: Where its files are; None when they are gone.
@@ -46,6 +50,7 @@ class Outcome:
     broken: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     not_run: str = ""
+    cut: bool = False
     foreign: float = 0.0
     seconds: float = 0.0
     kept: Path | None = None
@@ -82,11 +87,16 @@ def run_scenario(
     try:
         world = worlds.WORLDS[scenario.world]
         outcome.figures = world(scenario, scenario.load_for(length, kills), place, chance, say)
+        outcome.cut = INTERRUPTION.asked
         outcome.foreign = (cpu_of_others() - others) / (time.monotonic() - began) / (os.cpu_count() or 1)
         outcome.broken, outcome.missed = scenario.broken(outcome.figures), scenario.missed(outcome.figures)
     except Exception as error:  # noqa: BLE001 - the edge of a scenario: the others are run all the same, and this one has failed
         outcome.broken = [f"{type(error).__name__}: {error}"]
         say(traceback.format_exc())
+    except KeyboardInterrupt:
+        if directory is None:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
     outcome.seconds = round(time.monotonic() - began, 1)
     if outcome.broken or (outcome.missed and outcome.quiet):
         outcome.kept = place
@@ -103,7 +113,9 @@ def run_all(
     kills: int | None = None,
     jobs: int = 1,
 ) -> list[Outcome]:
-    """Run scenarios in order; the evidence is written after each, so that a run that is cut short leaves what it found.
+    """Run scenarios, until the last or until Ctrl-C, which leaves some not run.
+
+    The evidence is written after each and says which scenarios of this run it does not have yet.
 
     Args:
         scenarios: Those that may run.
@@ -114,30 +126,50 @@ def run_all(
         jobs: How many run at a time; those that want the machine for themselves run first, one by one.
     """
     chosen = [scenario for scenario in scenarios if scenario.runs_in(length)]
-    outcomes = []
+    outcomes: list[Outcome] = []
 
     def keep(outcome: Outcome) -> None:
         outcomes.append(outcome)
         say(_told(outcome))
-        if not outcome.not_run:
-            record("chaos", evidence(outcome, length, seed, _known()))
+        _note(outcome, _left(chosen, [one for one in outcomes if not one.cut]), length, seed)
+        if outcome.cut:
+            raise KeyboardInterrupt
 
-    for scenario in chosen:
-        if jobs == 1 or scenario.alone:
-            say(_headline(scenario))
-            keep(run_scenario(scenario, length, seed, say, kills=kills))
-    beside = [scenario for scenario in chosen if jobs > 1 and not scenario.alone]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(_run_beside, scenario, length, seed, kills) for scenario in beside]):
-            outcome, lines = done.result()
-            for line in lines:
+    try:
+        for scenario in chosen:
+            if jobs == 1 or scenario.alone:
+                say(_headline(scenario))
+                keep(run_scenario(scenario, length, seed, say, kills=kills))
+        beside = [scenario for scenario in chosen if jobs > 1 and not scenario.alone]
+        for outcome, said in _beside(beside, length, seed, kills, jobs):
+            for line in said:
                 say(line)
             keep(outcome)
+    except KeyboardInterrupt:
+        outcomes += [Outcome(scenario, not_run=INTERRUPTED) for scenario in _left(chosen, outcomes)]
+        record("chaos", {"not_finished": [outcome.scenario.name for outcome in outcomes if _interrupted(outcome)]})
     return outcomes
 
 
+def _left(chosen: Sequence[Scenario], outcomes: Sequence[Outcome]) -> list[Scenario]:
+    done = {outcome.scenario.name for outcome in outcomes}
+    return [scenario for scenario in chosen if scenario.name not in done]
+
+
+def _beside(
+    scenarios: Sequence[Scenario], length: Length, seed: int, kills: int | None, jobs: int
+) -> Iterator[tuple[Outcome, list[str]]]:
+    """Run scenarios some at a time, with what each said; when it is left early, those that have begun go on to their end."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        for done in as_completed([pool.submit(_run_beside, scenario, length, seed, kills) for scenario in scenarios]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _run_beside(scenario: Scenario, length: Length, seed: int, kills: int | None) -> tuple[Outcome, list[str]]:
-    """Run one scenario beside others; also what it said, which is printed when it has ended."""
     said = [_headline(scenario)]
     return run_scenario(scenario, length, seed, said.append, kills=kills), said
 
@@ -146,11 +178,28 @@ def _headline(scenario: Scenario) -> str:
     return f"{scenario.test:<8} {scenario.name}: {scenario.about}"
 
 
+def _interrupted(outcome: Outcome) -> bool:
+    return outcome.cut or outcome.not_run == INTERRUPTED
+
+
+def _note(outcome: Outcome, left: Sequence[Scenario], length: Length, seed: int) -> None:
+    found = {} if outcome.not_run else evidence(outcome, length, seed, _known())
+    record("chaos", found | {"not_finished": [scenario.name for scenario in left]})
+
+
 def _told(outcome: Outcome) -> str:
     if outcome.not_run:
         return f"  not run: {outcome.not_run}"
     shown = ", ".join(f"{name} {_shown(figure)}" for name, figure in outcome.figures.items() if _telling(name, figure))
-    word = "BROKEN" if outcome.broken else "MISSED" if outcome.missed and outcome.quiet else "holds"
+    word = (
+        "CUT SHORT"
+        if outcome.cut
+        else "BROKEN"
+        if outcome.broken
+        else "MISSED"
+        if outcome.missed and outcome.quiet
+        else "holds"
+    )
     lines = [f"  {word} after {outcome.seconds:g} s: {shown}"]
     lines += [f"    {what}" for what in outcome.broken]
     judged = "" if outcome.quiet else f"; not judged, others used {100 * outcome.foreign:.0f} % of the processors"
@@ -186,6 +235,7 @@ def evidence(outcome: Outcome, length: Length, seed: int, known: Mapping[str, An
     found = {
         "test": scenario.test,
         "length": length,
+        "complete": not outcome.cut,
         "seed": seed,
         "seconds": outcome.seconds,
         "broken": outcome.broken,
@@ -239,6 +289,7 @@ def table(outcomes: Sequence[Outcome], seed: int) -> str:
     """The goals with their figures, and what was not run."""
     lines = goals.table(_goals(outcomes))
     not_run = [outcome for outcome in outcomes if outcome.not_run]
+    lines += [f"not complete: {outcome.scenario.name}: {INTERRUPTED}" for outcome in outcomes if outcome.cut]
     lines += [f"not run: {outcome.scenario.name}: {outcome.not_run}" for outcome in not_run]
     broken = [outcome.scenario.name for outcome in outcomes if outcome.broken]
     missed = [outcome.scenario.name for outcome in outcomes if outcome.missed]
@@ -260,8 +311,11 @@ def _goals(outcomes: Sequence[Outcome]) -> list[goals.Found]:
 
 
 def failed(outcomes: Sequence[Outcome], *, strict: bool) -> bool:
-    """Whether a run has failed: an invariant or its goal is broken; if `strict`, also when a figure or its goal is missed."""
-    if any(outcome.broken for outcome in outcomes):
+    """Whether a run has failed: it was interrupted, or an invariant or its goal is broken.
+
+    If `strict`, also when a figure or its goal is missed.
+    """
+    if any(outcome.broken or _interrupted(outcome) for outcome in outcomes):
         return True
     missed = [found.goal for found in _goals(outcomes) if found.reached is False]
     if any(not goal.timed for goal in missed):

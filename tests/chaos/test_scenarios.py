@@ -1,14 +1,20 @@
 """The scenario files are sound, the small ones hold, and what is drawn from their figures is what was found."""
 
+import functools
+import json
 import random
 import secrets
+import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import evidence
 from tests.chaos import __main__ as command
 from tests.chaos import goals, runner, worlds
+from tests.chaos.interruption import INTERRUPTION
 from tests.chaos.numbered_world import BEFORE, DURING
 from tests.chaos.scenario import FOLDER, Fault, Scenario, load, load_all
 
@@ -142,11 +148,72 @@ def test_the_command_ends_with_0_when_a_short_run_misses_a_figure_and_with_1_whe
     monkeypatch.setattr(command, "load_all", lambda: [slow, lossy])
     monkeypatch.setattr(runner, "record", lambda *_: tmp_path)
     monkeypatch.setattr(runner, "cpu_of_others", lambda: 0.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # files of what is broken are kept
     assert command.main(["--short", "--only", "slow"]) == 0
     assert "✗ p99_ms is 12, expected … to 10" in capsys.readouterr().out
     assert command.main(["--short", "--strict", "--only", "slow"]) == 1
     assert command.main(["--only", "slow"]) == 1
     assert command.main(["--short", "--only", "lossy"]) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_keeps_what_was_finished_and_says_what_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    names = ["done", "interrupted", "never begun"]
+    monkeypatch.setattr(command, "load_all", lambda: [_scenario(name=n, world=n, expect={"lost": 0}) for n in names])
+    monkeypatch.setattr(runner, "record", functools.partial(evidence.record, folder=tmp_path))
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    for name in names:
+        monkeypatch.setitem(worlds.WORLDS, name, lambda *_: {"lost": 0})
+
+    def written() -> dict[str, Any]:
+        return dict(json.loads((tmp_path / "chaos.json").read_text()))
+
+    assert command.main(["--short"]) == 0
+    assert written()["not_finished"] == []
+    (tmp_path / "chaos.json").unlink()
+    before, places = signal.getsignal(signal.SIGTERM), []
+
+    def interrupted(_: Scenario, __: Any, place: Path, *___: Any) -> dict[str, Any]:
+        places.append(place)
+        assert written()["not_finished"] == names[1:], "also when nothing can be written any more"
+        signal.raise_signal(number)
+        return {"lost": 1}
+
+    monkeypatch.setitem(worlds.WORLDS, "interrupted", interrupted)
+    assert command.main(["--short"]) == 1
+    assert list(written()["scenarios"]) == ["done"]
+    assert written()["not_finished"] == names[1:]
+    said = capsys.readouterr().out
+    assert "not run: interrupted: interrupted\nnot run: never begun: interrupted\n1 scenarios run, 2 not run" in said
+    assert [place.exists() for place in places] == [False]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_scenario_that_is_interrupted_between_rounds_is_judged_and_marked_as_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def in_rounds(*_: Any) -> dict[str, Any]:
+        kills = 0
+        with INTERRUPTION.rounds():
+            while not INTERRUPTION.asked:
+                kills += 1
+                if kills == 2:
+                    signal.raise_signal(signal.SIGTERM)
+        return {"lost": 0, "kills": kills}
+
+    monkeypatch.setattr(command, "load_all", lambda: [_scenario(name=n, world=n, expect={"lost": 0}) for n in "ab"])
+    monkeypatch.setattr(runner, "record", functools.partial(evidence.record, folder=tmp_path))
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    for name in "ab":
+        monkeypatch.setitem(worlds.WORLDS, name, in_rounds)
+    assert command.main(["--short"]) == 1
+    written = json.loads((tmp_path / "chaos.json").read_text())
+    assert written["not_finished"] == ["a", "b"]
+    (noted,) = written["scenarios"].values()
+    assert (noted["complete"], noted["broken"], noted["figures"]) == (False, [], {"lost": 0, "kills": 2})
+    assert "not complete: a: interrupted\nnot run: b: interrupted\n1 scenarios run" in capsys.readouterr().out
 
 
 def test_the_number_of_kills_can_be_given_where_a_load_counts_them() -> None:
