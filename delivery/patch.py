@@ -10,9 +10,10 @@ Patch = tuple[int, int, int, bytes]
 
 def patch(before: bytes, after: bytes) -> Patch:
     """What makes `after` of `before`."""
-    shorter = min(len(before), len(after))
-    start = _equal(before[:shorter], after[:shorter])
-    end = _equal(before[::-1][: shorter - start], after[::-1][: shorter - start])
+    one, other = np.frombuffer(before, np.uint8), np.frombuffer(after, np.uint8)
+    shorter = min(len(one), len(other))
+    start = _equal(one[:shorter], other[:shorter])
+    end = _equal(one[::-1][: shorter - start], other[::-1][: shorter - start])
     return zlib.crc32(before), start, end, after[start : len(after) - end]
 
 
@@ -24,7 +25,7 @@ def patched(before: bytes, change: Patch) -> bytes | None:
     return before[:start] + middle + before[len(before) - end :]
 
 
-def _equal(one: bytes, other: bytes) -> int:
+def _equal(one: np.ndarray, other: np.ndarray) -> int:
     """How many bytes are equal before the first that is not."""
-    different = np.flatnonzero(np.frombuffer(one, np.uint8) != np.frombuffer(other, np.uint8))
+    different = np.flatnonzero(one != other)
     return int(different[0]) if len(different) else len(one)
