@@ -6,7 +6,6 @@ part of what lies on disk; the rest is read back when its turn comes.
 """
 
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow as pa
 import structlog
 
 from delivery.disk import StoreFullError
-from delivery.entry import Compression, TagReader, TagScribe, decode, encode, pack, unpack, write_tags
+from delivery.entry import TagReader, TagScribe, decode, encode, pack, unpack, write_tags
 from delivery.identities import spelled, unspelled
 from delivery.intervals import Intervals
 from delivery.ledger import Close, LaneLedger, Numbers
@@ -25,6 +24,7 @@ from delivery.log import HEAD, Cursor, Log, Record
 from delivery.memory import MemoryLog
 from delivery.origin import Origin
 from delivery.outcome import LaneAccount
+from delivery.overflow import BufferPolicy
 from delivery.unit import Entry, Unit
 from delivery.waiting import Drain, Queue, Waiting
 from normalization.reading import FACTS, TagTable
@@ -45,19 +45,17 @@ class Lane:
         directory: Where it lies.
         tags: The process's tag table.
         own_shard: Whether a shard is one of this gateway's journal, so that its trims will be announced.
+        policy: Of it the compression, and in what order readings go out.
         priority: Priority of its readings, or of the least urgent of them.
-        persistent: Whether it lies on disk; else in memory, and what it holds is gone with the process.
-        lock: The spool's lock.
-        numbers: The spool's numbers of units.
         entry_rows: Readings in one entry, at most.
         entry_bytes: Bytes of one entry before compression, at most, unless it is a single reading.
         memory_rows: Readings held in memory; more are read back from disk.
         segment_bytes: Size at which a new segment is begun.
-        compression: How entries are compressed.
         marks_resent: Whether readings that may have been sent before say so.
-        drain: In what order readings go out.
-        live_share: Share of the readings sent that are live ones while both wait, with `Drain.LIVE_FIRST`.
         now: The clock that entries age by, in seconds.
+        persistent: Whether it lies on disk; else in memory, and what it holds is gone with the process.
+        lock: The spool's lock.
+        numbers: The spool's numbers of units.
     """
 
     def __init__(
@@ -65,20 +63,18 @@ class Lane:
         directory: Path,
         tags: TagTable,
         own_shard: Callable[[str], bool],
+        policy: BufferPolicy,
         *,
-        priority: int = 0,
+        priority: int,
+        entry_rows: int,
+        entry_bytes: int,
+        memory_rows: int,
+        segment_bytes: int,
+        marks_resent: bool,
+        now: Callable[[], float],
         persistent: bool = True,
         lock: "threading.RLock | None" = None,
         numbers: Numbers | None = None,
-        entry_rows: int = 10_000,
-        entry_bytes: int = 4 * 1024 * 1024,
-        memory_rows: int = 100_000,
-        segment_bytes: int = 16 * 1024 * 1024,
-        compression: Compression = Compression.ZSTD,
-        marks_resent: bool = True,
-        drain: Drain = Drain.OLDEST_FIRST,
-        live_share: float = 0.5,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self.directory, self.priority = directory, priority
         self.raw_bytes = self.compressed_bytes = 0  # of what was appended since the process began
@@ -91,13 +87,13 @@ class Lane:
         self._settled_at: dict[int, int] = {}  # segment: record that settled the last of its entries so far
         self._outstanding: dict[int, int] = {}  # segment: entries read or appended in this run and not settled
         self._newest: dict[int, float] = {}  # segment: when its newest entry was appended, by `now`
-        self._compression = compression
+        self._compression = policy.compression
         self._marks, self._resent = marks_resent, 0  # entries up to here may have been sent before
         self._inside: set[int] = set()  # entries in memory or under way
         self._under_way: dict[int, Entry] = {}  # entries in units that were taken
         self._received: dict[int, int] = {}  # segment: when the first reading appended in this run was received, µs
         self._released: deque[Unit] = deque()
-        self._waiting = Waiting(drain, live_share)
+        self._waiting = Waiting(policy.drain, policy.live_share)
         self._unwritten: deque[tuple[Close, set[int]]] = deque()
         self._log = (Log if persistent else MemoryLog)(directory, self._head, segment_bytes)
         self._recover()
@@ -106,7 +102,7 @@ class Lane:
         self._segment = self._began = self._log.segments()[-1]
         self._behind: Cursor | None = self._log.cursor(self.ledger.done + 1)  # where reading back goes on, forwards
         self._unread: list[int] = []  # segments to be read back, newest last, with `Drain.NEWEST_FIRST`
-        if drain is Drain.NEWEST_FIRST:
+        if policy.drain is Drain.NEWEST_FIRST:
             self._behind, self._unread = None, self._log.segments()
 
     # ------------------------------------------------------------------ state

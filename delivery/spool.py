@@ -119,19 +119,17 @@ class Spool:
                 directory / f"p{priority}",
                 tags,
                 own_shard,
+                self.policy,
                 priority=priority,
-                persistent=persistent,
-                lock=self._lock,
-                numbers=self._numbers,
                 entry_rows=entry_rows,
                 entry_bytes=entry_bytes,
                 memory_rows=memory_rows,
-                marks_resent=marks_resent,
                 segment_bytes=min(segment_bytes, max(_LEAST_SEGMENT, self.policy.quota // 16)),
-                drain=self.policy.drain,
-                live_share=self.policy.live_share,
-                compression=self.policy.compression,
+                marks_resent=marks_resent,
                 now=now,
+                persistent=persistent,
+                lock=self._lock,
+                numbers=self._numbers,
             )
             for priority in sorted({0, *priorities, *stored})
         ]
@@ -208,8 +206,7 @@ class Spool:
     def _by_lane(self, batch: pa.RecordBatch) -> list[tuple[Lane, pa.RecordBatch]]:
         if not len(batch):
             return []
-        priority = batch.column("priority").to_numpy()
-        lanes = np.maximum(np.searchsorted(self._priorities, priority, side="right") - 1, 0)
+        lanes = self._lane_of(batch)
         order = np.argsort(lanes, kind="stable")
         lanes = lanes[order]
         starts = [0, *(np.flatnonzero(np.diff(lanes)) + 1), len(lanes)]
@@ -219,6 +216,12 @@ class Spool:
             (self._lanes[int(lanes[start])], batch.slice(start, end - start))
             for start, end in itertools.pairwise(starts)
         ]
+
+    def _lane_of(self, batch: pa.RecordBatch) -> np.ndarray:
+        """For each reading the lane, by its place in `_lanes`."""
+        priority = batch.column("priority").to_numpy()
+        lanes: np.ndarray = np.maximum(np.searchsorted(self._priorities, priority, side="right") - 1, 0)
+        return lanes
 
     def _had(self, gateway: str, shard: str, sequences: np.ndarray) -> np.ndarray | None:
         known: np.ndarray | None = None
@@ -255,8 +258,7 @@ class Spool:
         had = self._had(gateway, shard, batch.column("sequence").to_numpy()) if origin.from_flow else None
         rows = np.flatnonzero(~(known if had is None else known | had))
         batch = batch.select(COLUMNS.names)
-        priority = batch.column("priority").to_numpy()[rows]
-        lanes = np.maximum(np.searchsorted(self._priorities, priority, side="right") - 1, 0)
+        lanes = self._lane_of(batch)[rows]
         for index in np.unique(lanes):
             share = rows[lanes == index]
             self._lanes[int(index)].append(gateway, shard, batch.take(pa.array(share)), origin.take(share))

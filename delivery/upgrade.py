@@ -26,6 +26,7 @@ from delivery.identities import Identities
 from delivery.lane import Lane
 from delivery.log import HEAD, QUARANTINE, Log
 from delivery.outcome import LaneAccount
+from delivery.overflow import BufferPolicy
 from delivery.unit import Entry, Unit
 from normalization.reading import TagTable
 
@@ -37,6 +38,7 @@ _LETTERS: Final = 2  # of dead letters of the first format
 _SEQUENCE: Final = COLUMNS.get_field_index("sequence")
 _PART, _WHOLE, _OLD = ".part", ".whole", ".old"  # a copy that is being written, one that is whole, and what it replaces
 _ANY_SIZE: Final = 2**62
+_SEGMENT: Final = 16 * 1024 * 1024
 DAMAGED: Final = "damaged before an upgrade"
 
 log = structlog.get_logger()
@@ -142,7 +144,19 @@ def _write_lane(directory: Path, part: Path, tags: TagTable, own_shard: Callable
             number, entries = unpack(record.payload)
             known.open, known.next_unit = (number, entries), number + 1
     appended = 0.0
-    lane = Lane(part, tags, own_shard, entry_rows=_ANY_SIZE, entry_bytes=_ANY_SIZE, now=lambda: appended)
+    lane = Lane(
+        part,
+        tags,
+        own_shard,
+        BufferPolicy(),
+        priority=0,
+        entry_rows=_ANY_SIZE,
+        entry_bytes=_ANY_SIZE,
+        memory_rows=0,
+        segment_bytes=_SEGMENT,
+        marks_resent=False,
+        now=lambda: appended,
+    )
     numbers: dict[int, int] = {}
     stored: Counter[str] = Counter()
     for entry in _entries(source, known, tags):
