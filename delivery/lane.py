@@ -83,14 +83,13 @@ class Lane:
         self._now = now
         self._lock = lock or threading.RLock()
         self.ledger = LaneLedger(numbers or Numbers(), own_shard)
-        self._resume = False  # the open unit is from before the start
         self._settled_at: dict[int, int] = {}  # segment: record that settled the last of its entries so far
         self._outstanding: dict[int, int] = {}  # segment: entries read or appended in this run and not settled
         self._newest: dict[int, float] = {}  # segment: when its newest entry was appended, by `now`
         self._compression = policy.compression
         self._marks, self._resent = marks_resent, 0  # entries up to here may have been sent before
         self._inside: set[int] = set()  # entries in memory or under way
-        self._under_way: dict[int, Entry] = {}  # entries in units that were taken
+        self._under_way: dict[int, Entry] = {}  # entries in units that were taken, until they are settled
         self._received: dict[int, int] = {}  # segment: when the first reading appended in this run was received, µs
         self._released: deque[Unit] = deque()
         self._waiting = Waiting(policy.drain, policy.live_share)
@@ -124,7 +123,7 @@ class Lane:
             elif record.kind == _LEFT_OUT:
                 gateway, shard, sequences, sources, reason = unpack(record.payload)
                 ledger.leave_out(gateway, shard, unspelled(sequences), sources, reason)
-        self._resume = ledger.open is not None
+        self._resume = ledger.open is not None  # the open unit is from before the start
         self.failed()
         if self._log.damaged:
             log.error("spool damaged, readings may be lost", spool=str(self.directory), places=self._log.damaged)
@@ -186,11 +185,13 @@ class Lane:
 
     def _keep(self, entry: Entry) -> None:
         """Keep a new entry in memory, or leave it to be read back."""
-        backlog, live = self._waiting.backlog, self._waiting.live
-        if self._waiting.drain is not Drain.OLDEST_FIRST and (self._left_behind or live.entries or backlog.entries):
-            self._push(live, entry)
-            while live.rows > self._limit and len(live.entries) > 1:
-                self._forget(live.pop())
+        backlog, live, drain = self._waiting.backlog, self._waiting.live, self._waiting.drain
+        is_live = drain is Drain.LIVE_FIRST and (self._left_behind or live.entries or backlog.entries)
+        if is_live or drain is Drain.NEWEST_FIRST:
+            queue = live if is_live else backlog
+            self._push(queue, entry)
+            while queue.rows > self._limit and len(queue.entries) > 1:
+                self._forget(queue.pop())
             return
         if not self._left_behind and backlog.entries and backlog.rows + entry.rows > self._limit:
             self._leave_behind(entry.number, entry.segment)
@@ -273,9 +274,10 @@ class Lane:
             if self._behind is not None:
                 self._read_forwards(self._behind, rows)
             else:
-                segment = self._unread.pop()
-                for entry in self._entries(segment):
-                    self._push(self._waiting.backlog, entry)
+                entries = list(self._entries(self._unread.pop()))
+                for entry in entries:
+                    self._take_in(entry)
+                self._waiting.backlog.insert(entries)
 
     def _read_forwards(self, behind: Cursor, rows: int) -> None:
         for record in self._log.read(behind):
@@ -318,7 +320,7 @@ class Lane:
     def oldest(self) -> float | None:
         """When the oldest reading that waits was appended, by the lane's clock; None when nothing waits."""
         with self._lock:
-            if not self._released and not self._waiting.rows:
+            if not self._waiting.rows:
                 self._refill(1)
             moments = [self._waiting.oldest, *(unit.entries[0].appended for unit in self._released)]
             return min((moment for moment in moments if moment is not None), default=None)
@@ -426,7 +428,6 @@ class Lane:
             self._close(unit.number, [e for e in unit.entries if e.number not in left], described)
             for entry in unit.entries:
                 if entry.number in left:
-                    self._under_way.pop(entry.number, None)
                     self._waiting.again.push(entry)
 
     def _close(
@@ -482,8 +483,7 @@ class Lane:
         0 as long as that cannot be told, because readings of an earlier run have not been read back.
         """
         with self._lock:
-            entries = [*self._under_way.values(), *(entry for unit in self._released for entry in unit.entries)]
-            moments = [entry.received for entry in (*entries, *self._waiting.entries)]
+            moments = [entry.received for entry in (*self._under_way.values(), *self._waiting.entries)]
             unread = [segment for segment in self._log.segments() if self._is_unread(segment)]
             moments += [self._received.get(segment, 0 if segment < self._began else _NOT_YET) for segment in unread]
             return min((moment for moment in moments if moment < _NOT_YET), default=None)
@@ -491,8 +491,6 @@ class Lane:
     def release(self, unit: Unit) -> None:
         """The unit was not settled: it waits again, unchanged, before all others."""
         with self._lock:
-            for entry in unit.entries:
-                self._under_way.pop(entry.number, None)
             self._released = deque(sorted([*self._released, unit], key=lambda released: released.number))
 
     # ------------------------------------------------------------------ letting go

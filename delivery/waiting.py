@@ -1,7 +1,7 @@
 """Entries of a lane that wait in memory, and the order in which they go out."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from delivery.unit import Entry
@@ -27,6 +27,12 @@ class Queue:
         self.entries.append(entry)
         self.rows += entry.rows
 
+    def insert(self, entries: Iterable[Entry]) -> None:
+        """Put entries where they belong by their numbers."""
+        added = list(entries)
+        self.entries = deque(sorted([*self.entries, *added], key=lambda entry: entry.number))
+        self.rows += sum(entry.rows for entry in added)
+
     def pop(self, *, newest: bool = False) -> Entry:
         """Take the oldest entry, or the newest."""
         entry = self.entries.pop() if newest else self.entries.popleft()
@@ -51,7 +57,8 @@ class Waiting:
 
     Attributes:
         again: What was in a unit that was taken apart; goes first.
-        backlog: What was read back from the log, or appended while nothing was left behind there.
+        backlog: What was read back from the log, or appended while nothing was left behind there; with
+            `Drain.NEWEST_FIRST` all that waits.
         live: What was appended while something was.
     """
 
@@ -78,7 +85,7 @@ class Waiting:
 
     def wants(self, rows: int) -> bool:
         """Whether more should be read back before a unit of `rows` readings is taken."""
-        return self.backlog.rows < rows and not (self.drain is Drain.NEWEST_FIRST and self.live.entries)
+        return self.backlog.rows < rows
 
     def remove(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
         """Take the entries that are `wanted`, but for those that go again."""

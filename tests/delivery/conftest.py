@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import structlog
 
+from tests.delivery.lanes import OPEN
+
 
 @pytest.fixture(scope="module", autouse=True)
 def plain_tracebacks() -> Iterator[None]:
@@ -27,3 +29,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root can mount a small disk")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture(autouse=True)
+def lanes_closed_at_last() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()

@@ -21,6 +21,16 @@ GATEWAY = "gw"
 SHARD = "mqtt-0-abc123"
 
 
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, time: float = 1000.0) -> None:
+        self.time = time
+
+    def __call__(self) -> float:
+        return self.time
+
+
 def tag_table(count: int = 4, sources: int = 2) -> TagTable:
     """A tag table; tag i is of source i modulo `sources`."""
     table = TagTable()

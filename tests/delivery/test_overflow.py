@@ -17,7 +17,7 @@ from delivery.overflow import BufferPolicy, Overflow, Thinner
 from delivery.spool import DOWNSAMPLED, Spool
 from delivery.waiting import Drain
 from normalization.reading import Flags, Quality, TagTable
-from tests.delivery.stores import deliver_all, new_spool, sequences_of, stream, tag_table, unaccounted, until
+from tests.delivery.stores import Clock, deliver_all, new_spool, sequences_of, stream, tag_table, unaccounted, until
 from tests.delivery.test_spool import crash
 
 BIG = 2**30
@@ -26,16 +26,6 @@ BIG = 2**30
 @pytest.fixture
 def table() -> TagTable:
     return tag_table()
-
-
-class Hand:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 def put(batch: pa.RecordBatch, name: str, values: Any) -> pa.RecordBatch:
@@ -286,15 +276,15 @@ def test_a_full_disk_follows_the_policy_and_is_left_without_an_operator(small_di
 
 @pytest.mark.parametrize("memory_rows", [10, 100_000])
 def test_old_readings_expire_by_priority_and_are_counted(tmp_path: Path, table: TagTable, memory_rows: int) -> None:
-    hand = Hand()
+    clock = Clock()
     ages = policy(expiry={0: 60.0, 5: None})
     options: dict[str, Any] = {"policy": ages, "priorities": [5], "entry_rows": 10, "memory_rows": memory_rows}
-    spool = new_spool(tmp_path, table, now=hand, **options)
+    spool = new_spool(tmp_path, table, now=clock, **options)
     spool.append(stream(table, range(100)))
     spool.append(urgent(table, range(200, 210), 5))
-    hand.time += 50
+    clock.time += 50
     spool.append(stream(table, range(100, 150)))
-    hand.time += 20
+    clock.time += 20
     assert deliver_all(spool) == [*range(200, 210), *range(100, 150)]
     assert spool.account().discarded == {EXPIRED: {"source0": 50, "source1": 50}}
     assert not unaccounted(spool)
@@ -302,10 +292,10 @@ def test_old_readings_expire_by_priority_and_are_counted(tmp_path: Path, table: 
 
 
 def test_old_readings_expire_while_nobody_takes_any(tmp_path: Path, table: TagTable) -> None:
-    hand = Hand()
-    spool = new_spool(tmp_path, table, now=hand, policy=policy(expiry={0: 60.0}), segment_bytes=20_000)
+    clock = Clock()
+    spool = new_spool(tmp_path, table, now=clock, policy=policy(expiry={0: 60.0}), segment_bytes=20_000)
     fill(spool, range(1000))
-    hand.time += 70
+    clock.time += 70
     fill(spool, range(1000, 1050))
     until(lambda: gone(spool) > 900)
     until(lambda: spool.size < 100_000)
@@ -315,11 +305,11 @@ def test_old_readings_expire_while_nobody_takes_any(tmp_path: Path, table: TagTa
 
 
 def test_readings_do_not_expire_while_the_target_refuses_the_gateway(tmp_path: Path, table: TagTable) -> None:
-    hand = Hand()
-    spool = new_spool(tmp_path, table, now=hand, policy=policy(expiry={0: 60.0}))
+    clock = Clock()
+    spool = new_spool(tmp_path, table, now=clock, policy=policy(expiry={0: 60.0}))
     spool.append(stream(table, range(10)))
     spool.keep(True)
-    hand.time += 100
+    clock.time += 100
     assert deliver_all(spool) == list(range(10))
     spool.close()
 
