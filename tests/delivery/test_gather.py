@@ -24,6 +24,12 @@ def gathering(tmp_path: Path, table: TagTable, **options: object) -> Spool:
     return new_spool(tmp_path, table, gather_rows=1_000, **options)
 
 
+@pytest.fixture
+def nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that writes what was gathered does not look, however slow the machine is."""
+    monkeypatch.setattr("delivery.spool._SYNC_INTERVAL", 3600.0)
+
+
 def entries(spool: Spool) -> list[int]:
     """Readings of each entry, in order."""
     found = []
@@ -33,6 +39,7 @@ def entries(spool: Spool) -> list[int]:
     return found
 
 
+@pytest.mark.usefixtures("nobody_asks")
 def test_small_batches_become_one_entry(tmp_path: Path, table: TagTable) -> None:
     spool = gathering(tmp_path, table)
     for n in range(30):
@@ -42,6 +49,7 @@ def test_small_batches_become_one_entry(tmp_path: Path, table: TagTable) -> None
     assert spool.stored_rows == 0
 
 
+@pytest.mark.usefixtures("nobody_asks")
 def test_gathered_readings_are_written_when_they_are_many(tmp_path: Path, table: TagTable) -> None:
     spool = gathering(tmp_path, table)
     written = spool.size
