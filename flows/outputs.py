@@ -105,11 +105,11 @@ class _DeadLetterPartition(StatefulSinkPartition[pa.RecordBatch, None]):
 
 def by_class(batch: pa.RecordBatch, normalizer: Normalizer) -> list[tuple[str, pa.RecordBatch]]:
     """Rejected readings apart by error class: what could not be decoded is bytes, and no step said why."""
-    said = pa.array([*REASONS, *normalizer.rejected.values()], pa.string())
+    said = pa.array([*REASONS, *normalizer.rejected.values()])
     undecoded = pc.and_(
-        pc.equal(batch.column("type"), pa.scalar(ValueType.BYTES, pa.int8())),
+        pc.equal(batch.column("type"), ValueType.BYTES),
         pc.and_(
-            pc.equal(batch.column("quality"), pa.scalar(Quality.BAD, pa.int8())),
+            pc.equal(batch.column("quality"), Quality.BAD),
             pc.invert(pc.is_in(batch.column("reject"), said)),
         ),
     ).to_numpy(zero_copy_only=False)
