@@ -1,12 +1,14 @@
 """``python -m tests.mutation [--survivors] [FILE ...]``: change the code in small ways and see whether a test fails."""
 
 import argparse
+import ast
 import contextlib
 import difflib
 import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,11 +39,13 @@ class Mutants:
     Attributes:
         code: The file with all of them in it, mutmut's way.
         diffs: What each changes, by its name.
+        statements: First and last line of the statement that it changes, in `code` as it is; 0 for the head of a function.
         equivalent: Those of them that no test can tell from the code.
     """
 
     code: str
     diffs: dict[str, list[str]] = field(default_factory=dict)
+    statements: dict[str, tuple[int, int]] = field(default_factory=dict)
     equivalent: set[str] = field(default_factory=set)
 
     def digest(self) -> str:
@@ -69,12 +73,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every n-th mutant only, for an estimate")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of tests that a mutant gets")
     parser.add_argument("--slowest", type=float, default=1.5, help="leave out the tests that take longer, seconds")
+    parser.add_argument("--tests", action="append", metavar="PATH", help="these only; without, those of [tool.mutmut]")
     given = parser.parse_args(arguments)
     os.chdir(ROOT)
     shutil.rmtree(TREE, ignore_errors=True)
     shutil.copytree(ROOT, TREE, ignore=shutil.ignore_patterns(*LEFT_OUT))
     names = given.files or config().only_mutate
-    options = [f"--budget={given.budget}", f"--slowest={given.slowest}"]
+    options = [f"--budget={given.budget}", f"--slowest={given.slowest}", *config().pytest_add_cli_args]
+    options += given.tests or config().pytest_add_cli_args_test_selection
     missing = _run(names, survivors=given.survivors, every=given.every, options=options)
     _say(_table())
     for name in missing:
@@ -91,13 +97,15 @@ def _say(line: str) -> None:
 
 
 def _mutants(name: str) -> Mutants:
-    source = Path(name).read_text("utf-8")
+    # mutmut leaves out what has a decorator; this one does nothing.
+    source = re.sub(r"^ *@override\n", "", Path(name).read_text("utf-8"), flags=re.MULTILINE)
     mutated = mutate_file_contents(name, source)
     found = Mutants(mutated.code)
     excluded = [entry for entry in tomllib.loads(EQUIVALENT.read_text("utf-8"))["equivalent"] if entry["file"] == name]
     unused = {(entry["function"], line) for entry in excluded for line in entry["becomes"]}
     known = set(unused)
     lines, spans = mutated.code.splitlines(), mutated.line_span_by_function_name
+    statements = _statements(mutated.code)
     for mutant in mutated.mutant_names:
         full = get_mutant_name(Path(name), mutant)
         plain = _function(full).rpartition(".")[2]
@@ -106,12 +114,29 @@ def _mutants(name: str) -> Mutants:
             [line.replace(it, plain) for line in lines[spans[it].start - 1 : spans[it].end]]
             for it in (original, mutant)
         )
+        at = next((n for n, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), 0)
+        found.statements[full] = statements.get(spans[original].start + at, (0, 0))
         found.diffs[full] = diff = list(difflib.unified_diff(before, after, lineterm="", n=2))[2:]
         if (mark := (_function(full), _becomes(diff))) in known:
             found.equivalent.add(full)
             unused.discard(mark)
     for function, line in sorted(unused):
         _say(f"  no mutant any more, take it out of {EQUIVALENT.name}: {function}: {line}")
+    return found
+
+
+def _statements(code: str) -> dict[int, tuple[int, int]]:
+    """First and last line of the innermost statement, or of its head, by each of its lines; not of heads of functions."""
+    found: dict[int, tuple[int, int]] = {}
+    for node in ast.walk(ast.parse(code)):  # the outer ones come first
+        if isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            last = node.end_lineno or node.lineno
+            found |= dict.fromkeys(range(node.lineno, last + 1), (node.lineno, last))
+    for node in ast.walk(ast.parse(code)):
+        inside = getattr(node, "body", None)
+        if isinstance(node, ast.stmt) and isinstance(inside, list) and node.lineno in found:
+            head = (node.lineno, max(node.lineno, inside[0].lineno - 1))
+            found |= dict.fromkeys(range(head[0], head[1] + 1), head)
     return found
 
 
@@ -134,7 +159,8 @@ def _run(names: list[str], *, survivors: bool, every: int, options: list[str]) -
         if todo[name]:
             (TREE / name).write_text(mutants.code, "utf-8")
     home = {mutant: name for name, chosen in todo.items() for mutant in chosen}
-    for mutant, verdict in _test(list(home), options).items():
+    statements = {mutant: (name, *found[name].statements[mutant]) for mutant, name in home.items()}
+    for mutant, verdict in _test(statements, options).items():
         verdicts[home[mutant]][mutant] = verdict
     for name, mutants in found.items():
         if not mutants.todo(verdicts[name]):
@@ -169,8 +195,8 @@ def _remember(name: str, mutants: Mutants, verdicts: dict[str, str]) -> None:
     _memory(name, ".diff").write_text("\n".join(alive), "utf-8")
 
 
-def _test(mutants: list[str], options: list[str]) -> dict[str, str]:
-    """What becomes of each of `mutants`, which lie in the tree."""
+def _test(mutants: dict[str, tuple[str, int, int]], options: list[str]) -> dict[str, str]:
+    """What becomes of each of `mutants`, which lie in the tree: a file, first and last line of what it changes."""
     names, verdicts = PLACE / "todo.json", PLACE / "verdicts.jsonl"
     names.write_text(json.dumps(mutants), "utf-8")
     verdicts.write_text("", "utf-8")
@@ -188,7 +214,6 @@ def _test(mutants: list[str], options: list[str]) -> dict[str, str]:
             *options,
         ]
         command += [f"--mutants={names}", f"--verdicts={verdicts}"]
-        command += [*config().pytest_add_cli_args, *config().pytest_add_cli_args_test_selection]
         environment = os.environ | {"PYTHONPATH": str(TREE)}
         with (
             contextlib.suppress(KeyboardInterrupt),

@@ -1,8 +1,8 @@
 """A pytest plugin: instead of running the tests once, it runs those that reach a mutant, for every mutant, each in a fork.
 
 mutmut's own loop collects the tests anew for each mutant and runs them in no order; the tests of the stores take half a
-minute, so that a whole run would take days. Here the tests are collected once, and those come first that have
-killed a mutant of the same function.
+minute, so that a whole run would take days. Here the tests are collected once, only those are run that reach the very
+statement, and those come first that have killed a mutant of the same function.
 """
 
 import contextlib
@@ -18,10 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import coverage
 import pytest
 from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.state import state
@@ -30,13 +31,31 @@ _MEMORY: Final = 4 * 2**30  # bytes that a mutant may use
 _PATIENCE: Final = 1.0  # seconds that a test gets beside eight times what it takes, and what it waits for a processor
 
 
+Statement = tuple[str, int, int]
+"""A file and the first and the last line in it, both 0 for the head of a function."""
+
+
 @dataclass
 class Reach:
-    """A test that passes on the code as it is: how long it takes, and which functions it runs."""
+    """A test that passes on the code as it is: how long it takes, which functions it runs, and which lines of them."""
 
     item: pytest.Item
     seconds: float
     functions: frozenset[str]
+    lines: set[tuple[str, int]] = field(default_factory=set)
+    kills: int = 0
+
+    @property
+    def cost(self) -> float:
+        """What comes first: quick tests of little else than the function, and those that have noticed many mutants."""
+        return len(self.functions) * self.seconds / (1 + self.kills)
+
+    def reaches(self, function: str, statement: Statement) -> bool:
+        """Whether a mutant of that statement could make a difference."""
+        file, first, last = statement
+        if function not in self.functions:
+            return False
+        return not last or any((file, line) in self.lines for line in range(first, last + 1))
 
 
 class Failures:
@@ -53,7 +72,7 @@ class Failures:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mutation")
-    group.addoption("--mutants", type=Path, help="JSON list of the mutants to run, by mutmut's names")
+    group.addoption("--mutants", type=Path, help="JSON object of the mutants to run: mutmut's names, statements")
     group.addoption("--verdicts", type=Path, help="where to write what became of each, a JSON list a line")
     group.addoption("--budget", type=float, default=20.0, help="seconds of tests that a mutant gets")
     group.addoption("--slowest", type=float, default=1.5, help="leave out the tests that take longer, seconds")
@@ -65,16 +84,20 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     option = session.config.option
     failures = Failures()
     session.config.pluginmanager.register(failures)
-    tests = _reached(session, failures, option.slowest)
+    mutants: dict[str, Statement] = {
+        name: tuple(statement) for name, statement in json.loads(option.mutants.read_text("utf-8")).items()
+    }
+    tests = _reached(session, failures, option.slowest, {file for file, _, _ in mutants.values()})
     _say(f"{len(tests)} tests, {sum(test.seconds for test in tests):.0f} s")
     killers: dict[str, list[Reach]] = {}
-    names = json.loads(option.mutants.read_text("utf-8"))
     counts = {"killed": 0, "survived": 0, "timeout": 0}
     with option.verdicts.open("a", encoding="utf-8") as verdicts:
-        for number, name in enumerate(names, 1):
+        for number, (name, statement) in enumerate(mutants.items(), 1):
             function = name.partition("__mutmut_")[0]
-            first = killers.setdefault(function, [])
-            rest = sorted((t for t in tests if function in t.functions and t not in first), key=_cost)
+            before = killers.setdefault(function, [])
+            reaching = [test for test in tests if test.reaches(function, statement)]
+            first = [test for test in before if test in reaching]
+            rest = sorted((test for test in reaching if test not in first), key=lambda test: test.cost)
             order = _within(option.budget, [*first, *rest])
             began = time.monotonic()
             verdict, at = _run(session, failures, name, order)
@@ -82,12 +105,13 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
             killer = None
             if at is not None:
                 killer = order[at].item.nodeid
-                first.insert(0, first.pop(at) if at < len(first) else order[at])
+                order[at].kills += 1
+                killers[function] = [order[at], *(test for test in before if test is not order[at])]
             took = time.monotonic() - began
             verdicts.write(json.dumps([name, verdict, killer, round(took, 2), len(order)]) + "\n")
             verdicts.flush()
-            if number % 50 == 0 or number == len(names):
-                _say(f"{number}/{len(names)}  " + "  ".join(f"{kind} {count}" for kind, count in counts.items()))
+            if number % 50 == 0 or number == len(mutants):
+                _say(f"{number}/{len(mutants)}  " + "  ".join(f"{kind} {count}" for kind, count in counts.items()))
     return True
 
 
@@ -98,43 +122,58 @@ def _say(line: str) -> None:
 # ---------------------------------------------------------------------- the tests on the code as it is
 
 
-def _reached(session: pytest.Session, failures: Failures, slowest: float) -> list[Reach]:
+def _reached(session: pytest.Session, failures: Failures, slowest: float, files: set[str]) -> list[Reach]:
     """The tests that reach a function that can be mutated; those that fail, are skipped or are too slow are left out."""
 
     def note(write: int) -> None:
         set_mutant_under_test("stats")
         items = session.items
-        for at, item in enumerate(items):
-            state()._stats.clear()
-            failures.failed = failures.skipped = False
-            began = time.monotonic()
-            _protocol(item, items[at + 1 : at + 2])
-            took = time.monotonic() - began
-            line = [at, took, failures.failed, failures.skipped, sorted(state()._stats)]
-            os.write(write, json.dumps(line).encode() + b"\n")
+        lines = coverage.Coverage(
+            data_file=None, config_file=False, include=[str(Path(file).resolve()) for file in files]
+        )
+        lines.start()
+        with os.fdopen(write, "w", encoding="utf-8") as told:
+            for at, item in enumerate(items):
+                state()._stats.clear()
+                failures.failed = failures.skipped = False
+                lines.switch_context(str(at))
+                began = time.monotonic()
+                _protocol(item, items[at + 1 : at + 2])
+                took = time.monotonic() - began
+                line = [at, took, failures.failed, failures.skipped, sorted(state()._stats)]
+                told.write(json.dumps(line) + "\n")
+                told.flush()
+            lines.stop()
+            found = lines.get_data()
+            told.write(json.dumps({file: found.contexts_by_lineno(str(Path(file).resolve())) for file in files}))
 
     with _fork(note) as (_, read), os.fdopen(os.dup(read), encoding="utf-8") as lines:
-        found = [json.loads(line) for line in lines]
+        *found, reached = [json.loads(line) for line in lines]
     if len(found) != len(session.items):
-        raise pytest.UsageError(f"the tests stopped after {found and session.items[found[-1][0]].nodeid}")
-    tests: list[Reach] = []
+        raise pytest.UsageError(f"the tests stopped after {reached and session.items[reached[0]].nodeid}")
+    tests: dict[int, Reach] = {}
     for at, seconds, failed, skipped, functions in found:
         item = session.items[at]
         if failed or seconds > slowest:
             _say(f"left out, {'it fails' if failed else f'{seconds:.1f} s'}: {item.nodeid}")
         elif functions and not skipped:
-            tests.append(Reach(item, seconds, frozenset(functions)))
+            tests[at] = Reach(item, seconds, frozenset(functions))
     if not tests:
         raise pytest.UsageError("no test reaches what is mutated")
-    return tests
+    for file, line, at in _each(reached):
+        if at in tests:
+            tests[at].lines.add((file, line))
+    return list(tests.values())
+
+
+def _each(reached: dict[str, dict[str, list[str]]]) -> Iterator[tuple[str, int, int]]:
+    """File, line, and number of a test that runs it."""
+    for file, by_line in reached.items():
+        for line, contexts in by_line.items():
+            yield from ((file, int(line), int(context)) for context in contexts if context)
 
 
 # ---------------------------------------------------------------------- one mutant
-
-
-def _cost(test: Reach) -> tuple[int, float]:
-    """What comes first: tests of little else than the function, and of these the quick ones."""
-    return len(test.functions), test.seconds
 
 
 def _within(budget: float, tests: Sequence[Reach]) -> list[Reach]:
