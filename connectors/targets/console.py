@@ -53,7 +53,7 @@ def encode_table(batch: pa.RecordBatch) -> bytes:
         unit,
         "",
     )
-    return rows.join([pc.replace_substring_regex(text, _UNSAFE, "�"), pa.scalar("\n")])
+    return rows.join([pc.replace_substring_regex(text, _UNSAFE, "�"), "\n"])
 
 
 class ConsoleWriter(Writer):

@@ -103,17 +103,17 @@ class JsonLinesEncoder:
         gateway, shard = batch.column("gateway"), batch.column("shard")
         source_time = batch.column("source_time").view(pa.int64())
         received = timestamps(batch.column("received_time").view(pa.int64()))
-        parts: list[pa.Array | pa.Scalar] = [
-            pa.scalar('{"gateway":'),
+        parts: list[rows.Part] = [
+            '{"gateway":',
             strings(gateway.dictionary).take(gateway.indices),
-            pa.scalar(',"shard":'),
+            ',"shard":',
             strings(shard.dictionary).take(shard.indices),
-            pa.scalar(',"sequence":'),
+            ',"sequence":',
             batch.column("sequence").cast(pa.string()),
         ]
         if source_time.null_count < len(source_time):
             parts.append(_optional("source_time", pc.binary_join_element_wise('"', timestamps(source_time), '"', "")))
-        parts += [pa.scalar(',"received_time":"'), received, pa.scalar('"'), self._tags.take(batch.column("tag"))]
+        parts += [',"received_time":"', received, '"', self._tags.take(batch.column("tag"))]
         parts += [_TYPES.take(batch.column("type")), rows.by_type(batch, value)]
         parts.append(_QUALITIES.take(batch.column("quality")))
         status, properties = batch.column("status"), batch.column("properties")
@@ -126,7 +126,7 @@ class JsonLinesEncoder:
                 parts.append(_optional(name, pc.if_else(zero, None, column).cast(pa.string())))
         if properties.null_count < len(properties):
             parts.append(_optional("properties", strings(properties)))
-        parts.append(pa.scalar("}\n"))
+        parts.append("}\n")
         return rows.join(parts)
 
     def _learn(self, batch: pa.RecordBatch) -> None:

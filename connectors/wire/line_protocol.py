@@ -134,9 +134,9 @@ def _identity_pairs(name: str, values: tuple[str, ...]) -> tuple[pa.Array, np.nd
     return _tag_pairs(name, array), _unwritable(array).to_numpy(zero_copy_only=False)
 
 
-def _without_value(values: pa.Array, fields: list[pa.Array]) -> pa.Array:
+def _without_value(values: pa.Array, fields: list[rows.Part]) -> pa.Array:
     """Values and fields in one, where some values are empty: the first field begins the set; null where there is none."""
-    others = pc.binary_join_element_wise(*fields, "") if fields else pc.utf8_slice_codeunits(values, 0, 0)
+    others = rows.beside([pc.utf8_slice_codeunits(values, 0, 0), *fields])
     alone = pc.binary_join_element_wise(" ", pc.utf8_slice_codeunits(others, 1), "")
     alone = pc.if_else(pc.equal(others, ""), None, alone)
     return pc.if_else(pc.equal(values, ""), alone, pc.binary_join_element_wise(values, others, ""))
@@ -159,44 +159,45 @@ class LineEncoder:
             batch: A batch of `normalization.reading.stream_schema`.
         """
         form = self.form
-        tag = batch.column("tag")
+        tag, kinds = batch.column("tag"), rows.types(batch)
         self._learn(batch)
-        values = rows.by_type(batch, self._value)
-        parts: list[pa.Array | pa.Scalar] = [self._heads.take(tag)]
         bad = self._bad[tag.to_numpy()] if self._any_bad else np.zeros(len(tag), np.bool_)
+        names: list[rows.Part] = [self._heads.take(tag)]
         for name in form.tags:
             if name in IDENTITY_COLUMNS:
-                names = batch.column(name)
-                pairs, unwritable = _identity_pairs(name, tuple(names.dictionary.to_pylist()))
-                parts.append(pairs.take(names.indices))
+                column = batch.column(name)
+                pairs, unwritable = _identity_pairs(name, tuple(column.dictionary.to_pylist()))
+                names.append(pairs[0].as_py() if len(pairs) == 1 else pairs.take(column.indices))
                 if unwritable.any():
-                    bad = bad | unwritable[names.indices.to_numpy()]
-        micros = _micros(batch)
-        untimely = (micros > _LAST_MICROSECOND) | (micros < -_LAST_MICROSECOND)
-        fields = [self._field(name, batch) for name in form.fields]
-        body = [values, *fields] if self._all_valued(batch) else [_without_value(values, fields)]
-        if body[0].null_count or bad.any() or untimely.any():
-            empty = body[0].is_null().to_numpy(zero_copy_only=False)
-            return self._partly(batch, [*parts, *body], empty, bad, untimely)
-        return Lines(rows.join(self._line(batch, [*parts, *body])), [], [])
-
-    def _all_valued(self, batch: pa.RecordBatch) -> bool:
-        kinds = batch.column("type").to_numpy()
-        present = np.flatnonzero(np.bincount(kinds, minlength=1)).tolist()
-        return all(kind in self.form.values for kind in present)
+                    bad = bad | unwritable[column.indices.to_numpy()]
+        fields = [part for name in form.fields for part in self._field(name, batch)]
+        if not all(kind in form.values for kind in kinds):
+            fields = [_without_value(rows.by_type(batch, self._value), fields)]
+        elif len(kinds) == 1:
+            fields = [*self._value_parts(kinds[0], batch), *fields]
+        else:
+            fields = [rows.by_type(batch, self._value), *fields]
+        when = _micros(batch)
+        divisor, end = _TIME[form.precision]
+        line = [*names, *fields, " ", _integers(when // divisor if divisor > 1 else when), end]
+        untimely = (when > _LAST_MICROSECOND) | (when < -_LAST_MICROSECOND)
+        columns = [part for part in fields if not isinstance(part, str)]
+        empty = [column.is_null().to_numpy(zero_copy_only=False) for column in columns if column.null_count]
+        if empty or bad.any() or untimely.any():
+            return self._partly(batch, line, bad, untimely, np.logical_or.reduce([bad, untimely, *empty]))
+        return Lines(rows.join(line), [], [])
 
     def _partly(
-        self, batch: pa.RecordBatch, parts: list[pa.Array], empty: np.ndarray, bad: np.ndarray, untimely: np.ndarray
+        self, batch: pa.RecordBatch, line: list[rows.Part], bad: np.ndarray, untimely: np.ndarray, wrong: np.ndarray
     ) -> Lines:
-        wrong = empty | bad | untimely
         refused, keep = np.flatnonzero(wrong), pa.array(np.flatnonzero(~wrong))
         kinds = batch.column("type").to_numpy()
         reasons = [
             NOT_WRITABLE if bad[row] else NOT_A_TIME if untimely[row] else _REASONS.get(int(kinds[row]), NO_FIELD)
             for row in refused.tolist()
         ]
-        line = self._line(batch.take(keep), [part.take(keep) for part in parts])
-        return Lines(rows.join(line), refused.tolist(), reasons)
+        left = [part if isinstance(part, str) else part.take(keep) for part in line]
+        return Lines(rows.join(left), refused.tolist(), reasons)
 
     def _learn(self, batch: pa.RecordBatch) -> None:
         """Render the heads of the tags that are new."""
@@ -225,10 +226,13 @@ class LineEncoder:
         self._any_bad = bool(self._bad.any())
 
     def _value(self, kind: ValueType, batch: rows.Rows) -> pa.Array:
+        return rows.beside(self._value_parts(kind, batch))
+
+    def _value_parts(self, kind: ValueType, batch: rows.Rows) -> list[rows.Part]:
         """`` name=value`` of readings of one type; empty for a type without a name, null where it cannot be written."""
         name = self.form.values.get(kind)
         if name is None:
-            return pa.array([""], pa.string()).take(pa.array(np.zeros(len(batch), np.int32)))
+            return [pa.array([""], pa.string()).take(pa.array(np.zeros(len(batch), np.int32)))]
         end = ""
         match kind:
             case ValueType.DOUBLE:
@@ -249,30 +253,34 @@ class LineEncoder:
                 text = quote(rows.base64_text(batch.column("value_bytes")))
             case _:
                 text = quote(batch.column("value_text"), one_line=self.form.one_line)
-        return pc.binary_join_element_wise(f" {name}=", text, end, "")
+        return [f" {name}=", text, end]
 
-    def _field(self, name: str, batch: pa.RecordBatch) -> pa.Array:
+    def _field(self, name: str, batch: pa.RecordBatch) -> list[rows.Part]:
         """``,name=value`` of a column beside the value; nothing where it is null."""
         column = batch.column(name)
         if name == "quality":
-            return _QUALITIES.take(column)
+            codes = column.to_numpy()
+            same = len(codes) and (codes == codes[0]).all()
+            return [_QUALITIES[codes[0]].as_py() if same else _QUALITIES.take(column)]
         if pa.types.is_dictionary(column.type):
-            return pc.binary_join_element_wise(
-                f",{name}=", quote(column.dictionary, one_line=self.form.one_line), ""
-            ).take(column.indices)
+            texts = pc.binary_join_element_wise(f",{name}=", quote(column.dictionary, one_line=self.form.one_line), "")
+            return [texts.take(column.indices)]
         if pa.types.is_string(column.type):
-            text = pc.binary_join_element_wise(f",{name}=", quote(column, one_line=self.form.one_line), "")
+            parts: list[rows.Part] = [f",{name}=", quote(column, one_line=self.form.one_line)]
         else:
             numbers = column.view(pa.int64()) if pa.types.is_timestamp(column.type) else column
-            text = pc.binary_join_element_wise(f",{name}=", numbers.cast(pa.string()), "i", "")
-        return text.fill_null("") if text.null_count else text
+            parts = [f",{name}=", numbers.cast(pa.string()), "i"]
+        return [rows.beside(parts).fill_null("")] if column.null_count else parts
 
-    def _line(self, batch: pa.RecordBatch, parts: list[pa.Array]) -> list[pa.Array | pa.Scalar]:
-        divisor, end = _TIME[self.form.precision]
-        ticks = _micros(batch)
-        if divisor > 1:
-            ticks = ticks // divisor
-        return [*parts, pa.scalar(" "), pa.array(ticks).cast(pa.string()), pa.scalar(end)]
+
+def _integers(numbers: np.ndarray) -> pa.Array:
+    """The text of each number; a run of equal ones, as the times of one read are, is rendered once."""
+    changes = numbers[1:] != numbers[:-1]
+    if changes.all():
+        return pa.array(numbers).cast(pa.string())
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    texts = pa.array(numbers[starts]).cast(pa.string())
+    return texts.take(pa.array(np.repeat(np.arange(len(starts)), np.diff(starts, append=len(numbers)))))
 
 
 def _micros(batch: pa.RecordBatch) -> np.ndarray:

@@ -7,7 +7,7 @@ bytes of the joined column as they lie in memory.
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +15,26 @@ import pyarrow.compute as pc
 
 from normalization.reading import ValueType
 
-_EMPTY = pa.scalar("")
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
+Part: TypeAlias = pa.Array | str
+"""A column of text, or a text that stands in each row."""
 
-def join(parts: Sequence[pa.Array | pa.Scalar]) -> bytes:
-    """The rows that `parts` make side by side, one after the other.
 
-    Args:
-        parts: String arrays of one length, without nulls, and string scalars that stand in each row.
-    """
-    rows = pc.binary_join_element_wise(*parts, _EMPTY)
+def beside(parts: Sequence[Part]) -> pa.Array:
+    """The rows that `parts` make side by side; null where one of them is. One at least is an array."""
+    joined: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part  # each part costs time in each row
+        else:
+            joined.append(part)
+    return pc.binary_join_element_wise(*joined, "")
+
+
+def join(parts: Sequence[Part]) -> bytes:
+    """The rows that `parts` make side by side, one after the other; no part has nulls."""
+    rows = beside(parts)
     if not len(rows):
         return b""
     _, offsets, data = rows.buffers()
@@ -66,6 +75,11 @@ class _Taken:
         return len(self._rows)
 
 
+def types(batch: pa.RecordBatch) -> list[ValueType]:
+    """The value types that there are in a batch."""
+    return [ValueType(kind) for kind in np.flatnonzero(np.bincount(batch.column("type").to_numpy())).tolist()]
+
+
 def by_type(batch: pa.RecordBatch, render: Callable[[ValueType, Rows], pa.Array]) -> pa.Array:
     """A string column made by `render` from the rows of each value type, in the order of `batch`.
 
@@ -73,14 +87,13 @@ def by_type(batch: pa.RecordBatch, render: Callable[[ValueType, Rows], pa.Array]
         batch: Has the column `type`.
         render: Gets a type and the rows that are of it, and returns a string array of as many rows.
     """
-    kinds = batch.column("type").to_numpy()
-    if not len(kinds):
+    kinds, present = batch.column("type").to_numpy(), types(batch)
+    if not present:
         return pa.array([], pa.string())
-    present = np.flatnonzero(np.bincount(kinds)).tolist()
     if len(present) == 1:
-        return render(ValueType(present[0]), batch)
+        return render(present[0], batch)
     rows = [np.flatnonzero(kinds == kind) for kind in present]
-    texts = [render(ValueType(kind), _Taken(batch, index)) for kind, index in zip(present, rows, strict=True)]
+    texts = [render(kind, _Taken(batch, index)) for kind, index in zip(present, rows, strict=True)]
     order = np.empty(len(kinds), np.int64)
     order[np.concatenate(rows)] = np.arange(len(kinds))
     return pa.concat_arrays(texts).take(pa.array(order))
