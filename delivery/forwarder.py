@@ -71,6 +71,7 @@ class Forwarder:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._woken = False
+        self._enough: int | None = 1  # readings that have to wait before it is worth to look again; None: it is busy
         self._stopping = False
         self._attempts: dict[int, int] = {}
         self._first: dict[int, float] = {}  # when a unit was tried first, seconds since the epoch
@@ -84,8 +85,13 @@ class Forwarder:
         self._thread.start()
 
     def wake(self) -> None:
-        """Look again: something was appended. Safe from any thread."""
-        if not self._woken and self._loop is not None:
+        """Look again if that is worth it: something was appended. Safe from any thread."""
+        enough = self._enough
+        if not self._woken and enough is not None and self.spool.waiting(enough):
+            self._look_again()
+
+    def _look_again(self) -> None:
+        if self._loop is not None:
             self._woken = True
             with contextlib.suppress(RuntimeError):  # the loop has just closed
                 self._loop.call_soon_threadsafe(self._changed.set)
@@ -93,8 +99,7 @@ class Forwarder:
     def stop(self) -> None:
         """Send nothing more, wait a little for the writes under way; what was not sent stays in the spool."""
         self._stopping = True
-        self._woken = False
-        self.wake()
+        self._look_again()
 
     def join(self, timeout: float) -> None:
         """Wait for the thread, if it was started, `timeout` seconds at most."""
@@ -197,7 +202,7 @@ class Forwarder:
         writing: dict[asyncio.Task[Exception | None], Unit] = {}
         self._waiting_since = None
         while True:
-            self._woken = False  # before looking, so that what is appended while looking wakes again
+            self._woken, self._enough = False, 1  # before looking, so that what is appended while looking wakes again
             while not self._stopping and len(writing) < self._in_flight() and (unit := self._next()) is not None:
                 writing[asyncio.create_task(self._write(unit))] = unit
             self.status.in_flight = len(writing)
@@ -207,6 +212,8 @@ class Forwarder:
                 await self._sleep(self._patience())
                 continue
             free = len(writing) < self._in_flight()
+            if not free:
+                self._enough = None
             failure = await self._settle_some(writing, self._patience() if free else None)
             if failure is not None or self._stopping:
                 failure = await self._settle_all(writing) or failure
@@ -234,6 +241,7 @@ class Forwarder:
             now = time.monotonic()
             self._waiting_since = self._waiting_since or now
             if now - self._waiting_since < limits.linger:
+                self._enough = limits.rows
                 return None
         self._waiting_since = None
         unit = self.spool.take(*self._rate.most(limits.rows, limits.bytes))

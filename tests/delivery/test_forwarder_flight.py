@@ -33,6 +33,34 @@ def test_readings_linger_no_longer_because_another_write_is_under_way(delivery: 
     until(lambda: len(target.taken) == 11)
 
 
+def test_appending_wakes_a_forwarder_only_when_a_unit_is_full(delivery: Delivery) -> None:
+    target = Target(Limits(rows=100, linger=60.0))
+    spool = delivery.start(target)
+    forwarder = delivery.forwarders["cloud"]
+    until(lambda: target.opened)
+    spool.append(stream(delivery.tags, [0]))
+    until(lambda: forwarder._enough == 100)
+    spool.append(stream(delivery.tags, range(1, 50)))
+    assert not forwarder._woken
+    spool.append(stream(delivery.tags, range(50, 100)))
+    until(lambda: len(target.taken) == 100)
+    assert [sequences for _, sequences, _ in target.calls] == [list(range(100))]
+
+
+def test_appending_does_not_wake_a_forwarder_whose_writes_are_all_under_way(delivery: Delivery) -> None:
+    target = Target(Limits(rows=10))
+    target.hang = asyncio.Event()
+    spool = delivery.start(target)
+    forwarder = delivery.forwarders["cloud"]
+    spool.append(stream(delivery.tags, range(10)))
+    until(target.hanging.is_set)
+    until(lambda: forwarder._enough is None)
+    spool.append(stream(delivery.tags, range(10, 30)))
+    assert not forwarder._woken
+    forwarder._loop.call_soon_threadsafe(target.hang.set)  # type: ignore[union-attr]
+    until(lambda: len(target.taken) == 30)
+
+
 def test_units_that_failed_together_are_sent_again_in_their_order(delivery: Delivery) -> None:
     class Later(Target):
         @override
