@@ -107,6 +107,11 @@ class Forwarder:
             self._thread.join(timeout)
 
     @property
+    def linger(self) -> float:
+        """Seconds that a reading may wait for others before it is sent."""
+        return self._writer.limits.linger
+
+    @property
     def pool(self) -> PoolUse | None:
         """How the target's pool of connections is used; None for a target without one."""
         return pool_use(self._writer)

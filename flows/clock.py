@@ -1,6 +1,7 @@
-"""The ends of epochs: the wall clock being set back, and partitions whose epochs end at different times."""
+"""When the flow takes its turns, and the ends of epochs: a wall clock set back, and partitions that end at different times."""
 
 import time
+from collections.abc import Iterable
 from typing import Final
 
 TOLERATED: Final = 0.5  # seconds by which an epoch may last longer
@@ -8,6 +9,18 @@ _HELD_UP: Final = 0.05
 _EARLY: Final = 0.005  # seconds that the flow may take from one partition to the next
 _LATER: Final = 0.001
 _LONGEST_PAUSE: Final = 0.5
+_TURN: Final = 0.02, 0.1  # seconds between two turns, at least and at most
+_TURNS_A_LINGER: Final = 5
+
+
+def pace(lingers: Iterable[float]) -> float:
+    """Seconds between two turns of the flow: each costs the same for one reading as for some hundred.
+
+    Args:
+        lingers: Seconds that each target lets readings gather; where all of them do, the flow does for a part of that.
+    """
+    least, most = _TURN
+    return min(max(min(lingers, default=0.0) / _TURNS_A_LINGER, least), most)
 
 
 def lead() -> float:

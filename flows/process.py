@@ -41,7 +41,7 @@ from delivery.retry import RetryPolicy
 from delivery.spool import Spool
 from delivery.wear import written_bytes
 from flows import main_module, report
-from flows.clock import Epochs, lead
+from flows.clock import Epochs, lead, pace
 from flows.intake import SourceIntake, supervise
 from flows.options import check_bytewax_options, prepare_recovery
 from flows.port import Port
@@ -63,7 +63,6 @@ _NOTE_AGES: Final = 300.0
 _DISK_FULL: Final = ("DiskFull", "extended_code: 4874")  # in what Bytewax says; 4874 is SQLITE_IOERR_SHMSIZE
 _FULL_PAUSE: Final = 1.0
 _IDLE_WAIT: Final = 0.05
-_TURN: Final = 0.02  # seconds between two turns of the flow: each costs the same for one reading as for some hundred
 
 
 @dataclass(slots=True)
@@ -104,6 +103,7 @@ class Process:
         self._runs_again = self._set_back = False
         self._running = False
         self._opened = False
+        self._pace = pace([])
         self._lock = threading.Lock()
         self._leaving = threading.Lock()  # held by the thread that ends the process
         self._drained: set[int] = set()
@@ -212,6 +212,7 @@ class Process:
                 rate=RateLimit(target.rate_limit.rows, target.rate_limit.bytes, target.rate_limit.messages),
                 zerobus=target.type == "zerobus",
             )
+        self._pace = pace(forwarder.linger for forwarder in self.forwarders.values())
         resume_replays(self)
         self.kept = kept(self)
         for name, line in self.kept.items():
@@ -345,7 +346,7 @@ class Process:
             now, due = time.monotonic(), self.epochs.due()
             latest = due if due > now else float("inf")
             patience = min(_IDLE_WAIT, latest - now)
-            arrivals = self.journal.wait_arrival(turn.seen, patience, min(turn.began + _TURN, latest))
+            arrivals = self.journal.wait_arrival(turn.seen, patience, min(turn.began + self._pace, latest))
             if arrivals != turn.seen:
                 turn.seen, turn.began = arrivals, time.monotonic()
         turn.more = False

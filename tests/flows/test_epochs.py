@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.clock import Epochs
+from flows.clock import Epochs, pace
 
 INTERVAL = 1.0
 IDLE = 0.05  # seconds for which the flow waits when nothing arrives
@@ -82,3 +82,11 @@ def test_without_an_interval_nothing_pauses():
     epochs.begin(0, 100.0)
     assert epochs.pause(1e9) == 0.0
     assert epochs.due() == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("lingers", "seconds"),
+    [([], 0.02), ([0.0], 0.02), ([0.5], 0.1), ([0.3, 2.0], 0.06), ([2.0, 0.0], 0.02), ([60.0], 0.1)],
+)
+def test_the_flow_lets_readings_gather_when_every_target_does(lingers: list[float], seconds: float) -> None:
+    assert pace(lingers) == pytest.approx(seconds)
