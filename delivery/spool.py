@@ -34,7 +34,7 @@ from delivery.overflow import BufferPolicy, Overflow, Thinner
 from delivery.unit import Place, Unit
 from normalization.reading import TagTable
 
-_SYNC_INTERVAL: Final = 0.05
+_SYNC_INTERVAL: Final = 0.1
 _HOUSEKEEPING: Final = 1.0  # seconds between two looks at the age of what is stored
 _GATHER_SHARE: Final = 64  # of the readings that may be stored, one part is gathered at most
 _GATHER_QUOTA: Final = 16 * 1024  # bytes of the quota for each reading that is gathered, so that a small one is kept
