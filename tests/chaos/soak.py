@@ -10,7 +10,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,10 +27,10 @@ _LOOK: Final = 5.0
 _SETTLED: Final = 120.0
 _QUIET: Final = 2.0  # seconds without a delivery after which it is looked whether all is there
 _SILENT: Final = 30.0  # seconds after which nothing more will come
-_WARM_UP: Final = 120.0
+_WARM_UP: Final = 1200.0  # each fault but the kill has been once, and what an outage needs is there
 _RATE: Final = 700  # of each of three sources
 _WAYS: Final = ("bifrost_run", "bytewax_run")
-FAULTS: Final = ("refuse", "slow", "kill", "hang")
+FAULTS: Final = (*4 * ("refuse", "slow", "hang"), "kill")
 
 
 @dataclass
@@ -75,6 +75,7 @@ def soak(
     every: float,
     away: float,
     warm_up: float = _WARM_UP,
+    faults: Sequence[str] = FAULTS,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run it.
@@ -85,6 +86,7 @@ def soak(
         every: Seconds between two faults.
         away: Seconds that a target is away.
         warm_up: Seconds of each life that say nothing about growth.
+        faults: What goes wrong, again and again in this order.
         say: Told of each fault before it, and how the gateway stands.
     """
     (directory / "control").mkdir(parents=True)
@@ -92,13 +94,13 @@ def soak(
     sources = [SourceSetup(f"{protocol}_line", protocol, _RATE) for protocol in ("mqtt", "modbus", "opcua")]
     setup = Setup(str(stores), sources, [TargetSetup("units", remembers=True), TargetSetup("plain")])
     setup.save(directory)
-    watched, ways, faults = Watched(), itertools.cycle(_WAYS), itertools.cycle(FAULTS)
+    watched, ways, wrong = Watched(), itertools.cycle(_WAYS), itertools.cycle(faults)
     kills, end = 0, time.monotonic() + seconds
     life = _begin(directory, next(ways), watched)
     try:
         while time.monotonic() < end:
             _watch(life, watched, stores, min(every, max(0.0, end - time.monotonic())))
-            fault = next(faults)
+            fault = next(wrong)
             say(f"{(seconds + time.monotonic() - end) / 60:4.0f} min: {watched.told()}; next: {fault}")
             if fault == "kill":
                 life.kill()

@@ -16,7 +16,8 @@ def test_growth_is_the_slope_of_the_lives_without_their_first_minutes() -> None:
 
 def test_a_short_soak_loses_nothing_and_adds_up(tmp_path: Path) -> None:
     said: list[str] = []
-    found = soak(tmp_path / "soak", seconds=16.0, every=2.5, away=2.0, warm_up=1.0, say=said.append)
+    faults = ("refuse", "slow", "kill", "hang")
+    found = soak(tmp_path / "soak", seconds=16.0, every=2.5, away=2.0, warm_up=1.0, faults=faults, say=said.append)
     assert any("next: kill" in line for line in said)
     assert found["kills"] >= 1
     assert found["exit_code"] == 0
