@@ -1,4 +1,4 @@
-"""The tables of figures in README.md and docs/figures.md, and docs/interop.md, made from docs/evidence.
+"""The tables of figures in README.md, docs/figures.md, docs/faults.md and docs/interop.md, made from docs/evidence.
 
 python -m benchmarks.tables [--check]
 """
@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from tests.chaos import goals
+from tests.chaos.runner import QUIET
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 EVIDENCE: Final = ROOT / "docs" / "evidence"
@@ -168,6 +171,53 @@ counterparts as processes and writes what it saw to `build/evidence/interop.json
 """ + "\n".join(parts)
 
 
+_COUNTED: Final = ("kills", "states", "flips", "rounds", "pairs", "starts", "obligations")  # how much was tried
+_WRONG: Final = ("lost", "visible_twice", "wrong_values", "unaccounted", "needed_operator")
+
+
+def faults(chaos: Evidence, soak: Evidence) -> str:
+    """docs/faults.md."""
+    scenarios = chaos["scenarios"]
+    found = goals.found(
+        {name: each["figures"] for name, each in scenarios.items()},
+        {name: each["proves"] for name, each in scenarios.items()},
+        {name for name, each in scenarios.items() if each["cpu_share_of_others"] >= QUIET},
+    )
+    marks = {True: "reached", False: "**not reached**", None: "not resolved"}
+    rows = [
+        (
+            each["test"],
+            f"`{name}`",
+            each["length"],
+            each["seed"],
+            ", ".join(f"{each['figures'][word]:,} {word}" for word in _COUNTED if each["figures"].get(word)),
+            ", ".join(f"{each['figures'][word]} {word}" for word in _WRONG if each["figures"].get(word)) or "nothing",
+            "; ".join([*each["broken"], *each["missed"]]) or "holds",
+        )
+        for name, each in sorted(scenarios.items(), key=lambda item: (int(item[1]["test"][1:].split()[0]), item[0]))
+    ]
+    return f"""# What the faults found
+
+Generated from [`docs/evidence`](evidence/) by `python -m benchmarks.tables`; `make chaos` and `make soak` find anew, `make evidence`
+copies. What is done and checked, and how, is in [chaos.md](chaos.md).
+
+## Goals
+
+{_table(("goal", "what", "wanted", "found", ""), [(one.goal.name, one.goal.words, one.goal.wanted, one.shown, marks[one.reached]) for one in found])}
+## Scenarios
+
+The newest run of each; its seed repeats what was drawn. A figure in the last column was missed, and is judged on a quiet machine only.
+
+{_table(("test", "scenario", "run", "seed", "tried", "lost or wrong", ""), [[str(cell) for cell in row] for row in rows])}
+{_conditions(chaos["conditions"])}
+
+## A long life
+
+{_table(("what", "found"), [(name.replace("_", " "), value) for name, value in soak.items() if name != "conditions"])}
+{_conditions(soak["conditions"])}
+"""
+
+
 def _conditions(found: Evidence) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     load = found.get("load_average", found.get("load_average_before"))
@@ -299,13 +349,15 @@ def readme(text: str, bench: Evidence, kill: Evidence) -> str:
 
 def files(root: Path) -> dict[Path, str]:
     """What is generated, by file."""
-    bench, kill, dead = (
-        json.loads((EVIDENCE / f"{name}.json").read_text()) for name in ("bench", "kill", "dead_target")
+    bench, kill, dead, chaos, soak = (
+        json.loads((EVIDENCE / f"{name}.json").read_text())
+        for name in ("bench", "kill", "dead_target", "chaos", "soak")
     )
     target = root / "README.md"
     return {
         target: readme(target.read_text(encoding="utf-8"), bench, kill),
         root / "docs" / "figures.md": page(bench, kill, dead),
+        root / "docs" / "faults.md": faults(chaos, soak),
         root / "docs" / "interop.md": interop(json.loads((EVIDENCE / "interop.json").read_text())),
     }
 

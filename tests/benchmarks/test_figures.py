@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
-from benchmarks.tables import Figure, dead_target, figures, main, page
+from benchmarks.tables import Figure, dead_target, faults, figures, main, page
 
 
 def evidence(name: str) -> dict[str, Any]:
@@ -83,3 +83,15 @@ def test_a_ratio_of_few_pairs_is_not_resolved() -> None:
 def test_a_ratio_of_many_pairs_has_an_interval() -> None:
     said = dead_target({"cpu_ratios": [1 + n / 100 for n in range(20)]})
     assert said.endswith("median 1.09 of 20 pairs, 95 % interval 1.05 to 1.14.") or "95 % interval" in said
+
+
+def test_what_did_not_hold_under_faults_shows() -> None:
+    chaos, soak = evidence("chaos"), evidence("soak")
+    assert "**not reached**" not in faults(chaos, soak).partition("G2")[0]
+    worse = copy.deepcopy(chaos)
+    worse["scenarios"]["numbered_kills"]["figures"]["lost"] = 3
+    worse["scenarios"]["sigterm"]["broken"] = ["lost is 3, expected 0 to 0"]
+    told = faults(worse, soak)
+    assert "3 of " in told
+    assert "**not reached**" in told.partition("G2")[0]
+    assert "lost is 3, expected 0 to 0" in told
