@@ -5,6 +5,7 @@ target that remembers units gets each reading once, and the account adds up.
 """
 
 import asyncio
+import contextlib
 import copy
 import random
 from collections import Counter
@@ -54,6 +55,12 @@ class Promises:
     sent: dict[int, list[Identity]] = field(default_factory=dict)  # units that the remembering target has
     delivered: dict[str, Counter[Identity]] = field(default_factory=lambda: {REMEMBERING: Counter(), PLAIN: Counter()})
     purged: set[int] = field(default_factory=set)  # values that somebody has begun to purge
+
+    def copied(self) -> "Promises":
+        """As it is now; threads of the stores ask while the test goes on."""
+        while True:
+            with contextlib.suppress(RuntimeError):  # something was promised meanwhile
+                return copy.deepcopy(self)
 
     def name(self, batch: pa.RecordBatch) -> list[Identity]:
         """Identities of a batch; no identity may have named another value before."""
@@ -316,7 +323,7 @@ async def live(directory: Path, disk: Disk, promises: Promises, rng: random.Rand
 
     def noticed() -> None:
         if rng.random() < tell:
-            told = copy.deepcopy(promises)  # before the disk is looked at: what is promised is there
+            told = promises.copied()  # before the disk is looked at: what is promised is there
             moments.append((disk.remains(), told))
 
     disk.noticed = noticed
@@ -348,7 +355,7 @@ async def live(directory: Path, disk: Disk, promises: Promises, rng: random.Rand
             noticed()
     disk.noticed = lambda: None
     with disk.lock:
-        moments.append((disk.remains(), copy.deepcopy(promises)))
+        moments.append((disk.remains(), promises.copied()))
     gateway.stop()
 
 
@@ -378,7 +385,7 @@ def test_nothing_that_was_promised_is_lost(tmp_path: Path, monkeypatch: pytest.M
                 left = remains.after_power_cut(rng)
                 disk.restore(left)
                 try:
-                    asyncio.run(recover(root, copy.deepcopy(told), rng))
+                    asyncio.run(recover(root, told.copied(), rng))
                 except AssertionError as wrong:
                     wrong.add_note(f"seed {seed}, life {life}, state {number}")
                     raise
