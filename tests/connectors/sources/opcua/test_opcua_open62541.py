@@ -130,7 +130,7 @@ async def test_what_the_server_does_not_hand_over_is_a_gap(server, tmp_path, use
 @pytest.mark.parametrize("how", ["link", "process"])
 async def test_a_freeze_is_noticed_within_twice_the_keep_alive_and_nothing_is_missing(server, tmp_path, how):
     async with Relay(server.port) as relay:
-        config = counting(relay.endpoint.removesuffix("/plant"), keep_alive_interval=0.6, timeout=5.0)
+        config = counting(relay.endpoint.removesuffix("/plant"), keep_alive_interval=1.0, timeout=5.0)
         reading = Reading(config, tmp_path)
         task = reading.start()
         try:
@@ -142,7 +142,7 @@ async def test_a_freeze_is_noticed_within_twice_the_keep_alive_and_nothing_is_mi
             clock = asyncio.get_running_loop().time
             frozen = clock()
             await reading.intake.until(lambda: reading.intake.states[-1][0] == SourceState.DOWN)
-            assert clock() - frozen < 2 * 0.6 + 0.3, "a busy machine takes its time"
+            assert clock() - frozen < 2 * 1.0 + 1.0, "a busy machine takes its time"
             with pytest.raises(ConnectionError):
                 await asyncio.wait_for(task, 5)
             relay.flowing.set()
