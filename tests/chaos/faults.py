@@ -15,9 +15,9 @@ from tests.chaos.gateway import RuleSetup, SourceSetup, TargetSetup, frames_file
 from tests.chaos.lives import LOOK, ChaosError, Life, pause, until
 from tests.chaos.numbered import FRAME, frames
 from tests.chaos.numbered_world import BEFORE, DURING, BeforeFault, World, copy_tree, free_bytes, set_way
+from tests.wall_clock import WallClock
 
 _TRACED: Final = 12.0  # seconds until a traced life that met no fault is ended
-_FAKETIME: Final = "faketime/libfaketime.so.1"
 _BLOCK: Final = 64 * 1024
 _YOUNG: Final = 1_000_000  # µs: a reading that arrives so soon is live
 
@@ -252,23 +252,11 @@ def _recover(world: World, options: dict[str, Any]) -> None:
 # ---------------------------------------------------------------------- clocks
 
 
-def faketime() -> Path | None:
-    """The library that shows a process a false clock."""
-    return next((path for path in sorted(Path("/usr/lib").glob(f"*/{_FAKETIME}"))), None)
-
-
 @_before
 def false_clock(world: World, options: dict[str, Any]) -> None:
     """The next life sees a wall clock that `step` can set."""
-    clock = world.directory / "clock"
-    clock.write_text("+0")
-    world.environment = {
-        "LD_PRELOAD": str(faketime()),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
-    }
+    world.clock = WallClock(world.directory)
+    world.environment = world.clock.environment
 
 
 @_during
@@ -277,8 +265,6 @@ def step(world: World, options: dict[str, Any]) -> None:
     offset = float(options.get("seconds", 0))
     if "to" in options:
         offset = datetime(int(options["to"]), 1, 2, tzinfo=UTC).timestamp() - time.time()
-    draft = world.directory / "clock.new"
-    draft.write_text(f"{offset:+.0f}")
     life = world.running
     sources = [source.name for source in world.setup.sources]
     watched: list[Callable[[], int]] = [lambda t=t.name: life.taken(t) for t in world.setup.targets]  # type: ignore[misc]
@@ -286,7 +272,8 @@ def step(world: World, options: dict[str, Any]) -> None:
 
     watched += [lambda s=s: acked_bytes(world.directory, s) for s in sources]  # type: ignore[misc]
     before = [look() for look in watched]
-    draft.replace(world.directory / "clock")
+    assert world.clock is not None, "a scenario with `step` and without `false_clock`"
+    world.clock.set(round(offset))
     began = time.monotonic()
     last, sizes, longest = [began] * len(watched), before, [0.0] * len(watched)
     while (now := time.monotonic()) < began + float(options.get("watch", 6.0)) and life.alive():
@@ -402,8 +389,6 @@ def missing(need: str) -> str:
             return "" if os.getuid() == 0 and _can_mount() else "no right to mount a file system"
         case "raw_socket":
             return "" if os.getuid() == 0 else "no right to listen on the wire"
-        case "faketime":
-            return "" if faketime() else "libfaketime is not installed"
         case "mosquitto":
             return ""  # installed by the broker of the tests
         case _:

@@ -19,6 +19,7 @@ from tests.chaos.lives import LOOK, WAYS, ChaosError, Life, Way, account, acked_
 from tests.chaos.network import Station
 from tests.chaos.scenario import Fault, Scenario
 from tests.chaos.verdict import dead_letters, discarded, judge, miscounted, unexplained
+from tests.wall_clock import WallClock
 
 _TELL: Final = 20.0  # seconds between two lines of progress
 _SETTLED: Final = 60.0
@@ -67,6 +68,7 @@ class World:
         life: The life that runs, or ran last.
         prefix: What starts the next life.
         environment: More environment of the next life.
+        clock: The wall clock of a life with a false one.
         traced: Whether the next life is one that a fault may end at any point.
         mounts: What was mounted.
         ever: Sources that there have been besides those of the setup.
@@ -82,6 +84,7 @@ class World:
     life: Life | None = None
     prefix: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    clock: WallClock | None = None
     traced: bool = False
     mounts: list[Path] = field(default_factory=list)
     ever: list[str] = field(default_factory=list)

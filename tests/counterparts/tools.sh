@@ -5,7 +5,6 @@ missing=""
 command -v strace >/dev/null 2>&1 || missing="$missing strace"
 command -v unshare >/dev/null 2>&1 || missing="$missing util-linux"
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
-ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -ne 0 ]; then
     echo "missing:$missing; install them or run this as root" >&2
