@@ -22,6 +22,7 @@ SCENARIOS = load_all()
 TINY = [scenario for scenario in SCENARIOS if scenario.tiny is not None]
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("scenario", TINY, ids=[scenario.name for scenario in TINY])
 def test_a_small_run_of_the_scenario_holds(

@@ -3,6 +3,7 @@
 from statistics import median
 
 import psutil
+import pytest
 from numbered import read
 from running import running
 
@@ -24,6 +25,7 @@ def measure(directory, *, dead):
     return cpu / len(rows), median(latency for *_, latency in rows) / 1e6
 
 
+@pytest.mark.chaos
 def test_a_dead_target_delays_no_other(tmp_path):
     ratios, latencies = [], []
     for pair in range(PAIRS):

@@ -19,7 +19,7 @@ from tests.kill.conduct import BROKER, PATIENCE, evidence_of, table_of
 from tests.kill.oracle import Verdict, judge
 from tests.mosquitto_broker import Broker
 
-pytestmark = [pytest.mark.kill, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kill, pytest.mark.chaos, pytest.mark.timeout(900)]
 
 _FULL: Final = 20
 _RATE: Final = 3000.0  # readings/s that the plant would give if it were always asked; at least 2,000 must have come
