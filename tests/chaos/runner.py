@@ -123,7 +123,8 @@ def run_all(
         seed: Everything random is drawn from it.
         say: Prints progress.
         kills: How many kills, where a load counts them.
-        jobs: How many run at a time; those that want the machine for themselves run first, one by one.
+        jobs: How many run at a time; those that want the machine for themselves run first, one by one. What did not come
+            to its end beside others, so that nothing was judged, runs again.
     """
     chosen = [scenario for scenario in scenarios if scenario.runs_in(length)]
     outcomes: list[Outcome] = []
@@ -145,6 +146,10 @@ def run_all(
             for line in said:
                 say(line)
             keep(outcome)
+        for outcome in [one for one in outcomes if jobs > 1 and one.broken and not one.figures]:
+            say(f"{outcome.scenario.name} did not come to its end, and nothing was judged: once more, alone")
+            outcomes.remove(outcome)
+            keep(run_scenario(outcome.scenario, length, seed, say, kills=kills))
     except KeyboardInterrupt:
         outcomes += [Outcome(scenario, not_run=INTERRUPTED) for scenario in _left(chosen, outcomes)]
         record("chaos", {"not_finished": [outcome.scenario.name for outcome in outcomes if _interrupted(outcome)]})

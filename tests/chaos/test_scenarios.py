@@ -217,6 +217,29 @@ def test_a_scenario_that_is_interrupted_between_rounds_is_judged_and_marked_as_n
     assert "not complete: a: interrupted\nnot run: b: interrupted\n1 scenarios run" in capsys.readouterr().out
 
 
+def test_what_comes_to_no_end_beside_others_runs_again_alone_and_what_is_broken_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Processes beside this one do not know its worlds."""
+    alone = [_scenario(name=name, world=name, expect={"lost": 0}, alone=True) for name in ("a", "b")]
+    beside = [_scenario(name=name, world=name, expect={"lost": 0}) for name in ("c", "d")]
+    monkeypatch.setattr(command, "load_all", lambda: [*beside, *alone])
+    monkeypatch.setattr(runner, "record", functools.partial(evidence.record, folder=tmp_path))
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in "abcd":
+        monkeypatch.setitem(worlds.WORLDS, name, lambda *_: {"lost": 0})
+    assert command.main(["--short", "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "c did not come to its end" in said
+    assert "d did not come to its end" in said
+    assert "4 scenarios run, 0 not run, 0 broken" in said
+    monkeypatch.setitem(worlds.WORLDS, "c", lambda *_: {"lost": 1})
+    monkeypatch.setitem(worlds.WORLDS, "a", lambda *_: {"lost": 1})
+    assert command.main(["--short", "--jobs", "2"]) == 1
+    assert "a did not come to its end" not in capsys.readouterr().out
+
+
 def test_the_number_of_kills_can_be_given_where_a_load_counts_them() -> None:
     counting, other = _scenario(load={"kills": 140}, short={"kills": 12}), _scenario(load={"rounds": 3})
     assert [counting.load_for(length, 1000)["kills"] for length in ("short", "long")] == [1000, 1000]
