@@ -370,10 +370,11 @@ class DeltaWriter(Writer):
             claimed = claim(found, claims.get(name), time.time_ns() // 1000)
         if claimed is not None:
             self._claims_file().write_text(json.dumps(claims | {name: claimed}), "utf-8")
-            before = DeltaTable(self._uri(name), storage_options=self._options())
-            merge(found, dates, self._config.file_size)
             now = time.monotonic()
-            if now - self._swept.get(name, -math.inf) >= max(_HOUR, self._config.file_retention):
+            is_due = now - self._swept.get(name, -math.inf) >= max(_HOUR, self._config.file_retention)
+            before = DeltaTable(self._uri(name), storage_options=self._options()) if is_due else None
+            merge(found, dates, self._config.file_size)
+            if before is not None:
                 self._swept[name] = now
                 self._sweep(name, before, found)
         found.create_checkpoint()

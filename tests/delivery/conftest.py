@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import structlog
 
+from normalization.reading import TagTable
 from tests.delivery.lanes import OPEN
+from tests.delivery.stores import tag_table
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -15,6 +17,11 @@ def plain_tracebacks() -> Iterator[None]:
     structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture
+def table() -> TagTable:
+    return tag_table()
 
 
 @pytest.fixture

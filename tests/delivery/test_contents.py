@@ -2,20 +2,13 @@
 
 from pathlib import Path
 
-import pytest
-
 from delivery.contents import ATTACHED, move, stored
 from delivery.origin import Origin
 from delivery.overflow import BufferPolicy
 from normalization.reading import TagTable
-from tests.delivery.stores import content, deliver_all, new_spool, sequences_of, stream, tag_table, unaccounted, until
+from tests.delivery.stores import content, deliver_all, new_spool, sequences_of, stream, unaccounted, until
 from tests.delivery.test_overflow import urgent
 from tests.delivery.test_spool import reopened
-
-
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
 
 
 def test_looking_takes_nothing_and_shows_the_most_urgent_first(tmp_path: Path, table: TagTable) -> None:

@@ -11,11 +11,6 @@ from normalization.reading import TagTable
 from tests.delivery.stores import SHARD, content, own, sequences_of, stream, tag_table
 
 
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
-
-
 def reopened(store: DeadLetterStore) -> DeadLetterStore:
     store._flusher.close()
     store._log._failed = StoreError("killed")

@@ -6,18 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from stores import deliver_all, new_spool, sequences_of, stream, tag_table, unaccounted, until
+from stores import deliver_all, new_spool, sequences_of, stream, unaccounted, until
 
 from delivery.overflow import BufferPolicy, Overflow
 from delivery.spool import Spool
 from normalization.reading import TagTable
 
 BIG = 2**30
-
-
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
 
 
 def gathering(tmp_path: Path, table: TagTable, **options: object) -> Spool:

@@ -27,13 +27,7 @@ from tests.delivery.lanes import (
     take,
     tens,
 )
-from tests.delivery.stores import GATEWAY, SHARD, content, stream, tag_table
-
-
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
-
+from tests.delivery.stores import GATEWAY, SHARD, content, stream
 
 # ---------------------------------------------------------------------- appending
 

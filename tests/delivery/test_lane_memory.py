@@ -14,11 +14,6 @@ from tests.delivery.test_spool import crash
 BIG = 2**30
 
 
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
-
-
 @pytest.mark.parametrize("options", [{}, {"entry_rows": 10}, {"entry_bytes": 2_000}])
 def test_dead_letters_that_are_sent_again_are_known_one_by_one_however_they_are_split(
     tmp_path: Path, table: TagTable, options: dict[str, Any]

@@ -28,13 +28,7 @@ from tests.delivery.lanes import (
     take,
     tens,
 )
-from tests.delivery.stores import GATEWAY, SHARD, Clock, stream, tag_table
-
-
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
-
+from tests.delivery.stores import GATEWAY, SHARD, Clock, stream
 
 # ---------------------------------------------------------------------- settling
 

@@ -8,12 +8,7 @@ import pytest
 from delivery.lane import EXPIRED, Lane
 from normalization.reading import Flags, TagTable
 from tests.delivery.lanes import BIG, drained, keep_house, new_lane, put, put_segments, readings, reopened, take, tens
-from tests.delivery.stores import Clock, tag_table
-
-
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
+from tests.delivery.stores import Clock
 
 
 def test_a_lane_says_whether_so_many_readings_wait(tmp_path: Path, table: TagTable) -> None:

@@ -23,11 +23,6 @@ from tests.delivery.test_spool import crash
 BIG = 2**30
 
 
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
-
-
 def put(batch: pa.RecordBatch, name: str, values: Any) -> pa.RecordBatch:
     at = batch.schema.get_field_index(name)
     return batch.set_column(at, batch.schema.field(at), pa.array(values, batch.schema.field(at).type))

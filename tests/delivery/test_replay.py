@@ -39,11 +39,6 @@ from tests.delivery.test_spool import reopened as spool_reopened
 TARGET = "cloud"
 
 
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
-
-
 def opened(directory: Path, table: TagTable, **options: Any) -> tuple[DeadLetterStore, Spool]:
     return DeadLetterStore(directory / "letters", table, own), new_spool(directory / "spool", table, **options)
 

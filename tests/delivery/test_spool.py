@@ -30,11 +30,6 @@ from tests.delivery.stores import (
 BIG = 2**30
 
 
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
-
-
 def crash(spool: Spool) -> None:
     """Leave a spool as a killed process does."""
     spool._flusher.close()

@@ -18,15 +18,10 @@ from delivery.origin import Origin
 from delivery.overflow import BufferPolicy, Overflow
 from delivery.spool import DOWNSAMPLED, OVERFLOW, Spool
 from normalization.reading import TagTable
-from tests.delivery.stores import SHARD, Clock, deliver_all, own, sequences_of, stream, tag_table, unaccounted
+from tests.delivery.stores import SHARD, Clock, deliver_all, own, sequences_of, stream, unaccounted
 from tests.delivery.test_overflow import put, urgent
 
 BIG = 2**30
-
-
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
 
 
 @pytest.fixture

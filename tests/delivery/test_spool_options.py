@@ -18,11 +18,6 @@ from tests.delivery.test_spool import crash
 BIG = 2**30
 
 
-@pytest.fixture
-def table() -> TagTable:
-    return tag_table()
-
-
 def test_units_of_different_priorities_never_have_one_number(tmp_path: Path, table: TagTable) -> None:
     spool = new_spool(tmp_path, table, priorities=[5], entry_rows=10)
     for n in range(4):

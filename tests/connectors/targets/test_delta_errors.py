@@ -16,6 +16,7 @@ from connectors.contract import (
     Context,
     DeliveryError,
     TransientError,
+    Writer,
 )
 from connectors.targets.delta import DeltaConfig, DeltaWriter
 from connectors.targets.delta_errors import delivery_error, of_the_library
@@ -70,15 +71,26 @@ async def test_an_object_store_that_cannot_be_reached_is_a_transient_error(store
     await writer.close()
 
 
+async def nine_commits(store: S3Store, directory: Path) -> Writer:
+    """A writer that merges after each four commits, and has made nine."""
+    config = in_store(store).model_copy(update={"compact_every": 4, "timeout": 5.0})
+    writer, source = config.writer(Context("g", directory)), Source()
+    await writer.open()
+    for unit in range(1, 10):
+        await writer.write(source.batch([float(unit)]), unit)
+    return writer
+
+
+def assert_nine(found: DeltaTable) -> None:
+    values = pa.RecordBatchReader.from_stream(found.scan()).read_all()["value"].to_pylist()
+    assert sorted(values) == [float(unit) for unit in range(1, 10)]
+
+
 async def test_small_files_are_merged_and_the_log_is_shortened_in_an_object_store_too(
     store: S3Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.late = 3 * 3600  # the log may go, which is kept for an hour, and no file, which are kept for a day
-    config = in_store(store).model_copy(update={"compact_every": 4, "timeout": 5.0})
-    writer, source = config.writer(Context("g", tmp_path)), Source()
-    await writer.open()
-    for unit in range(1, 10):
-        await writer.write(source.batch([float(unit)]), unit)
+    writer = await nine_commits(store, tmp_path)
     async with asyncio.timeout(10):
         while f"bucket/plant/readings/_delta_log/{0:020}.json" in store.objects:
             await asyncio.sleep(0.02)
@@ -86,8 +98,7 @@ async def test_small_files_are_merged_and_the_log_is_shortened_in_an_object_stor
     assert caplog.text == ""
     found = DeltaTable("s3://bucket/plant/readings", storage_options=store.options)
     assert len(found.file_uris()) < 9
-    values = pa.RecordBatchReader.from_stream(found.scan()).read_all()["value"].to_pylist()
-    assert sorted(values) == [float(unit) for unit in range(1, 10)]
+    assert_nine(found)
 
 
 async def test_a_store_whose_clock_is_days_behind_makes_nothing_be_deleted(
@@ -95,18 +106,13 @@ async def test_a_store_whose_clock_is_days_behind_makes_nothing_be_deleted(
 ) -> None:
     """What is being written would look as if it had been left behind long ago."""
     store.late = 3 * 86_400
-    config = in_store(store).model_copy(update={"compact_every": 4, "timeout": 5.0})
-    writer, source = config.writer(Context("g", tmp_path)), Source()
-    await writer.open()
-    for unit in range(1, 10):
-        await writer.write(source.batch([float(unit)]), unit)
+    writer = await nine_commits(store, tmp_path)
     async with asyncio.timeout(10):
         while "until the clocks of this machine and of the store agree" not in caplog.text:
             await asyncio.sleep(0.02)
     await writer.close()
     found = DeltaTable("s3://bucket/plant/readings", storage_options=store.options)
-    values = pa.RecordBatchReader.from_stream(found.scan()).read_all()["value"].to_pylist()
-    assert sorted(values) == [float(unit) for unit in range(1, 10)]
+    assert_nine(found)
     assert sum(name.endswith(".parquet") and "_delta_log" not in name for name in store.objects) > 9, "the merged too"
 
 
