@@ -99,6 +99,13 @@ class JsonLinesEncoder:
 
     def encode(self, batch: pa.RecordBatch) -> bytes:
         """The lines of a batch of `normalization.reading.stream_schema`, in its order; UTF-8."""
+        return rows.join([*self._parts(batch), "}\n"])
+
+    def objects(self, batch: pa.RecordBatch) -> pa.Array:
+        """The lines without their line feeds, a string per reading."""
+        return rows.beside([*self._parts(batch), "}"])
+
+    def _parts(self, batch: pa.RecordBatch) -> list[rows.Part]:
         self._learn(batch)
         gateway, shard = batch.column("gateway"), batch.column("shard")
         source_time = batch.column("source_time").view(pa.int64())
@@ -126,8 +133,7 @@ class JsonLinesEncoder:
                 parts.append(_optional(name, pc.if_else(zero, None, column).cast(pa.string())))
         if properties.null_count < len(properties):
             parts.append(_optional("properties", strings(properties)))
-        parts.append("}\n")
-        return rows.join(parts)
+        return parts
 
     def _learn(self, batch: pa.RecordBatch) -> None:
         """Render the constant part of the tags that are new: ``,"source":"…",…``."""
