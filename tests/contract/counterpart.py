@@ -6,10 +6,10 @@ A target takes part by a module in `tests/contract/writers/` that has a list ``P
 import pkgutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import connectors.targets
 from connectors.settings import TargetConfig
@@ -29,6 +29,38 @@ class Counterpart(Protocol):
         """Nothing can be written meanwhile; what was written before is there again afterwards."""
 
 
+class Networked(Counterpart, Protocol):
+    """A counterpart that is reached over TCP.
+
+    Attributes:
+        port: Where it listens on 127.0.0.1; a relay passes on to it.
+        relay_port: Where that relay must listen, because the counterpart tells its clients so; 0 for anywhere.
+    """
+
+    port: int
+    relay_port: int
+
+    def through(self, port: int, **settings: Any) -> TargetConfig:
+        """As `config`, with the counterpart at this port of 127.0.0.1."""
+
+
+class Guarded(Counterpart, Protocol):
+    """A counterpart that knows its users."""
+
+    def stranger(self) -> TargetConfig:
+        """As `config`, with credentials that are wrong; a secret in them is or holds ``wrong-secret``."""
+
+
+class Certified(Counterpart, Protocol):
+    """A counterpart with TLS, whose certificate and authority, and those of the client, are files that `config` names."""
+
+    def certify(self, *, expired: bool = False) -> None:
+        """Replace authority and certificates by new ones; with `expired`, the counterpart's own has run out."""
+
+
+Ability = Literal["network", "credentials", "certificates"]
+
+
 @dataclass(frozen=True)
 class Provider:
     """One way to use a target.
@@ -39,12 +71,22 @@ class Provider:
         start: Starts the counterpart with files in the given folder.
         refuses: Names of the `readings.SAMPLES` that the target's own format has no way to say; each must come back as
             a rejected record, and no other may.
+        counterpart: Name of the software that the target is tested against, as `tests.interop.version` knows it.
+        able: What the counterpart can do: `Networked`, `Guarded`, `Certified`.
+        ordered: Whether `Counterpart.rows` gives the readings of a tag in the order in which the target took them.
+        largest: Bytes that a reading can never have in this target; None where there is no such limit.
+        names: Whether every name can be written; else some are refused.
     """
 
     type: str
     name: str
     start: Callable[[Path], AbstractContextManager[Counterpart]]
     refuses: frozenset[str] = frozenset()
+    counterpart: str = ""
+    able: frozenset[Ability] = field(default_factory=frozenset)
+    ordered: bool = False
+    largest: int | None = None
+    names: bool = True
 
 
 def providers() -> list[Provider]:

@@ -1,4 +1,5 @@
-"""A TCP relay between a reader and its device, so that a test can take the device away, watch the reader, and alter answers."""
+"""A TCP relay between a reader and its device, or a writer and its target, so that a test can take the other side away, slow
+it down, watch what is sent, and alter answers."""
 
 import asyncio
 from collections import deque
@@ -7,7 +8,7 @@ from typing import Any, Self
 
 
 class Relay:
-    """Listens on a free port of 127.0.0.1 and passes everything on to the port `target`.
+    """Listens on a port of 127.0.0.1, a free one unless it is told, and passes everything on to the port `target`.
 
     Attributes:
         port: Where it listens; kept for its life.
@@ -16,15 +17,19 @@ class Relay:
         with_connections, without_connections: Set while it has any, or none.
         sent: All that readers sent.
         alter: What is done to each piece of data from the device.
+        pause: Seconds that each piece of data to the device takes.
+        cut_after: Bytes to the device after which the connection is reset, once; None for never.
     """
 
-    def __init__(self, target: int) -> None:
-        self.port = 0
+    def __init__(self, target: int, port: int = 0) -> None:
+        self.port = port
         self.connections = 0
         self.with_connections, self.without_connections = asyncio.Event(), asyncio.Event()
         self.without_connections.set()
         self.sent = bytearray()
         self.alter: Callable[[bytes], bytes] = lambda data: data
+        self.pause = 0.0
+        self.cut_after: int | None = None
         self.target = target
         self._frozen = False
         self._held: deque[tuple[asyncio.StreamWriter, bytes]] = deque()
@@ -94,6 +99,13 @@ class Relay:
         while data := await source.read(65536):
             if reader is None:
                 self.sent += data
+                await asyncio.sleep(self.pause)
+                if self.cut_after is not None:
+                    left, self.cut_after = self.cut_after, self.cut_after - len(data)
+                    if self.cut_after <= 0:
+                        self.cut_after = None
+                        target.write(data[:left])
+                        raise ConnectionError("cut")
             else:
                 data = self.alter(data)
             if self._frozen:

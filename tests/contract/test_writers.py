@@ -5,19 +5,39 @@ What a target can promise is a field of its `Limits`; what its format cannot say
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
 
-from connectors.contract import Context, DeliveryError, RejectedRecords, Writer
-from tests.contract.counterpart import Counterpart, Provider, providers, target_types
+from connectors.contract import AuthError, Context, DeliveryError, RejectedRecords, TransientError, Writer
+from connectors.settings import TargetConfig
+from tests.contract.counterpart import (
+    Ability,
+    Certified,
+    Counterpart,
+    Guarded,
+    Networked,
+    Provider,
+    providers,
+    target_types,
+)
 from tests.contract.readings import SAMPLES, Row, Source, rows
+from tests.contract.relay import Relay
 
 PROVIDERS = providers()
+
+
+def of(chosen: list[Provider]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("provider", chosen, ids=lambda p: p.name, scope="function")
+
+
+def able(ability: Ability) -> pytest.MarkDecorator:
+    return of([p for p in PROVIDERS if ability in p.able])
 
 
 @pytest.fixture(params=PROVIDERS, ids=lambda p: p.name)
@@ -45,7 +65,10 @@ class Attached:
         folder.mkdir(parents=True)
 
     def writer(self, **settings: Any) -> Writer:
-        return self.counterpart.config(**settings).writer(self.context)
+        return self.of(self.counterpart.config(**settings))
+
+    def of(self, config: TargetConfig) -> Writer:
+        return config.writer(self.context)
 
 
 @pytest.fixture
@@ -68,6 +91,38 @@ def assert_there(expected: list[Row], found: list[Row], writer: Writer) -> None:
         assert {sequence: count for sequence, count in counts.items() if count > 1} == {}
 
 
+async def take(writer: Writer, batch: pa.RecordBatch, unit: int) -> set[int]:
+    """Write a batch but for what the target refuses; returns which rows those are."""
+    rejected = RejectedRecords([], [], rest_written=True)
+    try:
+        await writer.write(batch, unit)
+    except RejectedRecords as error:
+        rejected = error
+    assert sorted(set(rejected.indices)) == rejected.indices
+    assert len(rejected.reasons) == len(rejected.indices)
+    if not rejected.rest_written:
+        kept = sorted(set(range(len(batch))) - set(rejected.indices))
+        await writer.write(batch.take(pa.array(kept, pa.int64())), unit + 1)
+    return set(rejected.indices)
+
+
+async def write_on(writer: Writer, batch: pa.RecordBatch, unit: int, patience: float = 60.0) -> None:
+    """Write a unit until it is taken, as the forwarder does."""
+    async with asyncio.timeout(patience):
+        while True:
+            try:
+                await writer.write(batch, unit)
+            except RejectedRecords:
+                raise
+            except DeliveryError:
+                await writer.close()
+                await asyncio.sleep(0.05)
+                with contextlib.suppress(DeliveryError):
+                    await writer.open()
+            else:
+                return
+
+
 def test_every_target_has_a_provider() -> None:
     assert {p.type for p in PROVIDERS} == target_types()
 
@@ -78,17 +133,8 @@ async def test_every_kind_of_value_comes_back_equal(
     batch = source.samples()
     writer = attached.writer()
     await writer.open()
-    rejected = RejectedRecords([], [], rest_written=True)
-    try:
-        await writer.write(batch, 1)
-    except RejectedRecords as error:
-        rejected = error
-    refused = set(rejected.indices)
-    if not rejected.rest_written:
-        await writer.write(batch.take(pa.array([i for i in range(len(batch)) if i not in refused])), 2)
+    refused = await take(writer, batch, 1)
     await writer.close()
-    assert len(rejected.reasons) == len(rejected.indices)
-    assert sorted(refused) == rejected.indices
     assert {SAMPLES[index].name for index in refused} == provider.refuses
     assert_same([row for i, row in enumerate(rows(batch)) if i not in refused], counterpart.rows())
 
@@ -253,3 +299,190 @@ async def test_hostile_names_stay_in_their_row(attached: Attached, counterpart: 
     await writer.write(batch, 1)
     await writer.close()
     assert_same(rows(batch), counterpart.rows())
+
+
+async def test_100_000_random_values_under_random_names_come_back_equal_or_are_refused(
+    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    chance = random.Random(20261126)
+
+    def text(most: int, least: int = 0) -> str:
+        points = (
+            chance.randrange(chance.choice((0x7F, 0x800, 0x10000, 0x110000)))
+            for _ in range(chance.randint(least, most))
+        )
+        return "".join(chr(point) if not 0xD800 <= point < 0xE000 else "?" for point in points)
+
+    tags = [source.tag(i, path=text(24, 1), tag_name=text(12), source=f"s{i % 2}", unit=text(3)) for i in range(2_000)]
+    writer = attached.writer()
+    await writer.open()
+    expected, refused = [], 0
+    step = min(writer.limits.rows, 10_000)
+    for unit, start in enumerate(range(0, 100_000, step)):
+        count = min(step, 100_000 - start)
+        batch = source.batch([text(16) for _ in range(count)], tags=chance.choices(tags, k=count))
+        wrong = await take(writer, batch, 1 + 2 * unit)
+        refused += len(wrong)
+        expected += [row for at, row in enumerate(rows(batch)) if at not in wrong]
+    await writer.close()
+    assert_same(expected, counterpart.rows())
+    assert refused == 0 or not provider.names
+
+
+@of([p for p in PROVIDERS if p.ordered])
+async def test_the_readings_of_a_tag_arrive_in_order(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    writer = attached.writer()
+    await writer.open()
+    batches = [source.batch([float(i) for i in range(200)]) for _ in range(20)]
+    for unit, batch in enumerate(batches, 1):
+        await writer.write(batch, unit)
+    await writer.close()
+    found = counterpart.rows()
+    for path in {row.path for row in found}:
+        of_tag = [row.sequence for row in found if row.path == path]
+        assert of_tag == sorted(of_tag)
+    assert len(found) == 4_000
+
+
+@of([p for p in PROVIDERS if p.largest is not None])
+async def test_a_reading_that_is_too_large_is_refused_and_those_beside_it_are_written(
+    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    assert provider.largest is not None
+    batch = source.batch([1.0, "x" * provider.largest, 3.0])
+    writer = attached.writer()
+    await writer.open()
+    assert await take(writer, batch, 1) == {1}
+    after = source.batch([4.0])
+    await writer.write(after, 3)
+    await writer.close()
+    assert_same([*(row for row in rows(batch) if isinstance(row.value, float)), *rows(after)], counterpart.rows())
+
+
+async def test_a_target_that_is_gone_in_the_middle_of_the_stream_has_everything_in_the_end(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    writer = attached.writer(timeout="5s")
+    await writer.open()
+    batches = [source.batch([float(i) for i in range(400)]) for _ in range(40)]
+    half = asyncio.Event()
+
+    async def stream() -> None:
+        for unit, batch in enumerate(batches, 1):
+            await write_on(writer, batch, unit)
+            if unit == len(batches) // 2:
+                half.set()
+
+    streaming = asyncio.create_task(stream())
+    await half.wait()
+    leaving = counterpart.outage()
+    await asyncio.to_thread(leaving.__enter__)
+    await asyncio.to_thread(leaving.__exit__, None, None, None)
+    await streaming
+    await writer.close()
+    assert_there([row for batch in batches for row in rows(batch)], counterpart.rows(), writer)
+
+
+@able("network")
+async def test_a_target_that_falls_silent_costs_a_time_out_and_no_reading(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    networked = cast("Networked", counterpart)
+    async with Relay(networked.port, networked.relay_port) as relay:
+        writer = attached.of(networked.through(relay.port, timeout="2s"))
+        await writer.open()
+        before, during = source.batch([1.0]), source.batch([2.0])
+        await writer.write(before, 1)
+        relay.freeze()
+        async with asyncio.timeout(15):
+            with pytest.raises(TransientError):
+                await writer.write(during, 2)
+            await writer.close()
+        relay.cut()
+        relay.thaw()
+        await relay.restore()
+        await write_on(writer, during, 2)
+        await writer.close()
+    assert_there([*rows(before), *rows(during)], counterpart.rows(), writer)
+
+
+@able("network")
+async def test_a_target_that_takes_connections_and_never_answers_is_told_when_opening(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    networked = cast("Networked", counterpart)
+    async with Relay(networked.port, networked.relay_port) as relay:
+        relay.freeze()
+        writer = attached.of(networked.through(relay.port, timeout="1s"))
+        async with asyncio.timeout(15):
+            with pytest.raises(TransientError):
+                await writer.open()
+                await writer.write(source.batch([1.0]), 1)
+            await writer.close()
+
+
+@able("network")
+async def test_a_target_behind_a_slow_line_gets_everything(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    networked = cast("Networked", counterpart)
+    async with Relay(networked.port, networked.relay_port) as relay:
+        writer = attached.of(networked.through(relay.port, timeout="20s"))
+        await writer.open()
+        relay.pause = 0.05
+        batch = source.batch([float(i) for i in range(500)])
+        await writer.write(batch, 1)
+        await writer.close()
+    assert_same(rows(batch), counterpart.rows())
+
+
+@able("network")
+@pytest.mark.parametrize("bytes_taken", [1, 700, 30_000])
+async def test_a_connection_that_is_reset_in_the_middle_of_a_unit_loses_nothing(
+    attached: Attached, counterpart: Counterpart, source: Source, bytes_taken: int
+) -> None:
+    networked = cast("Networked", counterpart)
+    async with Relay(networked.port, networked.relay_port) as relay:
+        writer = attached.of(networked.through(relay.port, timeout="10s"))
+        await writer.open()
+        batch = source.batch([float(i) for i in range(2_000)])
+        relay.cut_after = bytes_taken
+        await write_on(writer, batch, 1)
+        await writer.close()
+    assert_there(rows(batch), counterpart.rows(), writer)
+
+
+@able("credentials")
+async def test_wrong_credentials_are_said_and_no_secret_is_told(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    writer = attached.of(cast("Guarded", counterpart).stranger())
+    with pytest.raises(AuthError) as caught:
+        await writer.open()
+        await writer.write(source.batch([1.0]), 1)
+    await writer.close()
+    assert "wrong-secret" not in str(caught.value)
+    assert counterpart.rows() == []
+
+
+@able("certificates")
+async def test_an_expired_certificate_is_refused_and_a_new_one_taken_without_a_restart(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    certified = cast("Certified", counterpart)
+    before, after = source.batch([1.0]), source.batch([2.0])
+    writer = attached.writer(timeout="10s")
+    await writer.open()
+    await writer.write(before, 1)
+    await writer.close()
+    await asyncio.to_thread(certified.certify, expired=True)
+    with pytest.raises(DeliveryError, match="certificate"):
+        await writer.open()
+        await writer.write(after, 2)
+    await writer.close()
+    await asyncio.to_thread(certified.certify)
+    await write_on(writer, after, 2)
+    await writer.close()
+    assert_there([*rows(before), *rows(after)], counterpart.rows(), writer)

@@ -42,4 +42,4 @@ def screen(folder: Path) -> Iterator[Counterpart]:
         yield Screen(folder / "screen", stack)
 
 
-PROVIDERS = [Provider("console", "console", screen)]
+PROVIDERS = [Provider("console", "console", screen, ordered=True)]

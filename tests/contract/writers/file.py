@@ -112,7 +112,14 @@ def parquet(folder: Path) -> Iterator[Counterpart]:
 
 
 PROVIDERS = [
-    Provider("file", "file, jsonl", jsonl),
-    Provider("file", "file, line protocol", line_protocol, refuses=frozenset({"nan", "inf", "-inf"})),
+    Provider("file", "file, jsonl", jsonl, ordered=True),
+    Provider(
+        "file",
+        "file, line protocol",
+        line_protocol,
+        refuses=frozenset({"nan", "inf", "-inf"}),
+        ordered=True,
+        names=False,  # line breaks, and a backslash at the end
+    ),
     Provider("file", "file, parquet", parquet),
 ]

@@ -58,16 +58,27 @@ def read_rows(server: PostgresServer, database: str, table: str = "public.readin
 class Database:
     def __init__(self, settings: dict[str, Any], options: str = "") -> None:
         self.server = service()
+        self.port, self.relay_port = self.server.port, 0
         self.name = f"contract_{next(_numbers)}"
         self.settings = settings
         self.server.run(f"CREATE DATABASE {self.name} {options}")
 
     def config(self, **settings: Any) -> TargetConfig:
+        return self.through(self.port, **settings)
+
+    def through(self, port: int, **settings: Any) -> TargetConfig:
         own = {"username": SUPERUSER, "password": PASSWORD} | self.settings
-        whole = {"endpoint": self.server.url(self.name), "timeout": "10s", "provider_config": own}
-        return TimescaleConfig.model_validate(whole | settings)
+        endpoint = f"postgresql://127.0.0.1:{port}/{self.name}"
+        return TimescaleConfig.model_validate(
+            {"endpoint": endpoint, "timeout": "10s", "provider_config": own} | settings
+        )
+
+    def stranger(self) -> TargetConfig:
+        return self.config(provider_config={"username": SUPERUSER, "password": "wrong-secret"})
 
     def rows(self) -> list[Row]:
+        if not self.server.run("SELECT 1 FROM pg_tables WHERE tablename = 'readings'", database=self.name):
+            return []
         return read_rows(self.server, self.name)
 
     @contextmanager
@@ -84,4 +95,13 @@ def database(_: Path) -> Iterator[Counterpart]:
     yield Database({})
 
 
-PROVIDERS = [Provider("timescaledb", "timescaledb, plain PostgreSQL", database)]
+PROVIDERS = [
+    Provider(
+        "timescaledb",
+        "timescaledb, plain PostgreSQL",
+        database,
+        counterpart="PostgreSQL",
+        able=frozenset({"network", "credentials"}),
+        names=False,  # NUL
+    )
+]
