@@ -9,6 +9,7 @@ import typer
 
 from bifrost.browse import browse
 from bifrost.certs import certs
+from bifrost.create import create
 from bifrost.dlq import dlq
 from bifrost.modbus import modbus
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
@@ -87,6 +88,28 @@ def check(config: ConfigFile = DEFAULT_CONFIG, read: Read = None, as_json: AsJso
         from bifrost.screen import console
 
         console().print(table(found))
+
+
+@app.command()
+def doctor(
+    config: ConfigFile = DEFAULT_CONFIG,
+    write: Annotated[bool, typer.Option("--write", help="Write one test record to each target.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Connect to every source and target, and say in plain words what is wrong and what to do. Exit code 1 when something is.
+
+    Writes nothing, unless --write: then each target gets one record of the source `bifrost-doctor`.
+    """
+    loaded = load(config)
+    from bifrost.doctor import examine, plain, table
+    from bifrost.screen import console
+
+    found = examine(loaded, write=write)
+    if as_json:
+        print_json({"gateway": loaded.gateway, "ok": all(one.ok for one in found), "connectors": plain(found)})
+    else:
+        console().print(table(found))
+    raise typer.Exit(0 if all(one.ok for one in found) else 1)
 
 
 @app.command()
@@ -225,6 +248,7 @@ def ddl(
 
 
 app.add_typer(certs, name="certs")
+app.add_typer(create, name="create")
 app.add_typer(dlq, name="dlq")
 app.add_typer(modbus, name="modbus")
 app.add_typer(spool, name="spool")

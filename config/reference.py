@@ -185,8 +185,8 @@ def _table(model: type[BaseModel], path: str, skip: Sequence[str] = ()) -> str:
     for key, field in model.model_fields.items():
         if key in skip:
             continue
-        kind = _type(field.annotation, [*field.metadata])
-        default = _default(field)
+        kind = type_words(field.annotation, [*field.metadata])
+        default = default_words(field)
         described = _cell(field.description or "")
         rows.append(f"| `{field.alias or key}` | {kind} | {default} | {described} |")
     return "\n".join(rows[1:] if len(rows) > 3 else []) + "\n"
@@ -226,7 +226,8 @@ def _models(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
             yield model, step + deeper
 
 
-def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+def type_words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """The type of a setting in words, as Markdown."""
     annotation, beside = _parts(annotation)
     metadata = [*beside, *metadata]
     functions = [item.func for item in metadata if isinstance(item, BeforeValidator)]
@@ -239,7 +240,7 @@ def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         wanted = [argument for argument in arguments if argument is not type(None)]
-        return " or ".join(dict.fromkeys(_type(argument, metadata) for argument in wanted))
+        return " or ".join(dict.fromkeys(type_words(argument, metadata) for argument in wanted))
     if origin is list:
         return f"list of {_plural(arguments[0])}"
     if origin is dict:
@@ -255,7 +256,9 @@ def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 def _plural(annotation: Any) -> str:
     if any(True for _ in _models(annotation)):
         return "sections"
-    return {"text": "texts", "integer": "integers", "secret": "secrets"}.get(_type(annotation), _type(annotation))
+    return {"text": "texts", "integer": "integers", "secret": "secrets"}.get(
+        type_words(annotation), type_words(annotation)
+    )
 
 
 def _range(metadata: Sequence[Any], word: Any) -> str:
@@ -274,13 +277,14 @@ def _range(metadata: Sequence[Any], word: Any) -> str:
     return f", {word(low)} or more" if low else ""
 
 
-def _default(field: FieldInfo) -> str:
+def default_words(field: FieldInfo) -> str:
+    """The default of a setting as Markdown; ``**needed**`` where there is none, empty where nothing is the default."""
     value = field.get_default(call_default_factory=False)
     if value is PydanticUndefined:
         return "**needed**"
     if value is None or isinstance(value, BaseModel) or value in ({}, [], ""):
         return ""
-    kind = _type(field.annotation, [*field.metadata])
+    kind = type_words(field.annotation, [*field.metadata])
     if kind.startswith("duration"):
         return f"`{_as_duration(value)}`"
     if kind.startswith("size"):

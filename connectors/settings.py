@@ -187,6 +187,10 @@ class TargetConfig(Settings):
     buffer: BufferSettings = Field(BufferSettings(), description="how readings wait for this target")
     rate_limit: RateSettings = Field(RateSettings(), description="what the target may get per second")
 
+    def trial(self) -> Self:
+        """The target for a look that must disturb no gateway that writes to it."""
+        return self
+
     def writer(self, context: Context) -> Writer:  # noqa: ARG002 - each type's config overrides it
         """The writer of this target; each type's config returns its own."""
         raise TypeError(f"{type(self).__name__} has no writer")

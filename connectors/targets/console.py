@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 from typing_extensions import override
 
-from connectors.contract import Context, Limits, TransientError, Writer
+from connectors.contract import Context, Finding, Limits, TransientError, Writer
 from connectors.settings import TargetConfig
 from connectors.wire import json_lines, rows
 from connectors.wire.json_lines import JsonLinesEncoder
@@ -78,6 +78,14 @@ class ConsoleWriter(Writer):
     @override
     async def close(self) -> None:
         """Standard output stays open; see `Writer.close`."""
+
+    async def check(self) -> list[Finding]:
+        """Whether anything can be printed; see `contract.Checks`."""
+        if sys.stdout.closed:
+            return [
+                Finding(False, "standard output", "is closed; start the gateway with it open, or use a file target")
+            ]
+        return [Finding(True, "standard output", "open")]
 
     def _print(self, payload: bytes) -> None:
         try:

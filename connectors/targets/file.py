@@ -9,6 +9,7 @@ import asyncio
 import errno
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from connectors.contract import (
     ConfigError,
     Context,
     DeliveryError,
+    Finding,
     Limits,
     RejectedRecords,
     TransientError,
@@ -113,6 +115,18 @@ def _make_folder(folder: Path) -> None:
         _sync_folder(made.parent)
 
 
+def _found(folder: Path) -> list[Finding]:
+    """Whether files can be made in the folder, or in the nearest one above it that there is."""
+    there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    if not there.is_dir():
+        return [Finding(False, str(folder), f"{there} is a file; give a folder as `endpoint`")]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [Finding(False, str(folder), f"{there} cannot be written to; let the gateway's user write there")]
+    free = shutil.disk_usage(there).free // 1024**2
+    made = "the folder is there" if there == folder else "the folder will be made"
+    return [Finding(True, str(folder), f"{made}; {free:,} MiB are free")]
+
+
 def whole_lines(size: int, read: Callable[[int, int], bytes], block: int = 65_536) -> int:
     """Bytes of a file of lines that end with a line feed, counted from its start.
 
@@ -192,6 +206,10 @@ class TextWriter(Writer):
     async def close(self) -> None:
         """Close the file; see `Writer.close`."""
         await asyncio.to_thread(self._locked, self._close)
+
+    async def check(self) -> list[Finding]:
+        """Whether the folder can be used; see `contract.Checks`."""
+        return await asyncio.to_thread(_found, self._folder)
 
     def _locked(self, act: Callable[..., None], *args: bytes) -> None:
         with self._lock:
@@ -286,6 +304,10 @@ class ParquetWriter(Writer):
     @override
     async def close(self) -> None:
         """Nothing is open between writes; see `Writer.close`."""
+
+    async def check(self) -> list[Finding]:
+        """Whether the folder can be used; see `contract.Checks`."""
+        return await asyncio.to_thread(_found, self._folder)
 
     def _open(self) -> None:
         _make_folder(self._folder)

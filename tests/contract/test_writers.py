@@ -5,16 +5,18 @@ What a target can promise is a field of its `Limits`; what its format cannot say
 
 import asyncio
 import contextlib
+import functools
 import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from connectors.contract import AuthError, Context, DeliveryError, RejectedRecords, TransientError, Writer
+from connectors.contract import AuthError, Checks, Context, DeliveryError, RejectedRecords, TransientError, Writer
 from connectors.settings import TargetConfig
 from tests.contract.counterpart import (
     Ability,
@@ -301,17 +303,27 @@ async def test_hostile_names_stay_in_their_row(attached: Attached, counterpart: 
     assert_same(rows(batch), counterpart.rows())
 
 
+@functools.cache
+def random_texts() -> list[str]:
+    """100,000 texts of up to 16 characters out of all of Unicode, half of them out of its first 2,048."""
+    chance = np.random.default_rng(20261126)
+    limits = chance.choice([0x7F, 0x800, 0x10000, 0x110000], (100_000, 16))
+    points = (chance.random((100_000, 16)) * limits).astype(np.int64)
+    points[(points >= 0xD800) & (points < 0xE000)] = 0xFFFD
+    return [
+        "".join(map(chr, row[:length]))
+        for row, length in zip(points.tolist(), chance.integers(0, 17, 100_000).tolist(), strict=True)
+    ]
+
+
 async def test_100_000_random_values_under_random_names_come_back_equal_or_are_refused(
     provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
 ) -> None:
     chance = random.Random(20261126)
+    values = random_texts()
 
     def text(most: int, least: int = 0) -> str:
-        points = (
-            chance.randrange(chance.choice((0x7F, 0x800, 0x10000, 0x110000)))
-            for _ in range(chance.randint(least, most))
-        )
-        return "".join(chr(point) if not 0xD800 <= point < 0xE000 else "?" for point in points)
+        return chance.choice(values)[:most] or "x" * least
 
     tags = [source.tag(i, path=text(24, 1), tag_name=text(12), source=f"s{i % 2}", unit=text(3)) for i in range(2_000)]
     writer = attached.writer()
@@ -320,7 +332,7 @@ async def test_100_000_random_values_under_random_names_come_back_equal_or_are_r
     step = min(writer.limits.rows, 10_000)
     for unit, start in enumerate(range(0, 100_000, step)):
         count = min(step, 100_000 - start)
-        batch = source.batch([text(16) for _ in range(count)], tags=chance.choices(tags, k=count))
+        batch = source.batch(values[start : start + count], tags=chance.choices(tags, k=count))
         wrong = await take(writer, batch, 1 + 2 * unit)
         refused += len(wrong)
         expected += [row for at, row in enumerate(rows(batch)) if at not in wrong]
@@ -383,6 +395,37 @@ async def test_a_target_that_is_gone_in_the_middle_of_the_stream_has_everything_
     await streaming
     await writer.close()
     assert_there([row for batch in batches for row in rows(batch)], counterpart.rows(), writer)
+
+
+async def test_a_check_finds_nothing_wrong_with_a_sound_target_and_writes_nothing(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    writer = attached.writer(timeout="10s")
+    assert isinstance(writer, Checks)
+    before = await writer.check()
+    batch = source.batch([1.0])
+    await writer.open()
+    await writer.write(batch, 1)
+    await writer.close()
+    after = await writer.check()
+    for found in (before, after):
+        assert found
+        assert all(finding.subject and finding.detail for finding in found)
+        assert [finding for finding in found if not finding.ok] == []
+    assert_same(rows(batch), counterpart.rows())
+
+
+async def test_a_check_of_a_target_that_is_gone_says_so(
+    attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    writer = attached.writer(timeout="2s")
+    assert isinstance(writer, Checks)
+    await writer.open()
+    await writer.write(source.batch([1.0]), 1)
+    await writer.close()
+    with counterpart.outage():
+        found = await writer.check()
+    assert [finding for finding in found if not finding.ok]
 
 
 @able("network")

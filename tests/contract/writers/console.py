@@ -26,7 +26,7 @@ class Screen:
         return ConsoleConfig.model_validate({"format": "jsonl"} | settings)
 
     def rows(self) -> list[Row]:
-        return [json_row(line) for line in self.path.read_text("utf-8").split("\n")[:-1]]
+        return [json_row(line) for line in self.path.read_bytes().decode().split("\n")[:-1]]
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:

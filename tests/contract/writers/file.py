@@ -81,8 +81,8 @@ class Folder:
             return [row for file in files for row in table_rows(pq.ParquetFile(file).read().to_pylist())]
         files = sorted(self.folder.glob("readings-*"))
         if self.form == "jsonl":
-            return [json_row(line) for file in files for line in file.read_text("utf-8").split("\n")[:-1]]
-        return [line_row(line) for file in files for line in parse_lines(file.read_text("utf-8"))]
+            return [json_row(line) for file in files for line in file.read_bytes().decode().split("\n")[:-1]]
+        return [line_row(line) for file in files for line in parse_lines(file.read_bytes().decode())]
 
     @contextmanager
     def outage(self) -> Iterator[None]:
