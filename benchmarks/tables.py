@@ -1,4 +1,4 @@
-"""The tables of figures in README.md, docs/figures.md, docs/faults.md and docs/interop.md, made from docs/evidence.
+"""The tables of figures in README.md, docs/figures.md, docs/faults.md, docs/interop.md and docs/targets.md, made from docs/evidence.
 
 python -m benchmarks.tables [--check]
 """
@@ -169,6 +169,36 @@ counterparts as processes and writes what it saw to `build/evidence/interop.json
 {len(counterparts)} counterparts, {len(rows)} behaviours, {len(failed)} failed.
 
 """ + "\n".join(parts)
+
+
+_MARKS: Final = {"pass": "✓", "fail": "**fails**", "": "–"}
+
+
+def targets(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """docs/targets.md."""
+    held = {name: [each for each in one["behaviours"].values() if each == "pass"] for name, one in found.items()}
+    kinds = _table(
+        ("target", "tested against", "behaviours", "hold"),
+        (
+            (name, f"{one['counterpart']} {one['version']}".strip(), len(one["behaviours"]), len(held[name]))
+            for name, one in sorted(found.items())
+        ),
+    )
+    names = sorted(found)
+    behaviours = sorted({behaviour for one in found.values() for behaviour in one["behaviours"]})
+    matrix = _table(
+        ("behaviour", *names),
+        ((what, *(_MARKS[found[name]["behaviours"].get(what, "")] for name in names)) for what in behaviours),
+    )
+    return f"""# What every target was seen to do
+
+Generated from [`docs/evidence/targets.json`](evidence/targets.json) by `python -m benchmarks.tables`. One suite,
+`tests/contract/test_writers.py`, runs over every target against the software named here and writes what it saw to
+`build/evidence/targets.json`. A dash is what a target has no way to do: one that is not reached over a network cannot fall
+silent, one without users knows no wrong password.
+
+{kinds}
+{matrix}"""
 
 
 _COUNTED: Final = ("kills", "states", "flips", "rounds", "pairs", "starts", "obligations")  # how much was tried
@@ -359,6 +389,7 @@ def files(root: Path) -> dict[Path, str]:
         root / "docs" / "figures.md": page(bench, kill, dead),
         root / "docs" / "faults.md": faults(chaos, soak),
         root / "docs" / "interop.md": interop(json.loads((EVIDENCE / "interop.json").read_text())),
+        root / "docs" / "targets.md": targets(json.loads((EVIDENCE / "targets.json").read_text())),
     }
 
 

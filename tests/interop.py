@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import pytest
 
+from tests import evidence
+
 _COUNTERPARTS: Final = Path(__file__).parent / "counterparts"
 _PACKAGES: Final = {  # folder and npm package
     "node-opcua": ("opcua-node", "node-opcua"),
@@ -62,13 +64,14 @@ def merge(known: Iterable[Mapping[str, str]], seen: Seen, versions: Mapping[str,
 
 def record(seen: Seen, path: Path) -> None:
     """Write what was seen to the evidence at `path`, a list of counterpart, version, behaviour and result."""
-    known: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
-    rows = merge(known, seen, {name: version(name) for name, _ in seen})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".new")
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    draft.write_text(f"[\n{lines}\n]\n", "utf-8")
-    draft.replace(path)
+    versions = {name: version(name) for name, _ in seen}
+    with evidence.locked(path.parent):
+        known: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
+        rows = merge(known, seen, versions)
+        draft = path.with_suffix(".new")
+        lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        draft.write_text(f"[\n{lines}\n]\n", "utf-8")
+        draft.replace(path)
 
 
 @cache
