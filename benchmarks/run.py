@@ -1,4 +1,4 @@
-"""``python -m benchmarks.run [core_path] [zerobus] [load] [idle] [sources] [start] [peers]``: measure, and write build/evidence/bench.json.
+"""``python -m benchmarks.run [core_path] [encoders] [zerobus] [load] [idle] [sources] [start] [peers]``: measure, and write build/evidence/bench.json.
 
 Everything but `peers`, which is `sources` with Telegraf beside, is measured when nothing is named. Results are merged by key: what is not measured anew stays, with the
 conditions of its own time.
@@ -72,6 +72,15 @@ def measure_core_path() -> None:
     )
 
 
+def measure_encoders() -> None:
+    """Readings per CPU-second of each encoder."""
+    before = os.getloadavg()
+    found = _child("benchmarks.encoders", "12")
+    for name, one in found.items():
+        print(f"encoder, {name:>14}: {one['readings_per_cpu_s']:>9,} readings per CPU-second")
+    evidence.merge({"encoders": found}, evidence.conditions(before))
+
+
 def measure_zerobus() -> None:
     """Rows per second into the emulator."""
     before = os.getloadavg()
@@ -140,6 +149,7 @@ def measure_peers() -> None:
 
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "core_path": measure_core_path,
+    "encoders": measure_encoders,
     "zerobus": measure_zerobus,
     "load": measure_load,
     "idle": measure_idle,

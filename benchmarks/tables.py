@@ -130,6 +130,11 @@ def _telegraf(name: str, found: Evidence) -> int | None:
     return max((_per_cpu_s(each) for other, each in found.items() if other.startswith(about)), default=None)
 
 
+def encoder_rows(encoders: Evidence) -> list[tuple[str, str, str]]:
+    """Encoder, figure, aim."""
+    return [Figure(name, one["readings_per_cpu_s"], "", "≥", one["aim"]).row() for name, one in encoders.items()]
+
+
 def source_rows(found: Evidence) -> list[tuple[str, str, str, str, str]]:
     """For each work what is taken in, between which runs, by Telegraf, and the aim."""
     rows = []
@@ -287,6 +292,13 @@ CPU-second.
 
 {_table(("readings a batch", "behind", "live", "runs behind", "runs live"), core)}
 {_conditions(conditions["core_path"])}
+
+## Encoders
+
+Columns to the bytes that a target is sent, batches of 1,000 readings of 1,000 tags, nine in ten of them doubles.
+
+{_table(("encoder", "readings per CPU-second", "aim"), encoder_rows(bench["encoders"]))}
+{_conditions(conditions["encoders"])}
 
 ## ZeroBus
 

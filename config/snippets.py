@@ -13,6 +13,10 @@ from config.reference import EXAMPLES, choices, default_words, type_words
 
 UNIONS: Final = {"source": models.Source, "target": models.Target}
 _OWN: Final = "provider_config"
+_BROUGHT: Final = {
+    "source": "sources:\n  - name: device\n    protocol: {}\n",
+    "target": "gateway:\n  cloud:\n    connectors:\n      target:\n        type: {}\n",
+}
 _INDENT: Final = {"source": 4, "target": 8}  # of a connector's settings in its example
 
 
@@ -47,8 +51,10 @@ def snippet(kind: str, type_: str) -> str:
 
 def example_of(kind: str, type_: str) -> str:
     """The smallest example of a source or target."""
-    place = EXAMPLES / f"{type_}_{kind}.yaml"
-    return (place if place.exists() else EXAMPLES / f"{type_}.yaml").read_text("utf-8")
+    for place in (EXAMPLES / f"{type_}_{kind}.yaml", EXAMPLES / f"{type_}.yaml"):
+        if place.exists():
+            return place.read_text("utf-8")
+    return _BROUGHT[kind].format(type_)  # of an installed package
 
 
 def _written(kind: str, example: Any) -> dict[str, Any]:

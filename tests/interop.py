@@ -6,6 +6,7 @@ A test or a file of tests says `pytest.mark.interop("open62541")`, or with a sec
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -91,6 +92,8 @@ def _found(counterpart: str) -> Iterator[str]:
             yield from re.findall(r"mosquitto version (\S+)", _output([program or "mosquitto", "-h"]))
         case "libmodbus":
             yield from re.findall(r"^[\d.]+", _output(["pkg-config", "--modversion", "libmodbus"]))
+        case "SQLite":
+            yield sqlite3.sqlite_version
         case "PostgreSQL":
             yield from re.findall(r"(\d+\.\d+)", _output(["psql", "--version"]))
         case "open62541":

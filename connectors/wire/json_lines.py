@@ -6,6 +6,7 @@ base64 text, arrays and structures are nested JSON, NaN and infinities are the t
 microseconds.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -22,19 +23,38 @@ _QUALITIES: Final = pa.array([f',"quality":"{q.name}"' for q in Quality], pa.str
 _DAY: Final = 86_400_000_000
 
 
+def _letters(texts: Sequence[str]) -> np.ndarray:
+    """Texts of one length, each as that many bytes."""
+    return np.frombuffer("".join(texts).encode(), np.dtype(f"V{len(texts[0])}"))
+
+
 @lru_cache(maxsize=1)
-def _clock() -> pa.Array:
-    return pa.array([f"T{h:02}:{m:02}:{s:02}." for h in range(24) for m in range(60) for s in range(60)], pa.string())
+def _clock() -> np.ndarray:
+    return _letters([f"T{h:02}:{m:02}:{s:02}." for h in range(24) for m in range(60) for s in range(60)])
+
+
+_DIGITS: Final = _letters([f"{number:03}" for number in range(1000)])
 
 
 def timestamps(micros: pa.Array) -> pa.Array:
     """Times (int64, µs since the epoch, UTC) as ``2026-09-21T14:13:20.500123Z``."""
-    days, rest = np.divmod(micros.fill_null(0).to_numpy(), _DAY)
-    distinct, index = np.unique(days, return_inverse=True)
-    dates = pa.array(np.datetime_as_string(distinct.view("datetime64[D]"), unit="D"), pa.string()).take(pa.array(index))
+    given = (micros.fill_null(0) if micros.null_count else micros).to_numpy()
+    days, rest = np.divmod(given, _DAY)
+    one_day = len(days) > 0 and bool((days == days[0]).all())
+    distinct, index = (days[:1], slice(None)) if one_day else np.unique(days, return_inverse=True)
+    dates = np.datetime_as_string(distinct.view("datetime64[D]"), unit="D").tolist()
+    width = max(map(len, dates), default=10)  # years of more than four digits make some longer
     seconds, fraction = np.divmod(rest, 1_000_000)
-    digits = pc.utf8_slice_codeunits(pa.array(fraction + 1_000_000).cast(pa.string()), 1)
-    text = pc.binary_join_element_wise(dates, _clock().take(pa.array(seconds)), digits, "Z", "")
+    thousands, units = np.divmod(fraction, 1000)
+    letters = np.empty(len(days), [("date", f"V{width}"), ("clock", "V10"), ("ms", "V3"), ("us", "V3"), ("zone", "V1")])
+    if dates:
+        letters["date"] = _letters([date.ljust(width) for date in dates])[index]
+    letters["clock"] = _clock()[seconds]
+    letters["ms"], letters["us"], letters["zone"] = _DIGITS[thousands], _DIGITS[units], b"Z"
+    offsets = np.arange(0, letters.nbytes + 1, letters.itemsize, dtype=np.int32)
+    text = pa.Array.from_buffers(pa.string(), len(days), [None, pa.py_buffer(offsets), pa.py_buffer(letters.data)])
+    if len({len(date) for date in dates}) > 1:
+        text = pc.replace_substring(text, " ", "")
     return pc.if_else(micros.is_valid(), text, None) if micros.null_count else text
 
 
@@ -90,6 +110,13 @@ def _optional(key: str, text: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(f',"{key}":', text, "").fill_null("")
 
 
+def _names(column: pa.DictionaryArray) -> rows.Part:
+    """JSON strings of a column that mostly says the same in each row."""
+    if len(column.dictionary) == 1:
+        return msgspec.json.encode(column.dictionary[0].as_py()).decode()
+    return strings(column.dictionary).take(column.indices)
+
+
 class JsonLinesEncoder:
     """Encodes stream items; keeps the constant part of each tag's lines, so use one for as long as possible."""
 
@@ -107,24 +134,22 @@ class JsonLinesEncoder:
 
     def _parts(self, batch: pa.RecordBatch) -> list[rows.Part]:
         self._learn(batch)
-        gateway, shard = batch.column("gateway"), batch.column("shard")
         source_time = batch.column("source_time").view(pa.int64())
         received = timestamps(batch.column("received_time").view(pa.int64()))
-        parts: list[rows.Part] = [
-            '{"gateway":',
-            strings(gateway.dictionary).take(gateway.indices),
-            ',"shard":',
-            strings(shard.dictionary).take(shard.indices),
-            ',"sequence":',
-            batch.column("sequence").cast(pa.string()),
-        ]
-        if source_time.null_count < len(source_time):
+        parts: list[rows.Part] = ['{"gateway":', _names(batch.column("gateway"))]
+        parts += [',"shard":', _names(batch.column("shard"))]
+        parts += [',"sequence":', batch.column("sequence").cast(pa.string())]
+        if not source_time.null_count:
+            parts += [',"source_time":"', timestamps(source_time), '"']
+        elif source_time.null_count < len(source_time):
             parts.append(_optional("source_time", pc.binary_join_element_wise('"', timestamps(source_time), '"', "")))
         parts += [',"received_time":"', received, '"', self._tags.take(batch.column("tag"))]
         parts += [_TYPES.take(batch.column("type")), rows.by_type(batch, value)]
         parts.append(_QUALITIES.take(batch.column("quality")))
         status, properties = batch.column("status"), batch.column("properties")
-        if status.null_count < len(status):
+        if not status.null_count:
+            parts += [',"status":', status.cast(pa.string())]
+        elif status.null_count < len(status):
             parts.append(_optional("status", status.cast(pa.string())))
         for name in ("flags", "priority"):
             column = batch.column(name)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -90,13 +91,16 @@ class Provider:
 
 
 def providers() -> list[Provider]:
-    """The providers of all modules in `writers/`."""
+    """The providers of all modules in `writers/`, and those that installed packages bring."""
     modules = sorted(path.stem for path in (Path(__file__).parent / "writers").glob("*.py"))
-    return [one for module in modules for one in import_module(f"tests.contract.writers.{module}").PROVIDERS]
+    own = [one for module in modules for one in import_module(f"tests.contract.writers.{module}").PROVIDERS]
+    brought = [one for entry in entry_points(group="bifrost.contract_providers") for one in entry.load()]
+    return own + brought
 
 
 def target_types() -> set[str]:
-    """The types of all targets there are: each `TargetConfig` under `connectors.targets` that fixes its `type`."""
+    """The types of all targets there are: each `TargetConfig` under `connectors.targets`, or in an installed package."""
+    brought = tuple(entry.load() for entry in entry_points(group="bifrost.connectors"))
     for module in pkgutil.walk_packages(connectors.targets.__path__, "connectors.targets."):
         import_module(module.name)
     types: set[str] = set()
@@ -105,6 +109,6 @@ def target_types() -> set[str]:
         config = waiting.pop()
         waiting += config.__subclasses__()
         default = config.model_fields["type"].default
-        if config.__module__.startswith("connectors.targets") and isinstance(default, str):
+        if (config.__module__.startswith("connectors.targets") or config in brought) and isinstance(default, str):
             types.add(default)
     return types
