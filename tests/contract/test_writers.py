@@ -8,16 +8,21 @@ import contextlib
 import functools
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from structlog.testing import capture_logs
 
 from connectors.contract import AuthError, Checks, Context, DeliveryError, RejectedRecords, TransientError, Writer
 from connectors.settings import TargetConfig
+from delivery.dead_letters import DeadLetterStore
+from delivery.forwarder import Forwarder
+from delivery.metrics import REGISTRY
+from delivery.retry import RetryPolicy
 from tests.contract.counterpart import (
     Ability,
     Certified,
@@ -30,6 +35,7 @@ from tests.contract.counterpart import (
 )
 from tests.contract.readings import SAMPLES, Row, Source, rows
 from tests.contract.relay import Relay
+from tests.delivery.stores import new_spool
 
 PROVIDERS = providers()
 
@@ -51,6 +57,13 @@ def provider(request: pytest.FixtureRequest) -> Provider:
 def counterpart(provider: Provider, tmp_path: Path) -> Iterator[Counterpart]:
     with provider.start(tmp_path) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """What is logged is not printed: the console's provider closes standard output for a while."""
+    with capture_logs():
+        yield
 
 
 @pytest.fixture
@@ -426,6 +439,51 @@ async def test_a_check_of_a_target_that_is_gone_says_so(
     with counterpart.outage():
         found = await writer.check()
     assert [finding for finding in found if not finding.ok]
+
+
+async def test_the_metrics_of_a_target_move_with_what_becomes_of_its_readings(
+    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source, tmp_path: Path
+) -> None:
+    def told(metric: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"bifrost_cloud_{metric}", {"connector": provider.name, **labels}) or 0
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0.01)
+
+    def failures() -> float:
+        results = ("transient", "auth", "config", "capacity", "unexpected")
+        tried = sum(told("batch_operations_total", result=result) for result in results)
+        return tried + told("connection_attempts_total", result="error")
+
+    writer = attached.writer(timeout="5s", flush_interval="20ms")
+    letters = DeadLetterStore(tmp_path / "dead", source.tags, lambda _: True)
+    spool = new_spool(tmp_path / "spool", source.tags, entry_rows=writer.limits.rows)
+    forwarder = Forwarder(provider.name, writer, spool, letters, policy=RetryPolicy(first=0.05, cap=0.2), threshold=1)
+    sent, refused = told("data_points_sent_total"), told("data_points_failed_total")
+    taken, asked = told("batch_operations_total", result="ok"), told("response_time_seconds_count")
+    forwarder.start()
+    spool.append(source.samples())
+    await until(lambda: told("data_points_sent_total") - sent == len(SAMPLES) - len(provider.refuses))
+    await until(lambda: told("data_points_failed_total") - refused == len(provider.refuses))
+    assert told("connection_attempts_total", result="ok") >= 1
+    before = failures()
+    leaving = counterpart.outage()
+    await asyncio.to_thread(leaving.__enter__)
+    spool.append(source.batch([1.0, 2.0]))
+    arrived = sent + len(SAMPLES) - len(provider.refuses) + 2
+    await until(lambda: failures() > before or told("data_points_sent_total") == arrived)  # an open file may take it
+    await until(lambda: failures() == before or told("circuit_breaker_state") > 0)
+    await asyncio.to_thread(leaving.__exit__, None, None, None)
+    await until(lambda: told("data_points_sent_total") == arrived)
+    await until(lambda: told("circuit_breaker_state") == 0)
+    assert told("batch_operations_total", result="ok") > taken
+    assert told("response_time_seconds_count") > asked
+    forwarder.stop()
+    await asyncio.to_thread(forwarder.join, 10.0)
+    spool.close()
+    letters.close()
 
 
 @able("network")
