@@ -34,8 +34,9 @@ from hypothesis import strategies as st
 
 from bifrost.run import account
 from connectors.contract import Context, RejectedRecords
-from connectors.targets.zerobus.encode import ProtobufEncoder, reading_columns, to_arrow
+from connectors.targets.zerobus.encode import to_arrow
 from connectors.targets.zerobus.schema import Plan, TableColumn, descriptor, plan
+from connectors.wire.protobuf import ProtobufEncoder, reading_columns
 from delivery.journal import SHARDS, Journal
 from delivery.outcome import Outcome
 from delivery.spool import Spool

@@ -22,6 +22,7 @@ from connectors.targets.zerobus.catalog import Catalog
 from connectors.targets.zerobus.config import ZeroBusConfig
 from connectors.targets.zerobus.errors import HttpError, failure, grpc_status, rotated, was_dead
 from connectors.targets.zerobus.schema import Plan, columns, descriptor, plan
+from connectors.wire.protobuf import ProtobufEncoder, reading_columns
 
 _CLOSING: Final = 5.0  # seconds for a stream to end in good order
 
@@ -38,7 +39,7 @@ class _Stream:
 
     inner: Any
     plan: Plan
-    protobuf: encode.ProtobufEncoder | None
+    protobuf: ProtobufEncoder | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _requests(stream: _Stream, batch: pa.RecordBatch) -> tuple[list[_Request], d
     """Encode `batch` and cut it to the service's limits; rows that it would never take are told by number and reason."""
     if not batch.num_rows:
         return [], {}
-    values = encode.reading_columns(batch)
+    values = reading_columns(batch)
     refused = encode.missing(values, stream.plan.columns)
     records: Any
     if stream.protobuf is not None:
@@ -244,7 +245,7 @@ class ZeroBusWriter(Writer, Checks):
             library.TableProperties(self._table, descriptor(fitting.columns)),
             library.StreamConfigurationOptions(**bounds),
         )
-        return _Stream(inner, fitting, encode.ProtobufEncoder(fitting.columns))
+        return _Stream(inner, fitting, ProtobufEncoder(fitting.columns))
 
 
 def _library() -> Any:

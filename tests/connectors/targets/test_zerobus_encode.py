@@ -16,16 +16,15 @@ from hypothesis import strategies as st
 from connectors.targets.zerobus.encode import (
     MAX_BYTES,
     MAX_RECORDS,
-    ProtobufEncoder,
     arrow_sizes,
     missing,
     oversized,
-    reading_columns,
     record_sizes,
     requests,
     to_arrow,
 )
 from connectors.targets.zerobus.schema import Column, TableColumn, descriptor, plan
+from connectors.wire.protobuf import ProtobufEncoder, reading_columns
 from normalization.reading import TABLE, Columns, Tag, TagTable, numbers, repeat, table, view
 
 SQL = {
