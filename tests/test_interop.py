@@ -50,6 +50,8 @@ def test_rows_are_in_order_of_counterpart_and_behaviour() -> None:
         "PostgreSQL",
         "Eclipse Milo",
         "Eclipse Tahu",
+        "Apache Kafka",
+        "Apicurio Registry",
         "TimescaleDB",
     ],
 )

@@ -69,4 +69,4 @@ def test_the_editors_schema_takes_durations_sizes_and_references() -> None:
 def test_a_union_is_taken_apart_by_what_chooses_its_models() -> None:
     assert all(issubclass(model, BaseModel) for model in choices(models.Source).values())
     assert list(choices(models.Source)) == ["opcua", "mqtt", "modbus"]
-    assert set(choices(models.Target)) == {"delta", "zerobus", "timescaledb", "file", "console"}
+    assert set(choices(models.Target)) == {"delta", "zerobus", "kafka", "timescaledb", "file", "console"}

@@ -87,7 +87,7 @@ web_ui: {port: 80}
         ("9:27: gateway.cloud.connectors.lake.tabel", "there is no key `tabel`; did you mean `table`?"),
         (
             "10:22: gateway.cloud.connectors.alarms.type",
-            "`flie` is not known; there are console, delta, file, timescaledb, zerobus; did you mean `file`?",
+            "`flie` is not known; there are console, delta, file, kafka, timescaledb, zerobus; did you mean `file`?",
         ),
         (
             "11:12: gateway.cloud.connectors.a b",

@@ -140,7 +140,7 @@ def test_the_three_example_paths_come_out(loaded: Load) -> None:
 
 def test_targets_that_are_not_there_yet_are_named_with_those_that_are(problems: Problems) -> None:
     """MQTT, AWS IoT and InfluxDB targets come later; until then their examples say so, and nothing pretends."""
-    there = "there are console, delta, file, timescaledb, zerobus"
+    there = "there are console, delta, file, kafka, timescaledb, zerobus"
     for block, kind in [("cloud_mqtt_connector", "mqtt"), ("cloud_aws_iot", "aws-iot"), ("cloud_influxdb", "influxdb")]:
         loose = seed(block)
         name = loose.partition(":")[0]
@@ -157,7 +157,7 @@ def test_the_gateway_example_has_no_other_problem_than_its_target(problems: Prob
     (found,) = problems(seed("cloud_gateway"))
     assert found == (
         "gateway.yaml:18:15: gateway.cloud.connectors.mqtt-local.type: `mqtt` is not known; "
-        "there are console, delta, file, timescaledb, zerobus"
+        "there are console, delta, file, kafka, timescaledb, zerobus"
     )
 
 
