@@ -19,9 +19,11 @@ from typing import Any
 import trustme
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from tests.mosquitto_broker import free_port
+from tests.token_server import key_set
 
 COUNTERPARTS = Path(__file__).parent / "counterparts"
 INSTALLED = COUNTERPARTS.parents[1] / "build" / "counterparts" / "kafka"
@@ -45,6 +47,7 @@ class KafkaBroker:
 
     Attributes:
         authority: Who signed its certificate, and whom it believes about clients.
+        token_key: Whose tokens it believes.
         folder: Its files; `authority.pem`, `client.pem` and `client.key` are for clients.
     """
 
@@ -59,7 +62,8 @@ class KafkaBroker:
         self._process: subprocess.Popen[bytes] | None = None
         self._log: list[bytes] = []
         self.keys = self.folder / "keys.json"
-        self.keys.write_text('{"keys": []}')
+        self.token_key = rsa.generate_private_key(65537, 2048)
+        self.keys.write_text(key_set(self.token_key))
         self.certify()
         self._settings = self.folder / "server.properties"
         self._settings.write_text("\n".join(self._lines()) + "\n")
@@ -185,6 +189,10 @@ class KafkaBroker:
     def admin(self) -> AdminClient:
         """A client that may do everything."""
         return AdminClient({"bootstrap.servers": self.address})
+
+    def admin_topics(self) -> list[str]:
+        """The names of all topics."""
+        return list(self.admin().list_topics(timeout=30).topics)
 
     def make_topic(self, topic: str, **settings: Any) -> None:
         """Make a topic; `settings` are those of a topic, with `_` for `.`."""

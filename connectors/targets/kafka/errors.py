@@ -66,7 +66,7 @@ _WORDS: Final[tuple[tuple[str, Make, str], ...]] = (
     (r"alert (certificate|bad certificate|unknown ca|handshake)|certificate required|alert number (42|46|48|116)",
      AuthError, "the broker does not take the client's certificate: check `tls`"),
     (r"OAUTHBEARER|oauthbearer|token endpoint|OIDC", AuthError, "check `sasl`"),
-    (r"No such configuration property|Invalid value|cannot be set|not supported in this build|private key|ssl\.\w+\.location",
+    (r"No such configuration property|Invalid value|cannot be set|not supported in this build|\.location failed",
      ConfigError, "check `provider_config`"),
 )  # fmt: skip
 

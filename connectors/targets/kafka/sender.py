@@ -143,7 +143,7 @@ class Sender:
                 try:
                     produce(topic, value, key, -1, None, None, when, header)
                 except BufferError:  # librdkafka's queue is full: wait for acknowledgements
-                    self._producer.poll(_LOOK)
+                    self._served(self._producer.poll)
                     self._look(len(messages), deadline, given_up)
                     continue
                 except KafkaException as error:
@@ -155,9 +155,18 @@ class Sender:
         return refused
 
     def _wait(self, count: int, deadline: float, given_up: threading.Event) -> None:
-        while self._producer.flush(_LOOK):
+        while self._served(self._producer.flush):
             self._look(count, deadline, given_up)
         self._raise_fatal()
+
+    def _served(self, serve: Any) -> int:
+        """Serve reports for a moment; librdkafka's binding raises here what is fatal."""
+        try:
+            return int(serve(_LOOK))
+        except KafkaException as error:
+            self._said.append(error.args[0])
+            self._raise_fatal()
+            raise delivery_error(error.args[0], self._where) from None
 
     def _look(self, count: int, deadline: float, given_up: threading.Event) -> None:
         """Go on waiting, unless that is of no use."""
