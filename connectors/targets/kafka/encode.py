@@ -1,10 +1,11 @@
 """Readings as messages: topic, key, value, time and headers of each, made by columns. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,16 @@ def topic_text(column: str, text: str) -> str:  # noqa: ARG001 - see Template
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """What the headers of messages say, a place in each list for each message."""
+
+    gateways: list[Header]
+    shards: list[Header]
+    sequences: list[str]
+    qualities: list[Header]
+
+
+@dataclass(frozen=True, slots=True)
 class Messages:
     """The messages of a batch, a place in each list for each reading.
 
@@ -76,23 +87,36 @@ class Messages:
         keys: Their keys.
         values: Their values.
         times: When they happened, ms since the epoch.
-        headers: Their headers; None where there are none.
+        identity: What their headers say; None where there are none.
     """
 
     topics: list[str]
     keys: list[str]
     values: list[bytes]
     times: list[int]
-    headers: list[list[Header]] | None
+    identity: Identity | None
 
     def __len__(self) -> int:
         return len(self.values)
 
+    def headers(self) -> Iterable[list[Header] | None]:
+        """The headers of each; made when they are asked for, because ten thousand lists at once cost more."""
+        own = self.identity
+        if own is None:
+            return repeat(None, len(self))
+        sequences = zip(repeat("sequence"), own.sequences, strict=False)
+        return map(list, zip(own.gateways, own.shards, sequences, own.qualities, strict=True))
+
     def only(self, rows: Sequence[int]) -> "Messages":
         """Some of them, in that order."""
-        headers = None if self.headers is None else [self.headers[row] for row in rows]
-        topics, keys = [self.topics[row] for row in rows], [self.keys[row] for row in rows]
-        return Messages(topics, keys, [self.values[row] for row in rows], [self.times[row] for row in rows], headers)
+        own, at = self.identity, partial(_at, rows)
+        if own is not None:
+            own = Identity(at(own.gateways), at(own.shards), at(own.sequences), at(own.qualities))
+        return Messages(at(self.topics), at(self.keys), at(self.values), at(self.times), own)
+
+
+def _at(rows: Sequence[int], column: list[Any]) -> list[Any]:
+    return [column[row] for row in rows]
 
 
 class _Texts:
@@ -144,7 +168,7 @@ class MessageEncoder:
             self._keys.of(self._key.render(batch)),
             self._values(batch, topics, schema_ids),
             self._times(batch),
-            _headers(batch) if self._settings.headers == "identity" else None,
+            _identity(batch) if self._settings.headers == "identity" else None,
         )
 
     def _values(self, batch: pa.RecordBatch, topics: Names, schema_ids: Mapping[str, int]) -> list[bytes]:
@@ -175,11 +199,10 @@ class MessageEncoder:
         return times
 
 
-def _headers(batch: pa.RecordBatch) -> list[list[Header]]:
-    columns = [_named(name, batch.column(name)) for name in IDENTITY_COLUMNS]
-    sequences = zip(repeat("sequence"), batch.column("sequence").cast(pa.string()).to_pylist(), strict=False)
-    qualities = _QUALITIES[batch.column("quality").to_numpy()].tolist()
-    return list(map(list, zip(*columns, sequences, qualities, strict=True)))
+def _identity(batch: pa.RecordBatch) -> Identity:
+    gateways, shards = (_named(name, batch.column(name)) for name in IDENTITY_COLUMNS)
+    sequences = batch.column("sequence").cast(pa.string()).to_pylist()
+    return Identity(gateways, shards, sequences, _QUALITIES[batch.column("quality").to_numpy()].tolist())
 
 
 def _named(name: str, column: pa.DictionaryArray) -> list[Header]:

@@ -136,8 +136,7 @@ class Sender:
     def _hand_over(self, messages: Messages, deadline: float, given_up: threading.Event) -> dict[int, str]:
         produce: Any = self._producer.produce  # by position, because names cost half as much again
         refused = {}
-        headers: list[Any] = messages.headers or [None] * len(messages)
-        columns = zip(messages.topics, messages.values, messages.keys, messages.times, headers, strict=True)
+        columns = zip(messages.topics, messages.values, messages.keys, messages.times, messages.headers(), strict=True)
         for row, (topic, value, key, when, header) in enumerate(columns):
             while True:
                 try:
