@@ -20,9 +20,11 @@ from connectors.contract import Intake, SourceState
 from connectors.targets.timescaledb.encode import CopyEncoder
 from connectors.targets.zerobus import encode
 from connectors.targets.zerobus.schema import TableColumn, plan
+from connectors.wire.avro import AvroEncoder
 from connectors.wire.json_lines import JsonLinesEncoder
 from connectors.wire.line_protocol import LineEncoder
 from connectors.wire.messages import pack
+from connectors.wire.protobuf import ProtobufEncoder, reading_columns
 from normalization.normalizer import Normalizer
 from normalization.reading import TABLE, Columns, Tag, TagTable, repeat
 
@@ -81,17 +83,18 @@ def encoders() -> dict[str, Callable[[pa.RecordBatch], Any]]:
     lines, objects, packs, copy = LineEncoder(), JsonLinesEncoder(), JsonLinesEncoder(), CopyEncoder("source_time")
     dates = {pa.date32(): "date", pa.timestamp("us", tz="UTC"): "timestamp"}
     fitting = plan([TableColumn(field.name, (_SQL | dates)[field.type], field.nullable) for field in TABLE])
-    protobuf = encode.ProtobufEncoder(fitting.columns)
+    protobuf, avro = ProtobufEncoder(fitting.columns), AvroEncoder()
     one = np.zeros(ROWS, np.int64)
 
     def arrow(batch: pa.RecordBatch) -> Any:
-        return encode.to_arrow(encode.reading_columns(batch), fitting.columns, fitting.arrow).serialize()
+        return encode.to_arrow(reading_columns(batch), fitting.columns, fitting.arrow).serialize()
 
     return {
         "line protocol": lines.encode,
         "json": objects.encode,
         "json, packed": lambda batch: pack(packs.objects(batch), one, most_bytes=128 * 1024),
-        "protobuf": lambda batch: protobuf.encode(encode.reading_columns(batch), len(batch)),
+        "protobuf": lambda batch: protobuf.encode(reading_columns(batch), len(batch)),
+        "avro": avro.encode,
         "copy": copy.encode,
         "arrow": arrow,
     }
