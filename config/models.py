@@ -12,6 +12,7 @@ from connectors.settings import BufferSettings, Duration, Settings, Size, Source
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.opcua import OpcUaConfig
+from connectors.targets.amqp import AmqpConfig
 from connectors.targets.console import ConsoleConfig
 from connectors.targets.delta import DeltaConfig
 from connectors.targets.file import FileConfig
@@ -53,7 +54,7 @@ def _installed(kind: type) -> tuple[type, ...]:
 
 if TYPE_CHECKING:
     Source = OpcUaConfig | MqttConfig | ModbusConfig
-    Target = DeltaConfig | ZeroBusConfig | KafkaConfig | TimescaleConfig | FileConfig | ConsoleConfig
+    Target = DeltaConfig | ZeroBusConfig | KafkaConfig | TimescaleConfig | AmqpConfig | FileConfig | ConsoleConfig
 else:
     Source = Annotated[
         Union[(OpcUaConfig, MqttConfig, ModbusConfig, *_installed(SourceConfig))],
@@ -66,6 +67,7 @@ else:
                 ZeroBusConfig,
                 KafkaConfig,
                 TimescaleConfig,
+                AmqpConfig,
                 FileConfig,
                 ConsoleConfig,
                 *_installed(TargetConfig),

@@ -101,6 +101,8 @@ def _found(counterpart: str) -> Iterator[str]:
             yield sqlite3.sqlite_version
         case "PostgreSQL":
             yield from re.findall(r"(\d+\.\d+)", _output(["psql", "--version"]))
+        case "RabbitMQ":
+            yield from (folder.name.split("-")[1] for folder in Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))
         case "open62541":
             built = _COUNTERPARTS.parents[1] / "build/counterparts/opcua-c/installed/include/open62541/config.h"
             yield from re.findall(r'UA_OPEN62541_VERSION "v?([^"]+)"', built.read_text("utf-8"))
