@@ -25,6 +25,10 @@ counterparts: install ## Install the real servers and clients that the tests tal
 test: install counterparts ## Run the tests
 	$(PY) -m pytest -m "not soak" $(ARGS)
 
+test-influx2: install ## Build InfluxDB 2.7 and run the writer suite against it too (the first time: 24 minutes, needs Go and Rust)
+	sh tests/counterparts/influx2/install.sh
+	BIFROST_INFLUX2=1 $(PY) -m pytest tests/contract/test_writers.py tests/connectors/targets/test_influxdb_answers.py -k "influxdb" $(ARGS)
+
 check: install ## Format, lint, types, import direction, generated docs
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -77,4 +81,4 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run counterparts test check format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
+.PHONY: help install run counterparts test test-influx2 check format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean

@@ -16,6 +16,7 @@ from connectors.targets.amqp import AmqpConfig
 from connectors.targets.console import ConsoleConfig
 from connectors.targets.delta import DeltaConfig
 from connectors.targets.file import FileConfig
+from connectors.targets.influxdb import InfluxConfig
 from connectors.targets.kafka import KafkaConfig
 from connectors.targets.timescaledb import TimescaleConfig
 from connectors.targets.zerobus import ZeroBusConfig, ZeroBusSection
@@ -54,7 +55,16 @@ def _installed(kind: type) -> tuple[type, ...]:
 
 if TYPE_CHECKING:
     Source = OpcUaConfig | MqttConfig | ModbusConfig
-    Target = DeltaConfig | ZeroBusConfig | KafkaConfig | TimescaleConfig | AmqpConfig | FileConfig | ConsoleConfig
+    Target = (
+        DeltaConfig
+        | ZeroBusConfig
+        | KafkaConfig
+        | InfluxConfig
+        | AmqpConfig
+        | TimescaleConfig
+        | FileConfig
+        | ConsoleConfig
+    )
 else:
     Source = Annotated[
         Union[(OpcUaConfig, MqttConfig, ModbusConfig, *_installed(SourceConfig))],
@@ -66,8 +76,9 @@ else:
                 DeltaConfig,
                 ZeroBusConfig,
                 KafkaConfig,
-                TimescaleConfig,
+                InfluxConfig,
                 AmqpConfig,
+                TimescaleConfig,
                 FileConfig,
                 ConsoleConfig,
                 *_installed(TargetConfig),

@@ -103,6 +103,16 @@ def _found(counterpart: str) -> Iterator[str]:
             yield from re.findall(r"(\d+\.\d+)", _output(["psql", "--version"]))
         case "RabbitMQ":
             yield from (folder.name.split("-")[1] for folder in Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))
+        case "InfluxDB":
+            yield from re.findall(r"InfluxDB v?(\d[\w.]*)", _output(["influxd", "version"]))
+        case "InfluxDB 2.x":
+            script = (_COUNTERPARTS / "influx2" / "install.sh").read_text("utf-8")
+            yield from re.findall(r"^version=v(\S+)", script, re.MULTILINE)
+        case "VictoriaMetrics":
+            yield from re.findall(r"^[\d.]+", _output(["dpkg-query", "-W", "-f=${Version}", "victoria-metrics"]))
+        case "Google Pub/Sub fake":
+            module = (_COUNTERPARTS / "pubsub" / "go.mod").read_text("utf-8")
+            yield from re.findall(r"cloud.google.com/go/pubsub/v2 v(\S+)", module)
         case "open62541":
             built = _COUNTERPARTS.parents[1] / "build/counterparts/opcua-c/installed/include/open62541/config.h"
             yield from re.findall(r'UA_OPEN62541_VERSION "v?([^"]+)"', built.read_text("utf-8"))

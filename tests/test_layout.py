@@ -144,7 +144,7 @@ def test_normalization_does_no_input_and_output() -> None:
 
 CLIENTS = {
     "asyncua", "paho", "pymodbus", "deltalake", "zerobus", "confluent_kafka", "influxdb_client", "duckdb", "grpc", "amqtt",
-    "psycopg", "psycopg_pool",
+    "psycopg", "psycopg_pool", "aiohttp", "google",
 }  # fmt: skip
 
 
@@ -317,6 +317,7 @@ CANONICAL = {
 SYNONYMS = {word: field for field, words in CANONICAL.items() for word in words.split()}
 # Another word than the canonical one, and why.
 OTHERWISE = {
+    ("InfluxSettings", "url"): "the first seed's key beside `endpoint`, before which it goes",
     ("MqttConfig", "connect_timeout"): "MQTT has no request to time: it is the connection and CONNACK alone",
 }
 

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import override
 
 from connectors.contract import (
@@ -34,36 +34,16 @@ from connectors.contract import (
     TransientError,
     Writer,
 )
-from connectors.settings import Duration, Settings, Size, TargetConfig
+from connectors.settings import Duration, Size, TargetConfig
 from connectors.wire import rows
 from connectors.wire.json_lines import JsonLinesEncoder
-from connectors.wire.line_protocol import LineEncoder, LineFormat, Lines, Precision
+from connectors.wire.line_protocol import LineEncoder, Lines
+from connectors.wire.line_settings import LineProtocolSettings
 from normalization.reading import table
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISPLACED: Final = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
-
-
-class LineProtocolSettings(Settings):
-    """How readings become lines of line protocol."""
-
-    measurement: str = Field("reading", description="name of the measurement, or a column in braces: {signal_type}")
-    tags: list[str] = Field(["path", "source", "unit", "gateway", "shard"], description="columns that become tags")
-    fields: list[str] = Field(["quality", "sequence"], description="columns that become fields beside the value")
-    precision: Precision = Field("ns", description="unit of the time: ns, us, ms or s")
-
-    @property
-    def form(self) -> LineFormat:
-        """The format that the settings describe; raises ValueError for columns that there are not."""
-        return LineFormat(
-            self.measurement, tuple(self.tags), tuple(self.fields), precision=self.precision, one_line=True
-        )
-
-    @model_validator(mode="after")
-    def _columns_exist(self) -> "LineProtocolSettings":
-        self.form  # noqa: B018 - it raises
-        return self
 
 
 class FileConfig(TargetConfig):
@@ -181,7 +161,7 @@ class TextWriter(Writer):
         if config.format == "jsonl":
             encoder = JsonLinesEncoder()
             return lambda batch: Lines(encoder.encode(batch), [], [])
-        return LineEncoder(config.line_protocol.form).encode
+        return LineEncoder(config.line_protocol.form(one_line=True)).encode
 
     @override
     async def open(self) -> None:

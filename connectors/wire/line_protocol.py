@@ -39,12 +39,16 @@ FIELD_NAMES: Final[Mapping[ValueType, str]] = MappingProxyType(
 _QUALITIES: Final = pa.array([f',quality="{q.name}"' for q in Quality], pa.string())
 _TIME: Final = {"ns": (1, "000\n"), "us": (1, "\n"), "ms": (1_000, "\n"), "s": (1_000_000, "\n")}
 
+_LAST_DIGITS: Final = pa.array([f"{digits:03}\n" for digits in range(1000)], pa.string())  # of a time in ns
+
 NO_FIELD: Final = "line protocol cannot carry a reading without a value"
 NOT_FINITE: Final = "line protocol cannot carry NaN or infinity"
+NOT_A_NUMBER: Final = "this server keeps numbers only"
+NOT_EXACT: Final = "this server keeps doubles, which cannot hold this integer exactly"
 TOO_LARGE: Final = "this server's line protocol cannot carry integers above 2^63−1"
 NOT_A_TIME: Final = "line protocol cannot carry a time outside the years 1677 to 2262, whose ns have 64 bits"
 _LAST_MICROSECOND: Final = (2**63 - 1) // 1000
-_REASONS: Final = {int(ValueType.DOUBLE): NOT_FINITE, int(ValueType.UINT64): TOO_LARGE}
+_EXACT: Final = 2**53  # integers up to it are doubles
 NOT_WRITABLE: Final = "line protocol cannot carry a name with a line break or a backslash at its end"
 
 
@@ -56,12 +60,15 @@ class LineFormat:
         measurement: Name of the measurement, or a column of the tag table in braces: ``{signal_type}``.
         tags: Columns that become tags: of the tag table, `gateway`, `shard`; empty ones are left out.
         fields: Columns that become fields beside the value: `quality`, `status`, `sequence`, `flags`, `priority`,
-            `properties`, `received_time` (µs), `gateway`, `shard`.
+            `properties`, `source_time` and `received_time` (µs), `gateway`, `shard`.
         values: Name of the value's field by its type; a reading of a type without name has no value field.
         unsigned: Whether UINT64 values are written with `u`; else those up to 2^63−1 are written as integers, and
             larger ones refused.
         precision: Unit of the time; µs are rounded down to it.
         one_line: Whether a line feed in a text is written as ``\n``, so that every reading is one line; else as it is.
+        numbers: Whether the server keeps doubles only: other values are refused, and `quality` is written as its number.
+        spread: Whether the last three digits of a time in ns, which no reading has, are those of the reading's `sequence`, so
+            that two readings of one tag at one time are two points.
     """
 
     measurement: str = "reading"
@@ -71,11 +78,14 @@ class LineFormat:
     unsigned: bool = True
     precision: Precision = "ns"
     one_line: bool = False
+    numbers: bool = False
+    spread: bool = False
 
     def __post_init__(self) -> None:
         per_tag = set(TAG_COLUMNS)
         identity = set(IDENTITY_COLUMNS)
-        allowed = {"quality", "status", "sequence", "flags", "priority", "properties", "received_time"} | identity
+        numbers = {"quality", "status", "sequence", "flags", "priority", "source_time", "received_time"}
+        allowed = numbers if self.numbers else numbers | {"properties"} | identity
         if self.measurement.startswith("{") and self.measurement[1:-1] not in per_tag:
             raise ValueError(f"measurement {self.measurement} is no column of a tag; there are {sorted(per_tag)}")
         if unknown := set(self.tags) - per_tag - identity:
@@ -94,11 +104,13 @@ class Lines:
         payload: The lines, each with its line feed, in the order of the batch; UTF-8.
         rejected: Rows of the batch that line protocol cannot carry, ascending; they have no line.
         reasons: Why, one per rejected row.
+        ends: Where in `payload` each line ends.
     """
 
     payload: bytes
     rejected: list[int]
     reasons: list[str]
+    ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def escape_name(text: pa.Array, special: str) -> pa.Array:
@@ -179,13 +191,16 @@ class LineEncoder:
             fields = [rows.by_type(batch, self._value), *fields]
         when = _micros(batch)
         divisor, end = _TIME[form.precision]
-        line = [*names, *fields, " ", _integers(when // divisor if divisor > 1 else when), end]
+        line: list[rows.Part] = [*names, *fields, " ", _integers(when // divisor if divisor > 1 else when), end]
+        if form.spread and form.precision == "ns":
+            line[-1] = _LAST_DIGITS.take(pa.array(batch.column("sequence").to_numpy() % 1000))
         untimely = (when > _LAST_MICROSECOND) | (when < -_LAST_MICROSECOND)
         columns = [part for part in fields if not isinstance(part, str)]
         empty = [column.is_null().to_numpy(zero_copy_only=False) for column in columns if column.null_count]
         if empty or bad.any() or untimely.any():
             return self._partly(batch, line, bad, untimely, np.logical_or.reduce([bad, untimely, *empty]))
-        return Lines(rows.join(line), [], [])
+        payload, ends = rows.joined(line)
+        return Lines(payload, [], [], ends)
 
     def _partly(
         self, batch: pa.RecordBatch, line: list[rows.Part], bad: np.ndarray, untimely: np.ndarray, wrong: np.ndarray
@@ -193,11 +208,23 @@ class LineEncoder:
         refused, keep = np.flatnonzero(wrong), pa.array(np.flatnonzero(~wrong))
         kinds = batch.column("type").to_numpy()
         reasons = [
-            NOT_WRITABLE if bad[row] else NOT_A_TIME if untimely[row] else _REASONS.get(int(kinds[row]), NO_FIELD)
+            NOT_WRITABLE if bad[row] else NOT_A_TIME if untimely[row] else self._why(ValueType(kinds[row]))
             for row in refused.tolist()
         ]
-        left = [part if isinstance(part, str) else part.take(keep) for part in line]
-        return Lines(rows.join(left), refused.tolist(), reasons)
+        payload, ends = rows.joined([part if isinstance(part, str) else part.take(keep) for part in line])
+        return Lines(payload, refused.tolist(), reasons, ends)
+
+    def _why(self, kind: ValueType) -> str:
+        """Why a value of this type was not written."""
+        match kind:
+            case ValueType.DOUBLE:
+                return NOT_FINITE
+            case ValueType.INT64 | ValueType.UINT64:
+                return NOT_EXACT if self.form.numbers else TOO_LARGE
+            case ValueType.TEXT | ValueType.BYTES | ValueType.JSON if self.form.numbers:
+                return NOT_A_NUMBER
+            case _:
+                return NO_FIELD
 
     def _learn(self, batch: pa.RecordBatch) -> None:
         """Render the heads of the tags that are new."""
@@ -243,22 +270,33 @@ class LineEncoder:
             case ValueType.BOOLEAN:
                 text = pc.if_else(pc.equal(batch.column("value_int"), 0), "false", "true")
             case ValueType.INT64:
-                text, end = batch.column("value_int").cast(pa.string()), "i"
+                text, end = self._exact(batch.column("value_int")).cast(pa.string()), "i"
             case ValueType.UINT64:
-                numbers = rows.unsigned(batch.column("value_int"))
+                numbers = self._exact(rows.unsigned(batch.column("value_int")))
                 if not self.form.unsigned:
                     numbers = pc.if_else(pc.greater_equal(batch.column("value_int"), 0), numbers, None)
                 text, end = numbers.cast(pa.string()), "u" if self.form.unsigned else "i"
+            case _ if self.form.numbers:
+                text = pa.nulls(len(batch), pa.string())
             case ValueType.BYTES:
                 text = quote(rows.base64_text(batch.column("value_bytes")))
             case _:
                 text = quote(batch.column("value_text"), one_line=self.form.one_line)
         return [f" {name}=", text, end]
 
+    def _exact(self, numbers: pa.Array) -> pa.Array:
+        """The integers; null where the server would round them."""
+        if not self.form.numbers:
+            return numbers
+        fits = pc.less_equal(numbers, pa.scalar(_EXACT, numbers.type))
+        if pa.types.is_signed_integer(numbers.type):
+            fits = pc.and_(fits, pc.greater_equal(numbers, pa.scalar(-_EXACT, numbers.type)))
+        return pc.if_else(fits, numbers, None)
+
     def _field(self, name: str, batch: pa.RecordBatch) -> list[rows.Part]:
         """``,name=value`` of a column beside the value; nothing where it is null."""
         column = batch.column(name)
-        if name == "quality":
+        if name == "quality" and not self.form.numbers:
             codes = column.to_numpy()
             same = len(codes) and (codes == codes[0]).all()
             return [_QUALITIES[codes[0]].as_py() if same else _QUALITIES.take(column)]

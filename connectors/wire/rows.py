@@ -34,13 +34,18 @@ def beside(parts: Sequence[Part]) -> pa.Array:
 
 def join(parts: Sequence[Part]) -> bytes:
     """The rows that `parts` make side by side, one after the other; no part has nulls."""
+    return joined(parts)[0]
+
+
+def joined(parts: Sequence[Part]) -> tuple[bytes, np.ndarray]:
+    """As `join`, and where in it each row ends."""
     rows = beside(parts)
     if not len(rows):
-        return b""
+        return b"", np.zeros(0, np.int64)
     _, offsets, data = rows.buffers()
-    ends = np.frombuffer(offsets, np.int32)
-    start, stop = int(ends[rows.offset]), int(ends[rows.offset + len(rows)])
-    return b"" if data is None else data.slice(start, stop - start).to_pybytes()
+    found = np.frombuffer(offsets, np.int32)[rows.offset : rows.offset + len(rows) + 1].astype(np.int64)
+    start, stop = int(found[0]), int(found[-1])
+    return (b"" if data is None else data.slice(start, stop - start).to_pybytes()), found[1:] - start
 
 
 def unsigned(bits: pa.Array) -> pa.Array:

@@ -10,6 +10,7 @@ from config.yaml_nodes import ProblemsError
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.opcua import OpcUaConfig
+from tests.contract.counterpart import target_types
 from tests.loaded_config import Load, Problems
 
 OPCUA = "{name: plc, protocol: opcua, endpoint: opc.tcp://h}"
@@ -87,7 +88,7 @@ web_ui: {port: 80}
         ("9:27: gateway.cloud.connectors.lake.tabel", "there is no key `tabel`; did you mean `table`?"),
         (
             "10:22: gateway.cloud.connectors.alarms.type",
-            "`flie` is not known; there are console, delta, file, kafka, timescaledb, zerobus; did you mean `file`?",
+            f"`flie` is not known; there are {', '.join(sorted(target_types()))}; did you mean `file`?",
         ),
         (
             "11:12: gateway.cloud.connectors.a b",

@@ -14,6 +14,7 @@ from config.loader import load
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.opcua import OpcUaConfig
+from connectors.targets.influxdb import InfluxConfig
 from normalization.normalizer import Normalizer
 from normalization.reading import FACTS, Columns, Tag, TagTable, repeat
 from normalization.rules import compile_condition
@@ -139,9 +140,9 @@ def test_the_three_example_paths_come_out(loaded: Load) -> None:
 
 
 def test_targets_that_are_not_there_yet_are_named_with_those_that_are(problems: Problems) -> None:
-    """MQTT, AWS IoT and InfluxDB targets come later; until then their examples say so, and nothing pretends."""
-    there = "there are console, delta, file, kafka, timescaledb, zerobus"
-    for block, kind in [("cloud_mqtt_connector", "mqtt"), ("cloud_aws_iot", "aws-iot"), ("cloud_influxdb", "influxdb")]:
+    """MQTT and AWS IoT targets come later; until then their examples say so, and nothing pretends."""
+    there = "there are console, delta, file, influxdb, timescaledb, zerobus"
+    for block, kind in [("cloud_mqtt_connector", "mqtt"), ("cloud_aws_iot", "aws-iot")]:
         loose = seed(block)
         name = loose.partition(":")[0]
         (found,) = problems(loose)
@@ -153,11 +154,32 @@ def test_targets_that_are_not_there_yet_are_named_with_those_that_are(problems: 
         assert found == f"gateway.yaml:6:15: gateway.cloud.connectors.{name}.type: `{kind}` is not known; {there}"
 
 
+def test_the_influxdb_example_loads_under_the_connectors(loaded: Load) -> None:
+    block = "".join(f"      {line}\n" for line in seed("cloud_influxdb").splitlines())
+    found = loaded("gateway:\n  cloud:\n    connectors:\n" + block)
+    target = found.targets["influxdb"]
+    assert isinstance(target, InfluxConfig)
+    own = target.provider_config
+    assert (target.name, target.address) == ("InfluxDB Time Series", "http://localhost:8086")
+    assert (own.version, own.database, own.retention_policy, own.username) == ("1.x", "bifrost", "autogen", "admin")
+    assert (own.measurement, own.precision, own.batch_size) == ("industrial_data", "ns", 1000)
+    assert found.warnings == ()
+
+
+def test_a_url_that_is_not_the_endpoint_wins_with_a_warning(loaded: Load) -> None:
+    text = seed("cloud_influxdb").replace('endpoint: "http://localhost:8086"', "endpoint: http://elsewhere:8086")
+    block = "".join(f"      {line}\n" for line in text.splitlines())
+    found = loaded("gateway:\n  cloud:\n    connectors:\n" + block)
+    assert [warning.partition(": ")[2] for warning in found.warnings] == [
+        "gateway.cloud.connectors.influxdb.endpoint: differs from provider_config.url (http://localhost:8086), which wins"
+    ]
+
+
 def test_the_gateway_example_has_no_other_problem_than_its_target(problems: Problems) -> None:
     (found,) = problems(seed("cloud_gateway"))
     assert found == (
         "gateway.yaml:18:15: gateway.cloud.connectors.mqtt-local.type: `mqtt` is not known; "
-        "there are console, delta, file, kafka, timescaledb, zerobus"
+        "there are console, delta, file, influxdb, timescaledb, zerobus"
     )
 
 
