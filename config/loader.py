@@ -109,22 +109,13 @@ def _filled(document: Document, file: ConfigFile, name: str, target: _Target) ->
 
 def _targets(document: Document, file: ConfigFile, directory: Path) -> dict[str, TargetConfig]:
     found: dict[str, TargetConfig] = {n: t for n, t in file.gateway.cloud.connectors.items() if t.enabled}
+    for name, target in found.items():
+        for message, keys in target.remarks():
+            document.warn(message, "gateway", "cloud", "connectors", name, *keys)
     if file.zerobus is not None and file.zerobus.enabled:
         found |= targets(file.zerobus)
     found = found or {EMBEDDED: default_target(directory)}
-    for name, target in found.items():
-        _warn_of_two_places(document, name, target)
     return {name: _filled(document, file, name, target) for name, target in found.items()}
-
-
-def _warn_of_two_places(document: Document, name: str, target: TargetConfig) -> None:
-    """Where a target is can be said twice, and one of them wins."""
-    own = getattr(target, "provider_config", None)
-    for key in ("url", "broker"):
-        place = getattr(own, key, None)
-        if place is not None and "endpoint" in target.model_fields_set and place != target.endpoint:
-            message = f"differs from provider_config.{key} ({place}), which wins"
-            document.warn(message, "gateway", "cloud", "connectors", name, "endpoint")
 
 
 def _sources(file: ConfigFile) -> tuple[SourceConfig, ...]:

@@ -13,11 +13,14 @@ from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.opcua import OpcUaConfig
 from connectors.targets.amqp import AmqpConfig
+from connectors.targets.aws_iot import AwsIotConfig
+from connectors.targets.azure_iot_hub import AzureIotHubConfig
 from connectors.targets.console import ConsoleConfig
 from connectors.targets.delta import DeltaConfig
 from connectors.targets.file import FileConfig
 from connectors.targets.influxdb import InfluxConfig
 from connectors.targets.kafka import KafkaConfig
+from connectors.targets.mqtt import MqttTargetConfig
 from connectors.targets.timescaledb import TimescaleConfig
 from connectors.targets.zerobus import ZeroBusConfig, ZeroBusSection
 from delivery.dead_letters import LetterPolicy
@@ -60,6 +63,9 @@ if TYPE_CHECKING:
         | ZeroBusConfig
         | KafkaConfig
         | InfluxConfig
+        | MqttTargetConfig
+        | AwsIotConfig
+        | AzureIotHubConfig
         | AmqpConfig
         | TimescaleConfig
         | FileConfig
@@ -77,6 +83,9 @@ else:
                 ZeroBusConfig,
                 KafkaConfig,
                 InfluxConfig,
+                MqttTargetConfig,
+                AwsIotConfig,
+                AzureIotHubConfig,
                 AmqpConfig,
                 TimescaleConfig,
                 FileConfig,

@@ -143,13 +143,19 @@ def _connector(name: str, config: type[BaseModel], base: type[BaseModel], path: 
     said = base.model_fields
     same = [k for k, f in config.model_fields.items() if k in said and repr(f) == repr(said[k])]
     own = _table(config, path, skip=(*same, key))
+    title = example_of(name) if key == "type" else name
     return [
-        f"### {name}\n",
+        f"### {title.replace('_', ' ')}\n",
         _docstring(config),
-        _example(name),
+        _example(title),
         own,
         *_inner(config, path, {*same, key}, own_path=name),
     ]
+
+
+def example_of(target: str) -> str:
+    """Name of the minimal example of a target: its type, with a word more where a source is called the same."""
+    return f"{target}_target" if target in choices(models.Source) else target
 
 
 def _docstring(model: type[BaseModel]) -> str:

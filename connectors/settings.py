@@ -195,6 +195,36 @@ class TargetConfig(Settings):
         """The writer of this target; each type's config returns its own."""
         raise TypeError(f"{type(self).__name__} has no writer")
 
+    def remarks(self) -> list[tuple[str, tuple[str, ...]]]:
+        """What is allowed but hardly meant, in words, each with the key that it is about."""
+        own = getattr(self, "provider_config", None)
+        for key in ("url", "broker"):
+            place = getattr(own, key, None)
+            if place is not None and "endpoint" in self.model_fields_set and place != self.endpoint:
+                return [(f"differs from provider_config.{key} ({place}), which wins", ("endpoint",))]
+        return []
+
+
+class TlsTargetConfig(TargetConfig):
+    """A target whose TLS can be told beside its endpoint; `provider_config.tls` knows more, and goes before it."""
+
+    tls_enabled: bool | None = Field(
+        None, description="whether the connection is encrypted; what the endpoint's scheme says when absent"
+    )
+    ca_file: Path | None = Field(None, description="PEM file of the authorities to trust; the system's when absent")
+    cert_file: Path | None = Field(None, description="PEM file of the client certificate")
+    key_file: Path | None = Field(None, description="PEM file of the client's private key")
+
+    def tls_settings(self, own: TlsSettings | None) -> TlsSettings:
+        """TLS as both places say together.
+
+        Args:
+            own: What `provider_config.tls` says.
+        """
+        files = {key: path for key in ("ca_file", "cert_file", "key_file") if (path := getattr(self, key)) is not None}
+        said = own.model_dump(exclude_unset=True) if own is not None else {}
+        return TlsSettings.model_validate(files | said)
+
 
 __all__ = [
     "BufferSettings",
@@ -211,6 +241,7 @@ __all__ = [
     "TagMapping",
     "TargetConfig",
     "TlsSettings",
+    "TlsTargetConfig",
     "seconds",
     "size",
 ]

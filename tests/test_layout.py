@@ -319,6 +319,11 @@ SYNONYMS = {word: field for field, words in CANONICAL.items() for word in words.
 OTHERWISE = {
     ("InfluxSettings", "url"): "the first seed's key beside `endpoint`, before which it goes",
     ("MqttConfig", "connect_timeout"): "MQTT has no request to time: it is the connection and CONNACK alone",
+    ("MqttTargetConfig", "tls_enabled"): "a key of the seeds",
+    ("MqttTargetSettings", "broker"): "a key of the seeds",
+    ("AwsIotConfig", "tls_enabled"): "a key of the seeds",
+    ("AzureIotHubConfig", "tls_enabled"): "a key of the seeds",
+    ("AzureIotHubSettings", "connection_string"): "what Azure calls it, and hands out as one secret",
 }
 
 

@@ -4,7 +4,7 @@ paho-mqtt encodes and decodes CONNECT, CONNACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE a
 is really an asyncio transport, so nothing here blocks and no thread is started. PUBLISH packets go past paho: `walk` takes
 all of them out of one network read, and the acknowledgements of many leave in one write. PUBREL goes past it too, because
 paho would answer before the journal knows. Keep-alive is the session's own: paho's would break a connection whose reading
-is paused.
+is paused. What a target sends goes past it as well: packets made in bulk leave through an `Outbox`.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from typing_extensions import override
 
 from connectors.settings import TlsSettings
+from connectors.wire.mqtt_outbox import FIRST_ID, Outbox
+from connectors.wire.mqtt_outgoing import MAX_PACKET, Answers, Outgoing, take_answers
 from connectors.wire.mqtt_packets import (
     KEPT_OF_OVERSIZE,
     PUBREC,
@@ -26,7 +28,7 @@ from connectors.wire.mqtt_packets import (
     released,
     walk,
 )
-from connectors.wire.mqtt_settings import SessionSettings, endpoint_address, websocket_url
+from connectors.wire.mqtt_settings import Granted, SessionSettings, endpoint_address, websocket_url
 from connectors.wire.mqtt_websocket import WebSocketTransport
 from connectors.wire.tls import tls_context
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 _PINGREQ = b"\xc0\x00"
 _TAKEN_OVER: Final = 0x8E  # reason code of a DISCONNECT
+_ANSWERS: Final = frozenset({0x40, 0x50, 0x70})  # PUBACK, PUBREC, PUBCOMP
+_WRITE_BUFFER: Final = 1024 * 1024  # bytes that wait to be sent, above which an outbox sends no more
 _GOOD_BYE: Final = 0.5  # seconds in which a broker hangs up when it was told good-bye
 _PLENTY = 128 * 1024  # bytes of a read after which the next is not put off
 _REST = 0.001, 0.020  # seconds between two reads of a busy broker, least and most: a read costs more than its messages
@@ -43,7 +47,27 @@ _REST_PER_BYTE_AWAITED = 5e-7  # of messages whose acknowledgement it may wait f
 
 
 class RefusedError(ConnectionError):
-    """The broker refused the connection or every subscription."""
+    """The broker refused the connection or every subscription.
+
+    Attributes:
+        code: The reason code of CONNACK, as in MQTT 5; None where it is another refusal.
+    """
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class DismissedError(ConnectionError):
+    """The broker ended the connection and said why (MQTT 5).
+
+    Attributes:
+        code: The reason code of its DISCONNECT.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ClosedError(ConnectionError):
@@ -90,6 +114,8 @@ class MqttSession(asyncio.Protocol):
         client: The paho client, for what this class does not wrap.
         heard: When the broker last sent anything, on the loop's clock: until then nothing that it sent was lost.
         confirmed: How many of the PUBACKs given to `acknowledge` the broker is known to have worked off.
+        outbox: What is sent in bulk, see `deliver`.
+        granted: What the broker allows, known when `open` is done.
     """
 
     def __init__(
@@ -126,8 +152,11 @@ class MqttSession(asyncio.Protocol):
         self.heard = self._resumed = self._loop.time()
         self._beat: asyncio.TimerHandle | None = None
         self._acknowledged = 0
-        self._pings: deque[int] = deque()
+        self._pings: deque[tuple[int, asyncio.Future[None] | None]] = deque()
+        self._full = False
         self.confirmed = 0
+        self.outbox: Final = Outbox(self._send)
+        self.granted = Granted()
         self.client = self._make_client()
 
     def _make_client(self) -> "Client":
@@ -200,8 +229,10 @@ class MqttSession(asyncio.Protocol):
             raise ConnectionError(f"{settings.endpoint}: no answer within {settings.connect_timeout:g} s") from None
         except OSError as error:
             self._fail(ConnectionError(str(error)))
-            refused = RefusedError if isinstance(error, RefusedError) else ConnectionError
-            raise refused(f"{settings.endpoint}: {error}") from error
+            message = f"{settings.endpoint}: {error}"
+            if isinstance(error, RefusedError):
+                raise RefusedError(message, error.code) from error
+            raise ConnectionError(message) from error
         except asyncio.CancelledError:
             self._fail(ConnectionError("cancelled"))
             raise
@@ -262,10 +293,49 @@ class MqttSession(asyncio.Protocol):
         if not self._pings:
             self._send_ping()
 
-    def _send_ping(self) -> None:
+    def _send_ping(self, answer: "asyncio.Future[None] | None" = None) -> None:
         if self._transport is not None and not self.lost.done():
-            self._pings.append(self._acknowledged)
+            self._pings.append((self._acknowledged, answer))
             self._transport.write(_PINGREQ)
+
+    async def deliver(self, packets: Outgoing, qos: int, patience: float) -> dict[int, int]:
+        """Send messages and wait until the broker has taken all of them.
+
+        At QoS 0 the broker says nothing of messages: it answers a PINGREQ that was sent behind them, which proves that it
+        has read them, and no more.
+
+        Args:
+            packets: The messages.
+            qos: Their quality of service.
+            patience: Seconds that the broker may be silent.
+
+        Returns:
+            The reason codes of those that it refused, by their number in `packets`.
+
+        Raises:
+            ConnectionError: The connection is lost.
+            TimeoutError: The broker was silent for that long.
+        """
+        refused = await self.outbox.deliver(packets, qos, patience)
+        if not qos and len(packets):
+            await self._answered_ping(patience)
+        return refused
+
+    async def _answered_ping(self, patience: float) -> None:
+        answer: asyncio.Future[None] = self._loop.create_future()
+        self._send_ping(answer)
+        futures: set[asyncio.Future[Any]] = {answer, self.lost}
+        await asyncio.wait(futures, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if self.lost.done():
+            self.lost.result()
+        if not answer.done():
+            raise TimeoutError
+
+    def _send(self, data: memoryview | bytes) -> bool:
+        """Send bytes of the outbox; says whether there is room for more."""
+        if self._transport is not None and not self.lost.done():
+            self._transport.write(data)
+        return not self._full
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
         """Send a message; at QoS 1 the broker's answer is taken, but nothing is sent again on another connection."""
@@ -321,11 +391,23 @@ class MqttSession(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  (create_connection gives no other)
         self._transport = transport
         self._link = _Link(transport)
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         self.heard = self._loop.time()
 
     @override
+    def pause_writing(self) -> None:
+        self._full = True
+
+    @override
+    def resume_writing(self) -> None:
+        self._full = False
+        self.outbox.writable()
+
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(ClosedError(f"connection lost: {exc}" if exc else "the broker closed the connection"))
+        error = ClosedError(f"connection lost: {exc}" if exc else "the broker closed the connection")
+        error.__cause__ = exc
+        self._fail(error)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -351,7 +433,7 @@ class MqttSession(asyncio.Protocol):
         except ConnectionError as error:
             self._fail(error)
             rest = b""
-        if busy:
+        if busy and not self.outbox.in_flight:
             self._take_rest(size * (_REST_PER_BYTE_AWAITED if any(found.packet_ids) else _REST_PER_BYTE))
         if found or self._releases:
             releases, self._releases = self._releases, []
@@ -368,6 +450,12 @@ class MqttSession(asyncio.Protocol):
                 at = walk(data, at, v5, found)
             elif data[at : at + 1] and data[at] & 0xF0 != 0x20:
                 raise MalformedPacketError("what answers does not speak MQTT: its first packet is no CONNACK")
+            if self._accepted.done() and at < len(data) and data[at] & 0xF0 in _ANSWERS:
+                answers, at = take_answers(data, at)
+                for some in answers:
+                    self._answered(some)
+                if answers:
+                    continue
             bounds = packet_bounds(data, at) if at < len(data) else None
             if bounds is None:
                 self._wanted = len(data) - at + 1
@@ -387,11 +475,24 @@ class MqttSession(asyncio.Protocol):
             at = stop
         return data[at:]
 
+    def _answered(self, answers: Answers) -> None:
+        """Answers to what was published: in bulk, or by paho, which has the lowest packet ids."""
+        of_paho = answers.packet_ids < FIRST_ID
+        if of_paho.any():
+            for packet_id, code in zip(answers.packet_ids[of_paho], answers.codes[of_paho], strict=True):
+                rest = bytes([code]) if self._settings.v5 and code else b""
+                self._control(bytes([answers.kind, 2 + len(rest)]) + int(packet_id).to_bytes(2, "big") + rest)
+            answers = Answers(answers.kind, answers.packet_ids[~of_paho], answers.codes[~of_paho])
+        if len(answers.packet_ids):
+            self.outbox.take(answers)
+
     def _control(self, packet: bytes) -> None:
         kind = packet[0] & 0xF0
         if kind == 0xD0:
             if self._pings:
-                self.confirmed = self._pings.popleft()
+                self.confirmed, answer = self._pings.popleft()
+                if answer is not None and not answer.done():
+                    answer.set_result(None)
             return
         if kind == 0x60:
             self._releases.append(released(packet))
@@ -417,6 +518,7 @@ class MqttSession(asyncio.Protocol):
             self._rest = None
         if not self.lost.done():
             self.lost.set_exception(error)
+        self.outbox.fail(error)
         if not self._accepted.done():
             self._accepted.set_exception(error)
             self._accepted.exception()
@@ -434,12 +536,18 @@ class MqttSession(asyncio.Protocol):
 
     # paho's callbacks
 
-    def _connack(self, _client: "Client", _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
+    def _connack(self, _client: "Client", _userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if self._accepted.done():
             return
         if reason.is_failure:
-            self._fail(RefusedError(f"the broker refused the connection: {reason}"))
+            self._fail(RefusedError(f"the broker refused the connection: {reason}", int(reason.value)))
             return
+        self.granted = Granted(
+            receive_maximum=getattr(properties, "ReceiveMaximum", 65_535),
+            max_qos=getattr(properties, "MaximumQoS", 2),
+            retain=bool(getattr(properties, "RetainAvailable", 1)),
+            max_packet=getattr(properties, "MaximumPacketSize", MAX_PACKET),
+        )
         if self.client.keepalive:
             self._beat = self._loop.call_later(self.client.keepalive / 2, self._tick)
         self._accepted.set_result(bool(flags.session_present))
@@ -454,4 +562,4 @@ class MqttSession(asyncio.Protocol):
         if flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER:
             self._fail(TakenOverError(f"another client connected with the client id `{self._settings.client_id}`"))
         elif flags.is_disconnect_packet_from_server:
-            self._fail(ConnectionError(f"the broker ended the connection: {reason}"))
+            self._fail(DismissedError(f"the broker ended the connection: {reason}", int(reason.value)))

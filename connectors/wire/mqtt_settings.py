@@ -39,6 +39,23 @@ def websocket_url(endpoint: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """What a broker allows; the defaults are those of MQTT 5 for a broker that says nothing.
+
+    Attributes:
+        receive_maximum: Messages of QoS 1 and 2 that it takes at once.
+        max_qos: The highest quality of service.
+        retain: Whether it keeps retained messages.
+        max_packet: Bytes of the largest packet.
+    """
+
+    receive_maximum: int = 65_535
+    max_qos: int = 2
+    retain: bool = True
+    max_packet: int = 5 + 268_435_455
+
+
+@dataclass(frozen=True, slots=True)
 class SessionSettings:
     """How to connect.
 

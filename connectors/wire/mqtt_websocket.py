@@ -90,7 +90,20 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         elif self.opened.exception() is None:
             self._inner.connection_lost(exc or self._frames.parser_exc)
 
+    @override
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    @override
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
     # the protocol's transport
+
+    @override
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if self._outer is not None:
+            self._outer.set_write_buffer_limits(high, low)
 
     def _push(self) -> None:
         """Send what the library has to say."""

@@ -13,7 +13,7 @@ import yaml
 
 from config import models
 from config.loader import load
-from config.reference import EXAMPLES, choices
+from config.reference import EXAMPLES, choices, example_of
 from connectors.settings import SourceConfig
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
@@ -61,12 +61,12 @@ def test_every_block_of_the_docs_loads(loaded: Load, where: str, mark: str, text
 
 
 def test_there_is_a_minimal_example_of_every_source_and_target() -> None:
-    wanted = {*choices(models.Source), *choices(models.Target), "source_targets"}
+    wanted = {*choices(models.Source), *map(example_of, choices(models.Target)), "source_targets"}
     assert {file.stem for file in EXAMPLES.glob("*.yaml")} == wanted
     for name, model in choices(models.Source).items():
         assert [type(source) for source in load(EXAMPLES / f"{name}.yaml").sources] == [model]
     for name, model in choices(models.Target).items():
-        assert [type(target) for target in load(EXAMPLES / f"{name}.yaml").targets.values()] == [model]
+        assert [type(target) for target in load(EXAMPLES / f"{example_of(name)}.yaml").targets.values()] == [model]
 
 
 def test_the_default_configuration_reads_what_the_simulator_serves() -> None:

@@ -14,7 +14,9 @@ from config.loader import load
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.opcua import OpcUaConfig
+from connectors.targets.aws_iot import AwsIotConfig
 from connectors.targets.influxdb import InfluxConfig
+from connectors.targets.mqtt import MqttTargetConfig
 from normalization.normalizer import Normalizer
 from normalization.reading import FACTS, Columns, Tag, TagTable, repeat
 from normalization.rules import compile_condition
@@ -136,27 +138,23 @@ def test_the_three_example_paths_come_out(loaded: Load) -> None:
     ]
 
 
-# ---------------------------------------------------------------------- targets of later issues
+def moved(block: str) -> str:
+    """A block of connectors where the gateway has them."""
+    return "gateway:\n  cloud:\n    connectors:\n" + "".join(f"      {line}\n" for line in seed(block).splitlines())
 
 
-def test_targets_that_are_not_there_yet_are_named_with_those_that_are(problems: Problems) -> None:
-    """MQTT and AWS IoT targets come later; until then their examples say so, and nothing pretends."""
-    there = "there are console, delta, file, influxdb, timescaledb, zerobus"
-    for block, kind in [("cloud_mqtt_connector", "mqtt"), ("cloud_aws_iot", "aws-iot")]:
+def test_connectors_that_stand_on_top_are_told_where_they_belong(problems: Problems) -> None:
+    for block in ("cloud_mqtt_connector", "cloud_aws_iot", "cloud_influxdb"):
         loose = seed(block)
         name = loose.partition(":")[0]
         (found,) = problems(loose)
         assert found == (
             f"gateway.yaml:1:1: {name}: there is no key `{name}`; connectors belong under gateway.cloud.connectors"
         )
-        moved = "gateway:\n  cloud:\n    connectors:\n" + "".join(f"      {line}\n" for line in loose.splitlines())
-        (found,) = problems(moved)
-        assert found == f"gateway.yaml:6:15: gateway.cloud.connectors.{name}.type: `{kind}` is not known; {there}"
 
 
 def test_the_influxdb_example_loads_under_the_connectors(loaded: Load) -> None:
-    block = "".join(f"      {line}\n" for line in seed("cloud_influxdb").splitlines())
-    found = loaded("gateway:\n  cloud:\n    connectors:\n" + block)
+    found = loaded(moved("cloud_influxdb"))
     target = found.targets["influxdb"]
     assert isinstance(target, InfluxConfig)
     own = target.provider_config
@@ -167,38 +165,48 @@ def test_the_influxdb_example_loads_under_the_connectors(loaded: Load) -> None:
 
 
 def test_a_url_that_is_not_the_endpoint_wins_with_a_warning(loaded: Load) -> None:
-    text = seed("cloud_influxdb").replace('endpoint: "http://localhost:8086"', "endpoint: http://elsewhere:8086")
-    block = "".join(f"      {line}\n" for line in text.splitlines())
-    found = loaded("gateway:\n  cloud:\n    connectors:\n" + block)
+    text = moved("cloud_influxdb").replace('endpoint: "http://localhost:8086"', "endpoint: http://elsewhere:8086")
+    found = loaded(text)
     assert [warning.partition(": ")[2] for warning in found.warnings] == [
         "gateway.cloud.connectors.influxdb.endpoint: differs from provider_config.url (http://localhost:8086), which wins"
     ]
 
 
-def test_the_gateway_example_has_no_other_problem_than_its_target(problems: Problems) -> None:
-    (found,) = problems(seed("cloud_gateway"))
-    assert found == (
-        "gateway.yaml:18:15: gateway.cloud.connectors.mqtt-local.type: `mqtt` is not known; "
-        "there are console, delta, file, influxdb, timescaledb, zerobus"
-    )
+def test_the_mqtt_example_loads_as_written(loaded: Load) -> None:
+    target = loaded(moved("cloud_mqtt_connector")).targets["mqtt-connector"]
+    assert isinstance(target, MqttTargetConfig)
+    own = target.provider_config
+    assert (target.name, target.url, own.client_id, own.username) == (
+        "Production MQTT", "tls://mqtt.example.com:8883", "bifrost-gateway-001", "username",
+    )  # fmt: skip
+    assert own.topics == ("industrial/telemetry/{path}", "industrial/events/{path}", "industrial/alarms/{path}")
+    tls = target.tls_settings(own.tls)
+    assert (tls.ca_file, tls.cert_file, tls.key_file) == (
+        Path("/etc/ssl/certs/ca.pem"), Path("/etc/ssl/certs/client.pem"), Path("/etc/ssl/private/client.key"),
+    )  # fmt: skip
 
 
-def test_the_gateway_example_loads_with_a_target_that_there_is(loaded: Load) -> None:
-    text = seed("cloud_gateway").replace('type: "mqtt"', "type: console")
-    for key in (
-        "tls_enabled",
-        "buffer_size",
-        "disk_persistent",
-        "provider_config",
-        "broker",
-        "client_id",
-        "qos",
-        "topic_prefix",
-    ):
-        text = "\n".join(line for line in text.splitlines() if not line.strip().startswith(f"{key}:"))
-    found = loaded(text)
+def test_the_aws_iot_example_loads_as_written(loaded: Load) -> None:
+    target = loaded(moved("cloud_aws_iot")).targets["aws-iot"]
+    assert isinstance(target, AwsIotConfig)
+    own = target.provider_config
+    assert (target.address, own.client_id, own.thing_name, own.shadow_update, own.qos) == (
+        ("your-endpoint.iot.us-east-1.amazonaws.com", 8883), "bifrost-gateway", "bifrost-gateway-001", True, 1,
+    )  # fmt: skip
+    assert own.topics[0] == "bifrost/telemetry/{source}"
+    assert (target.tls.ca_file, target.tls.cert_file) == (
+        Path("/etc/ssl/certs/amazon-root-ca-1.pem"), Path("/etc/ssl/certs/device-cert.pem"),
+    )  # fmt: skip
+
+
+def test_the_gateway_example_loads_as_written(loaded: Load) -> None:
+    found = loaded(seed("cloud_gateway"))
     target = found.targets["mqtt-local"]
+    assert isinstance(target, MqttTargetConfig)
     assert (target.name, target.timeout, target.retry_count, target.retry_delay) == ("Local MQTT", 30.0, 5, 2.0)
+    assert (target.url, target.provider_config.qos, target.provider_config.topic_prefix) == (
+        "tcp://localhost:1883", 1, "bifrost/industrial",
+    )  # fmt: skip
     assert (target.batch_size, target.flush_interval) == (100, 5.0)
     assert (found.directory, found.memory_rows, found.probe_interval) == (
         Path("/tmp/bifrost-cloud-buffer"),

@@ -1,0 +1,77 @@
+"""AWS IoT Core: a stand-in that enforces the service's limits, see `tests.iot_clouds`; the service was not reached."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from connectors.settings import TargetConfig
+from connectors.targets.aws_iot import AwsIotConfig
+from tests.certificates import Authority
+from tests.contract.counterpart import Counterpart, Provider
+from tests.contract.readings import Row
+from tests.contract.writers.file import json_row
+from tests.iot_clouds import AwsIot
+
+
+class Account:
+    relay_port = 0
+
+    def __init__(self, folder: Path) -> None:
+        self.certificates = Authority(folder)
+        self.service = AwsIot(self.certificates)
+        self.service.connect_pace = 0.0  # the suite opens writers of one name one after the other
+        self.port = self.service.port
+
+    def config(self, **settings: Any) -> TargetConfig:
+        return self.through(self.port, **settings)
+
+    def through(self, port: int, **settings: Any) -> TargetConfig:
+        given = {"endpoint": f"127.0.0.1:{port}", "timeout": "10s", "provider_config": {"thing_name": "gateway-1"}}
+        return AwsIotConfig.model_validate(given | self.certificates.client() | settings)
+
+    def stranger(self) -> TargetConfig:
+        """The certificate of somebody else; the name of its file is all that could be told."""
+        cert, key = self.certificates.stranger("wrong-secret")
+        return self.config(cert_file=str(cert), key_file=str(key))
+
+    def certify(self, *, expired: bool = False) -> None:
+        self.certificates.issue(expired=expired)
+        with self.outage():
+            pass
+
+    def rows(self) -> list[Row]:
+        assert self.service.broken == []
+        items = [item for message in list(self.service.published) for item in json.loads(message.payload)]
+        return [json_row(json.dumps(item)) for item in items]
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        self.service.stop()
+        try:
+            yield
+        finally:
+            self.service.start()
+
+
+@contextmanager
+def account(folder: Path) -> Iterator[Counterpart]:
+    running = Account(folder / "aws")
+    try:
+        yield running
+    finally:
+        running.service.end()
+
+
+PROVIDERS = [
+    Provider(
+        "aws-iot",
+        "aws-iot",
+        account,
+        counterpart="a stand-in for AWS IoT Core",
+        able=frozenset({"network", "credentials", "certificates"}),
+        ordered=True,
+        largest=128 * 1024,
+    )
+]
