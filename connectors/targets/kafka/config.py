@@ -164,7 +164,7 @@ class KafkaSettings(Settings):
     sasl: SaslSettings | None = Field(None, description="how the gateway logs on; not at all when absent")
     tls: TlsSettings | None = Field(None, description="TLS; none when absent")
     registry: RegistrySettings | None = Field(None, description="schema registry of avro and protobuf")
-    properties: dict[str, str] = Field({}, description="more properties of librdkafka, e.g. sasl.kerberos.service.name")
+    properties: dict[str, str] = Field({}, description="more properties of librdkafka, e.g. client.rack")
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
