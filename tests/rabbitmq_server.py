@@ -187,7 +187,8 @@ class RabbitServer:
         with self.channel() as channel:
             try:
                 count = channel.queue_declare(queue, passive=True).method.message_count
-            except pika.exceptions.ChannelClosedByBroker:
+            except pika.exceptions.ChannelClosedByBroker as refusal:
+                assert refusal.reply_code == 404, refusal
                 return []
             found: list[tuple[Any, Any, bytes]] = []
             while len(found) < count:
