@@ -10,6 +10,7 @@ import typer
 from bifrost.browse import browse
 from bifrost.certs import certs
 from bifrost.create import create
+from bifrost.delta import delta
 from bifrost.dlq import dlq
 from bifrost.modbus import modbus
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
@@ -228,7 +229,7 @@ def ddl(
     config: ConfigFile = DEFAULT_CONFIG,
     principal: Annotated[str | None, typer.Option(help="Service principal to grant the rights to.")] = None,
 ) -> None:
-    """Print the CREATE TABLE with column comments, and the view that shows each reading once."""
+    """Print the CREATE TABLE with column comments, the view that shows each reading once, and the MERGE into a table of its own."""
     from connectors.targets.zerobus import ZeroBusConfig
     from connectors.targets.zerobus import ddl as statements
 
@@ -249,6 +250,7 @@ def ddl(
 
 app.add_typer(certs, name="certs")
 app.add_typer(create, name="create")
+app.add_typer(delta, name="delta")
 app.add_typer(dlq, name="dlq")
 app.add_typer(modbus, name="modbus")
 app.add_typer(spool, name="spool")

@@ -34,6 +34,7 @@ __all__ = [
     "Tag",
     "TagTable",
     "ValueType",
+    "dates",
     "numbers",
     "raw_numbers",
     "repeat",
@@ -279,12 +280,26 @@ _TYPE_NAMES: Final = pa.array([t.name for t in ValueType], pa.string())
 _QUALITY_NAMES: Final = pa.array([q.name for q in Quality], pa.string())
 
 
-def table(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A stream item as a batch of ``TABLE``: what Delta, ZeroBus and Parquet receive."""
-    source_time, received_time = batch.column("source_time"), batch.column("received_time")
-    when = source_time if not source_time.null_count else pc.coalesce(source_time, received_time)
+def dates(batch: pa.RecordBatch, partition_time: str = "source_time") -> pa.Array:
+    """The column `date` of ``TABLE`` for a stream item.
+
+    Args:
+        batch: The stream item.
+        partition_time: The column that it is the date of; `received_time` where that is null.
+    """
+    when = batch.column(partition_time)
+    return (pc.coalesce(when, batch.column("received_time")) if when.null_count else when).cast(pa.date32())
+
+
+def table(batch: pa.RecordBatch, partition_time: str = "source_time") -> pa.RecordBatch:
+    """A stream item as a batch of ``TABLE``: what Delta, ZeroBus and Parquet receive.
+
+    Args:
+        batch: The stream item.
+        partition_time: See `dates`.
+    """
     columns: dict[str, pa.Array] = {
-        "date": when.cast(pa.date32()),
+        "date": dates(batch, partition_time),
         "type": _TYPE_NAMES.take(batch.column("type")),
         "quality": _QUALITY_NAMES.take(batch.column("quality")),
         "flags": batch.column("flags").cast(pa.int32()),

@@ -60,6 +60,11 @@ class DeltaConfig(TargetConfig):
     per: Literal["target", "source"] = Field(
         "target", description="`target`: one table; `source`: a table for each source, named `<table>_<source>`"
     )
+    partition_time: Literal["source_time", "received_time"] = Field(
+        "source_time",
+        description="what the partition column `date` is the UTC date of: when the device says it measured (received_time "
+        "where it does not say), or when the gateway received it, which puts late readings into the newest partition",
+    )
     storage_options: dict[str, SecretStr] = Field(
         {}, description="options of the object store as delta-rs names them, e.g. AWS_REGION, AZURE_STORAGE_ACCOUNT_KEY"
     )
@@ -309,7 +314,7 @@ class DeltaWriter(Writer):
         from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
 
         found = self._tables[name]
-        readings = table(batch)
+        readings = table(batch, self._config.partition_time)
         write_deltalake(
             found,
             readings,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.wire.lanes import Lanes, Mask, Rendered, content, integers, present, varint
-from normalization.reading import Quality, ValueType
+from normalization.reading import Quality, ValueType, dates
 
 _TYPES: Final = pa.array([t.name for t in ValueType], pa.string())
 _QUALITIES: Final = pa.array([q.name for q in Quality], pa.string())
@@ -30,13 +30,11 @@ class Column(Protocol):
         """Number of the field."""
 
 
-def reading_columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+def reading_columns(batch: pa.RecordBatch, partition_time: str = "source_time") -> dict[str, pa.Array]:
     """The columns of ``TABLE`` for a stream batch, as `normalization.reading.table` gives them, names still as dictionary."""
-    source_time = batch.column("source_time")
-    when = pc.coalesce(source_time, batch.column("received_time")) if source_time.null_count else source_time
     given = {name: batch.column(i) for i, name in enumerate(batch.schema.names)}
     return given | {
-        "date": when.cast(pa.date32()),
+        "date": dates(batch, partition_time),
         "type": pa.DictionaryArray.from_arrays(given["type"], _TYPES, safe=False),
         "quality": pa.DictionaryArray.from_arrays(given["quality"], _QUALITIES, safe=False),
         "flags": given["flags"].cast(pa.int32()),

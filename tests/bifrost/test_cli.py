@@ -46,6 +46,8 @@ VERBS = [
     ["sim", "zerobus"],
     ["zerobus"],
     ["zerobus", "ddl"],
+    ["delta"],
+    ["delta", "ddl"],
 ]
 
 
@@ -232,7 +234,24 @@ def test_ddl_prints_the_table_and_the_view_that_shows_each_reading_once() -> Non
     assert "CREATE TABLE IF NOT EXISTS `main`.`plant`.`readings`" in answer.stdout
     assert "COMMENT" in answer.stdout
     assert "CREATE OR REPLACE VIEW" in answer.stdout
+    assert "MERGE INTO `main`.`plant`.`readings_merged`" in answer.stdout
     assert bifrost("zerobus", "ddl", "readings").returncode == 2
+
+
+def test_ddl_of_delta_names_each_table_and_its_place(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    source = "{name: press 1, protocol: mqtt, endpoint: mqtt://localhost}".replace("press 1", "press.1")
+    config.write_text(
+        f"sources: [{source}]\n"
+        "gateway: {cloud: {connectors: {lake: {type: delta, endpoint: s3://plant/lake, per: source}}}}\n"
+    )
+    answer = bifrost("delta", "ddl", "main.plant.readings", "-c", str(config))
+    assert answer.returncode == 0, answer.stderr
+    assert "CREATE TABLE IF NOT EXISTS `main`.`plant`.`readings_press_1`" in answer.stdout
+    assert "LOCATION 's3://plant/lake/readings_press.1'" in answer.stdout
+    assert "MERGE INTO" in answer.stdout
+    config.write_text("gateway: {cloud: {connectors: {screen: {type: console}}}}\n")
+    assert bifrost("delta", "ddl", "-c", str(config)).returncode == 2
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,11 @@ _CLIENT_ID = "application id of the service principal (OAuth M2M)"
 _SECRET = "OAuth secret of the service principal"  # noqa: S105
 _FORMAT = "how records travel: protobuf, or arrow (Arrow Flight: the faster one, in beta at Databricks)"
 _ACK = "seconds without any acknowledgement after which the stream counts as dead"
+_PARTITION = (
+    "what the partition column `date` is the UTC date of: when the device says it measured (received_time where it does not "
+    "say), or when the gateway received it, which puts late readings into the newest partition"
+)
+PartitionTime = Literal["source_time", "received_time"]
 _FLUSH = "seconds that one write may take until all of it is durable"
 
 
@@ -49,6 +54,7 @@ class ZeroBusSettings(Settings):
     record_format: RecordFormat = Field("protobuf", description=_FORMAT)
     ack_timeout: Duration = Field(60.0, gt=0, description=_ACK)
     flush_timeout: Duration = Field(300.0, gt=0, description=_FLUSH)
+    partition_time: PartitionTime = Field("source_time", description=_PARTITION)
 
 
 class ZeroBusConfig(TargetConfig):
@@ -92,6 +98,7 @@ class ZeroBusSection(Settings):
     timeout: Duration = Field(30.0, description="time for one request, in seconds or as 30s")
     ack_timeout: Duration = Field(60.0, gt=0, description=_ACK)
     flush_timeout: Duration = Field(300.0, gt=0, description=_FLUSH)
+    partition_time: PartitionTime = Field("source_time", description=_PARTITION)
     batch_size: int | None = Field(None, ge=1, le=100_000, description="readings in one write, at most 100,000")
     flush_interval: Duration | None = Field(None, description="time that a reading may wait for a batch to fill")
     retry_count: int = Field(5, ge=1, description="failures in a row that open the circuit breaker")
@@ -127,6 +134,7 @@ def targets(section: ZeroBusSection) -> dict[str, ZeroBusConfig]:
                     record_format=section.record_format,
                     ack_timeout=section.ack_timeout,
                     flush_timeout=section.flush_timeout,
+                    partition_time=section.partition_time,
                 ),
             ),
         )

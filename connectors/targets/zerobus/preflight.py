@@ -9,8 +9,9 @@ from connectors.contract import AuthError, ConfigError, Context, DeliveryError, 
 from connectors.targets.zerobus.catalog import Catalog, privileges
 from connectors.targets.zerobus.config import ZeroBusConfig
 from connectors.targets.zerobus.errors import HttpError, failure
-from connectors.targets.zerobus.schema import IDENTITY, Plan, columns, grants, plan
+from connectors.targets.zerobus.schema import Plan, columns, grants, plan
 from connectors.targets.zerobus.writer import Access, ZeroBusWriter, access
+from connectors.wire.lakehouse import IDENTITY
 
 
 async def findings(config: ZeroBusConfig, context: Context) -> list[Finding]:

@@ -11,6 +11,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from connectors.targets.zerobus.errors import HttpError
+from connectors.wire import lakehouse
+from connectors.wire.lakehouse import quoted
 from normalization.reading import TABLE
 
 # FieldDescriptorProto.Type, spelt out so that configuration can be checked without protobuf.
@@ -58,7 +60,6 @@ _FITS: Final[dict[pa.DataType, tuple[str, ...]]] = {
     pa.binary(): ("BINARY",),
 }
 FULL_NAME: Final = r"[A-Za-z0-9_]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+"
-IDENTITY: Final = ("gateway", "shard", "sequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +185,6 @@ def descriptor(sent: Sequence[Column]) -> bytes:
     return file.SerializeToString()
 
 
-def quoted(table: str) -> str:
-    """The full name of a table with each part in backticks."""
-    return ".".join(f"`{part}`" for part in table.split("."))
-
-
 def grants(table: str, principal: str) -> list[str]:
     """The statements that give `principal` what ZeroBus asks for, outermost first."""
     catalog, schema, _ = table.split(".")
@@ -201,7 +197,7 @@ def grants(table: str, principal: str) -> list[str]:
 
 
 def ddl(table: str, principal: str | None = None) -> str:
-    """The SQL that makes the table, the view that shows each reading once, and the grants.
+    """The SQL that makes the table, the view that shows each reading once, the merge into a table of its own, and the grants.
 
     ZeroBus takes managed Delta tables without liquid clustering and at most 1,000 partitions in 5 s, hence a partition
     per day. Delivery is at least once, hence the view, whose window begins with the partition column so that a filter
@@ -217,26 +213,13 @@ def ddl(table: str, principal: str | None = None) -> str:
     if not re.fullmatch(FULL_NAME, table):
         msg = f"`{table}` is not catalog.schema.table, of ASCII letters, digits and underscores"
         raise ValueError(msg)
-    width = max(len(name) for name in TABLE.names) + 2
-    lines = []
-    for field in TABLE:
-        comment = (field.metadata or {}).get(b"comment", b"").decode().replace("\\", "\\\\").replace("'", "\\'")
-        null = "" if field.nullable else " NOT NULL"
-        lines.append(f"  {f'`{field.name}`':<{width}} {_FITS[field.type][0]}{null} COMMENT '{comment}'")
-    identity = ", ".join(IDENTITY)
     create = (
-        f"CREATE TABLE IF NOT EXISTS {quoted(table)} (\n" + ",\n".join(lines) + "\n)\n"
+        f"CREATE TABLE IF NOT EXISTS {quoted(table)} (\n{lakehouse.columns(TABLE)}\n)\n"
         "USING DELTA\n"
         "PARTITIONED BY (`date`)\n"
         "COMMENT 'Readings from Bifrost. Delivery is at least once: the view with the suffix _once shows each once.';"
     )
-    view = (
-        f"CREATE OR REPLACE VIEW {quoted(table + '_once')}\n"  # noqa: S608  # the name is checked
-        f"COMMENT 'Each reading of {table} once, by its identity {identity}.'\n"
-        f"AS SELECT * FROM {quoted(table)}\n"
-        f"QUALIFY ROW_NUMBER() OVER (PARTITION BY `date`, {identity} ORDER BY received_time) = 1;"
-    )
-    parts = [create, view]
+    parts = [create, lakehouse.once(table), lakehouse.merge(table)]
     if principal is not None:
         parts.append("\n".join(grants(table, principal)))
     return "\n\n".join(parts) + "\n"

@@ -86,11 +86,11 @@ def access(config: ZeroBusConfig) -> Access:
     return Access(**given)
 
 
-def _requests(stream: _Stream, batch: pa.RecordBatch) -> tuple[list[_Request], dict[int, str]]:
+def _requests(stream: _Stream, batch: pa.RecordBatch, partition_time: str) -> tuple[list[_Request], dict[int, str]]:
     """Encode `batch` and cut it to the service's limits; rows that it would never take are told by number and reason."""
     if not batch.num_rows:
         return [], {}
-    values = reading_columns(batch)
+    values = reading_columns(batch, partition_time)
     refused = encode.missing(values, stream.plan.columns)
     records: Any
     if stream.protobuf is not None:
@@ -149,7 +149,7 @@ class ZeroBusWriter(Writer, Checks):
             async with asyncio.timeout(self._own.flush_timeout):
                 for last in (False, True):
                     stream = await self._ready()
-                    requests, refused = _requests(stream, batch.slice(done))
+                    requests, refused = _requests(stream, batch.slice(done), self._own.partition_time)
                     rejected |= {done + row: reason for row, reason in refused.items()}
                     first = done
                     try:

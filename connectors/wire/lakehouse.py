@@ -1,0 +1,121 @@
+"""What is said in SQL about a table of readings in a lakehouse: to make it, to see each reading once, to keep a copy. Pure.
+
+The SQL is that of Databricks and Spark. Readings are partitioned by `date`; whoever reads them filters by it, too.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import pyarrow as pa
+
+from normalization.reading import TABLE
+
+IDENTITY: Final = ("gateway", "shard", "sequence")
+_SPARK: Final = {
+    pa.string(): "STRING",
+    pa.int64(): "BIGINT",
+    pa.int32(): "INT",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+    pa.date32(): "DATE",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMP",
+    pa.binary(): "BINARY",
+}
+_SAME: Final = "`date`, " + ", ".join(IDENTITY)
+
+_FIRST: Final = f"QUALIFY ROW_NUMBER() OVER (PARTITION BY {_SAME} ORDER BY received_time) = 1"
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """The type of a column, as SQL says it."""
+    return _SPARK[kind]
+
+
+def quoted(name: str) -> str:
+    """A name of one or more parts, with each part in backticks."""
+    return ".".join("`" + part.replace("`", "``") + "`" for part in name.split("."))
+
+
+def text(value: str) -> str:
+    """A text as SQL writes it."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def comment(field: pa.Field) -> str:
+    """What a column holds."""
+    said: bytes = (field.metadata or {}).get(b"comment", b"")
+    return said.decode()
+
+
+def columns(schema: pa.Schema, type_of: Callable[[pa.DataType], str] = sql_type) -> str:
+    """The columns of a table, a line each, with their comments."""
+    width = max(len(name) for name in schema.names) + 2
+    lines = [
+        f"  {f'`{field.name}`':<{width}} {type_of(field.type)}{'' if field.nullable else ' NOT NULL'} "
+        f"COMMENT {text(comment(field))}"
+        for field in schema
+    ]
+    return ",\n".join(lines)
+
+
+def _read(table: str) -> str:
+    return f"SELECT * FROM {quoted(table)}"  # noqa: S608 - the name is quoted
+
+
+def once(table: str) -> str:
+    """The view that shows each reading once; its window begins with the partition column, so that a filter on it prunes."""
+    said = text(f"Each reading of {table} once, by its identity {', '.join(IDENTITY)}.")
+    lines = [f"CREATE OR REPLACE VIEW {quoted(table + '_once')}", f"COMMENT {said}", f"AS {_read(table)}", f"{_FIRST};"]
+    return "\n".join(lines)
+
+
+def merge(table: str, days: int = 3) -> str:
+    """The statement that brings readings into a table of their own, each once, however often it runs.
+
+    It looks for what was received lately, not for what was measured lately: a reading that comes late is found all the same.
+
+    Args:
+        table: Name of the table of readings; the copy has the suffix ``_merged``.
+        days: How far back it looks; longer than the statement may ever be left out.
+    """
+    same = " AND ".join(f"kept.{column} = come.{column}" for column in _SAME.split(", "))
+    kept = quoted(table + "_merged")
+    lines = [
+        f"CREATE TABLE IF NOT EXISTS {kept} LIKE {quoted(table)};",
+        "",
+        f"MERGE INTO {kept} AS kept",
+        "USING (",
+        f"  {_read(table)}",
+        f"  WHERE received_time >= current_timestamp() - INTERVAL {days} DAYS",
+        f"  {_FIRST}",
+        ") AS come",
+        f"ON {same}",
+        "WHEN NOT MATCHED THEN INSERT *;",
+    ]
+    return "\n".join(lines)
+
+
+def add_columns(table: str, names: Sequence[str], type_of: Callable[[pa.DataType], str] = sql_type) -> str:
+    """The statement that adds columns of a reading that a table lacks."""
+    wanted = [
+        f"`{field.name}` {type_of(field.type)} COMMENT {text(comment(field))}" for field in TABLE if field.name in names
+    ]
+    return f"ALTER TABLE {quoted(table)} ADD COLUMNS ({', '.join(wanted)});"
+
+
+def delta_ddl(table: str, location: str) -> str:
+    """What makes a Delta table that the gateway writes known to a catalog, and what shows and merges its readings.
+
+    Args:
+        table: Name that it is to have; of one, two or three parts.
+        location: Its folder or URL.
+    """
+    create = (
+        f"CREATE TABLE IF NOT EXISTS {quoted(table)} (\n{columns(TABLE)}\n)\n"
+        "USING DELTA\n"
+        "PARTITIONED BY (`date`)\n"
+        f"COMMENT 'Readings from Bifrost; {', '.join(IDENTITY)} identify one.'\n"
+        f"LOCATION {text(location)};"
+    )
+    return "\n\n".join((create, once(table), merge(table))) + "\n"
