@@ -1,4 +1,4 @@
-"""MQTT: readings published to a broker, as JSON."""
+"""MQTT: readings published to a broker, as JSON or as a Sparkplug B edge node."""
 
 from connectors.targets.mqtt.config import MqttTargetConfig
 

@@ -21,6 +21,26 @@ def _version(value: object) -> object:
 Version = Annotated[Literal["3.1.1", "5"], BeforeValidator(_version)]
 
 
+class EdgeSettings(Settings):
+    """The Sparkplug B edge node that the gateway is with `payload: sparkplug`."""
+
+    group: str = Field("bifrost", pattern=r"^[^/+#\x00]+$", description="group id")
+    node: str | None = Field(
+        None, pattern=r"^[^/+#\x00]+$", description="edge node id, unique in its group; the gateway's name when absent"
+    )
+    device: str = Field(
+        "{source}",
+        description="device id of a reading: a text with columns in braces; empty: metrics of the node itself",
+    )
+    metric: str = Field("{path}", description="name of a metric: a text with columns in braces")
+    primary_host: str | None = Field(
+        None,
+        pattern=r"^[^/+#\x00]+$",
+        description="host application without which nothing is published: while its STATE is offline, readings wait, and go "
+        "out as historical ones afterwards",
+    )
+
+
 class MqttTargetSettings(Settings):
     """What only an MQTT target has."""
 
@@ -79,6 +99,10 @@ class MqttTargetSettings(Settings):
         description="whether each message carries gateway, shard and sequence of its reading as user properties too (MQTT 5, "
         "a message per reading)",
     )
+    payload: Literal["json", "sparkplug"] = Field(
+        "json", description="json: see docs/mqtt-target.md; sparkplug: Sparkplug B, the gateway is an edge node"
+    )
+    sparkplug: EdgeSettings = Field(EdgeSettings.model_validate({}), description="the edge node")
     tls: TlsSettings | None = Field(
         None, description="more about TLS; its files go before those beside `endpoint`, with which it is merged"
     )
@@ -94,7 +118,7 @@ class MqttTargetSettings(Settings):
 
     @model_validator(mode="after")
     def _sound(self) -> "MqttTargetSettings":
-        for text in self.topics:
+        for text in (*self.topics, self.sparkplug.device, self.sparkplug.metric):
             TopicTemplate(text)
         fixed = re.sub(r"\{[^{}]*\}", "", "".join((*self.topics, self.status_topic or "")))
         if wild := [mark for mark in "+#\0" if mark in fixed]:
@@ -141,6 +165,10 @@ class MqttTargetConfig(TlsTargetConfig):
     @override
     def writer(self, context: Context) -> Writer:
         """The writer of this broker."""
+        if self.provider_config.payload == "sparkplug":
+            from connectors.targets.mqtt.edge_writer import EdgeWriter
+
+            return EdgeWriter(self, context)
         from connectors.targets.mqtt.writer import MqttWriter
 
         return MqttWriter(self, context)
