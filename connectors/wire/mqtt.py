@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _PINGREQ = b"\xc0\x00"
 _TAKEN_OVER: Final = 0x8E  # reason code of a DISCONNECT
 _ANSWERS: Final = frozenset({0x40, 0x50, 0x70})  # PUBACK, PUBREC, PUBCOMP
-_WRITE_BUFFER: Final = 1024 * 1024  # bytes that wait to be sent, above which an outbox sends no more
+_WRITE_BUFFER: Final = 256 * 1024  # bytes that wait to be sent, above which an outbox sends no more
 _GOOD_BYE: Final = 0.5  # seconds in which a broker hangs up when it was told good-bye
 _PLENTY = 128 * 1024  # bytes of a read after which the next is not put off
 _REST = 0.001, 0.020  # seconds between two reads of a busy broker, least and most: a read costs more than its messages

@@ -125,7 +125,7 @@ class Publisher:
 
     def _explain(self, error: Exception, where: str) -> DeliveryError:
         told = self._tell(error, where)
-        if not any(isinstance(cause, ClosedError) for cause in causes(error)):
+        if self._session is None or not any(isinstance(cause, ClosedError) for cause in causes(error)):
             return told
         self._brief = self._brief + 1 if time.monotonic() - self._opened < _BRIEF else 1
         if self._brief < _SUSPICIOUS or not isinstance(told, TransientError):

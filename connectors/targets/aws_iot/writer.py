@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import override
 
-from connectors.contract import DeliveryError, Limits, TransientError, Writer
+from connectors.contract import DeliveryError, Finding, Limits, TransientError, Writer
 from connectors.targets.aws_iot.config import AwsIotConfig, topic_fault
 from connectors.targets.aws_iot.shadow import Shadow, Update, answer, each, refusal
 from connectors.wire.mqtt_messages import MessageEncoder, MessageForm
@@ -24,6 +25,20 @@ _MOST_BYTES: Final = 128 * 1024  # of a payload
 _IN_FLIGHT: Final = 100  # messages of QoS 1 of a client
 _SHADOWS_IN_FLIGHT: Final = 10  # updates of a thing
 _CONNECT_PACE: Final = 1.0  # seconds between two connections of a client
+
+
+def session_settings(config: AwsIotConfig) -> SessionSettings:
+    """How to connect; the session is begun anew each time, because the spool keeps what was not taken."""
+    own, (host, port) = config.provider_config, config.address
+    return SessionSettings(
+        endpoint=f"mqtts://{host}:{port}",
+        client_id=own.client_id or own.thing_name,
+        v5=own.version == "5",
+        clean=True,
+        tls=config.tls,
+        keepalive=round(own.keepalive),
+        connect_timeout=config.timeout,
+    )
 
 
 class AwsIotWriter(Writer):
@@ -55,19 +70,13 @@ class AwsIotWriter(Writer):
         config, own = self._config, self._config.provider_config
         # the service counts connections of a client, and refuses a second one within a second
         await asyncio.sleep(self._connected + _CONNECT_PACE - time.monotonic())
-        host, port = config.address
-        settings = SessionSettings(
-            endpoint=f"mqtts://{host}:{port}",
-            client_id=own.client_id or own.thing_name,
-            v5=own.version == "5",
-            clean=True,
-            tls=config.tls,
-            keepalive=round(own.keepalive),
-            connect_timeout=config.timeout,
-        )
         try:
             await self._publisher.open(
-                settings, window=_IN_FLIGHT, rate=own.messages_per_second, qos=own.qos, on_messages=self._hear
+                session_settings(config),
+                window=_IN_FLIGHT,
+                rate=own.messages_per_second,
+                qos=own.qos,
+                on_messages=self._hear,
             )
         finally:
             self._connected = time.monotonic()
@@ -94,6 +103,23 @@ class AwsIotWriter(Writer):
     async def close(self) -> None:
         """Disconnect; see `Writer.close`."""
         await self._publisher.close()
+
+    async def check(self) -> list[Finding]:
+        """Connect under another client id, so that the running gateway keeps its own; see `contract.Checks`."""
+        config = self._config
+        settings = session_settings(config)
+        name = f"{settings.client_id}-check"
+        beside = Publisher(config.endpoint, config.timeout)
+        try:
+            await beside.open(replace(settings, client_id=name), window=1, qos=config.provider_config.qos)
+            if self._shadow is not None:
+                await beside.subscribe([(topic, 1) for topic in self._shadow.answers()])
+        except DeliveryError as error:
+            words = f"{error}; the policy must allow iot:Connect for `{name}` too, for this check"
+            return [Finding(False, config.endpoint, words)]
+        finally:
+            await beside.close()
+        return [Finding(True, config.endpoint, "takes the device certificate")]
 
     async def _report(self, shadow: Shadow, updates: list[Update]) -> None:
         """Publish updates of the shadow and wait until the service has accepted them."""

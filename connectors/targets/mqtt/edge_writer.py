@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import override
 
-from connectors.contract import ConfigError, Context, Limits, TransientError, Writer
+from connectors.contract import ConfigError, Context, Finding, Limits, TransientError, Writer
 from connectors.targets.mqtt.config import MqttTargetConfig
 from connectors.targets.mqtt.edge import Edge, Outgo
-from connectors.targets.mqtt.writer import session_settings
+from connectors.targets.mqtt.writer import check_broker, session_settings
 from connectors.wire.mqtt_outgoing import topic_fields
 from connectors.wire.mqtt_packets import Publishes
 from connectors.wire.mqtt_publisher import Messages, Publisher, Will
@@ -74,7 +73,7 @@ class EdgeWriter(Writer):
         death = edge.death(_now())
         self._host_online.clear()
         await self._publisher.open(
-            replace(session_settings(self._config, self._context), session_expiry=0),
+            session_settings(self._config, self._context),
             will=Will(death.topic, death.payload, qos=1, retain=False),
             window=1,
             qos=0,
@@ -120,6 +119,10 @@ class EdgeWriter(Writer):
             death = self._edge.death(_now())
             self._publisher.say(death.topic, death.payload, qos=0)
         await self._publisher.close()
+
+    async def check(self) -> list[Finding]:
+        """Connect beside the running gateway, publish nothing and leave again; see `contract.Checks`."""
+        return await check_broker(self._config, self._context, qos=0, retain=False)
 
     async def _publish(self, messages: list[Outgo]) -> None:
         if not messages:

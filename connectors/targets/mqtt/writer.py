@@ -98,21 +98,22 @@ class MqttWriter(Writer):
 
     async def check(self) -> list[Finding]:
         """Connect beside the running gateway, publish nothing and leave again; see `contract.Checks`."""
-        settings = session_settings(self._config, self._context)
-        beside = Publisher(self._config.url, self._config.timeout)
         own = self._config.provider_config
-        try:
-            await beside.open(
-                replace(settings, client_id=f"{settings.client_id}-check"),
-                window=1,
-                qos=own.qos,
-                retain=own.retain or self._status is not None,
-            )
-        except DeliveryError as error:
-            return [Finding(False, self._config.url, str(error))]
-        granted = beside.granted
-        await beside.close()
-        detail = f"answers as MQTT {own.version}, takes QoS {granted.max_qos}"
-        if own.version == "5":
-            detail += f", {granted.receive_maximum} messages at once, packets of up to {granted.max_packet} bytes"
-        return [Finding(True, self._config.url, detail)]
+        retain = own.retain or self._status is not None
+        return await check_broker(self._config, self._context, qos=own.qos, retain=retain)
+
+
+async def check_broker(config: MqttTargetConfig, context: Context, *, qos: int, retain: bool) -> list[Finding]:
+    """What a connection under another client id finds."""
+    settings = session_settings(config, context)
+    beside = Publisher(config.url, config.timeout)
+    try:
+        await beside.open(replace(settings, client_id=f"{settings.client_id}-check"), window=1, qos=qos, retain=retain)
+    except DeliveryError as error:
+        return [Finding(False, config.url, str(error))]
+    granted, version = beside.granted, config.provider_config.version
+    await beside.close()
+    detail = f"answers as MQTT {version}, takes QoS {granted.max_qos}"
+    if version == "5":
+        detail += f", {granted.receive_maximum} messages at once, packets of up to {granted.max_packet} bytes"
+    return [Finding(True, config.url, detail)]
