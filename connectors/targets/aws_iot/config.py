@@ -1,7 +1,7 @@
 """What an AWS IoT Core target can be told."""
 
 import re
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
@@ -124,6 +124,13 @@ class AwsIotConfig(TlsTargetConfig):
         """TLS of the connection; port 443 needs the protocol's name."""
         tls = self.tls_settings(self.provider_config.tls)
         return tls.model_copy(update={"alpn": [ALPN]}) if self.address[1] == 443 and not tls.alpn else tls
+
+    @override
+    def trial(self) -> Self:
+        """Another client than the gateway's; its policy has to allow it."""
+        own = self.provider_config
+        other = {"client_id": f"{own.client_id or own.thing_name}-doctor"[-128:], "shadow_update": False}
+        return self.model_copy(update={"provider_config": own.model_copy(update=other)})
 
     @override
     def writer(self, context: Context) -> Writer:

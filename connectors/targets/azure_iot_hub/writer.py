@@ -22,6 +22,7 @@ from connectors.contract import (
     CapacityError,
     ConfigError,
     DeliveryError,
+    Finding,
     Limits,
     TransientError,
     Writer,
@@ -243,6 +244,21 @@ class AzureIotHubWriter(Writer):
             encode, batch, qos=self._config.provider_config.qos, most_bytes=_MOST_BYTES
         )
         refused.settle()
+
+    async def check(self) -> list[Finding]:
+        """Log in as the device, send nothing and leave again; see `contract.Checks`.
+
+        The hub knows one connection of a device: a gateway that runs meanwhile connects again.
+        """
+        where = self._config.url()
+        try:
+            await self.open()
+            hub = self._assigned[0] if self._assigned else self._config.hub()
+            return [Finding(True, where, f"{hub} takes the device's identity")]
+        except DeliveryError as error:
+            return [Finding(False, where, str(error))]
+        finally:
+            await self.close()
 
     async def _report(self, twin: Newest, batch: pa.RecordBatch) -> None:
         changed = twin.changes(batch)

@@ -1,7 +1,7 @@
 """What an MQTT target can be told."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import override
@@ -161,6 +161,14 @@ class MqttTargetConfig(TlsTargetConfig):
                 f"`{self.url}` means TLS, tls_enabled says no: write {'://, '.join(PLAIN_SCHEMES)}:// or leave tls_enabled out"
             )
         return self
+
+    @override
+    def trial(self) -> Self:
+        """Another client, and another edge node, than the gateway's."""
+        own = self.provider_config
+        edge = own.sparkplug.model_copy(update={"node": f"{own.sparkplug.node or 'bifrost'}-doctor"})
+        other = {"client_id": f"{own.client_id or 'bifrost'}-doctor", "status_topic": None, "sparkplug": edge}
+        return self.model_copy(update={"provider_config": own.model_copy(update=other)})
 
     @override
     def writer(self, context: Context) -> Writer:

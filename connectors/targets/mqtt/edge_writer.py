@@ -6,10 +6,11 @@ Births and data are QoS 0, as the specification wants them; a unit counts when t
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,6 @@ from connectors.wire.mqtt_outgoing import topic_fields
 from connectors.wire.mqtt_packets import Publishes
 from connectors.wire.mqtt_publisher import Messages, Publisher, Will
 from connectors.wire.sparkplug import state_topic
-
-_STATE_FILE: Final = "sparkplug-edge.json"
 
 
 def _now() -> int:
@@ -43,7 +42,10 @@ class EdgeWriter(Writer):
         )
         self._config = config
         self._context = context
-        self._file = context.directory / _STATE_FILE
+        node = own.sparkplug.node or context.gateway
+        self._name = re.sub(r"[/+#\x00]", "_", node)
+        # another node has other aliases and another bdSeq
+        self._file = context.directory / f"sparkplug-{re.sub(r'[^A-Za-z0-9_.-]', '_', self._name)}.json"
         self._edge: Edge | None = None
         self._publisher = Publisher(config.url, config.timeout)
         self._busy = asyncio.Lock()
@@ -55,10 +57,9 @@ class EdgeWriter(Writer):
     def _node(self) -> Edge:
         if self._edge is None:
             own = self._config.provider_config.sparkplug
-            node = own.node or self._context.gateway.replace("/", "_").replace("+", "_").replace("#", "_")
             kept = self._file.read_bytes() if self._file.exists() else None
             try:
-                self._edge = Edge(own.group, node, own.device, own.metric, kept)
+                self._edge = Edge(own.group, self._name, own.device, own.metric, kept)
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{self._file}: cannot be read; remove it and aliases begin anew") from error
         return self._edge

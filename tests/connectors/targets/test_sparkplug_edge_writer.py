@@ -198,6 +198,6 @@ async def test_the_will_is_not_retained_and_births_are_not_either(tmp_path: Path
 
 
 async def test_a_state_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "sparkplug-edge.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"sparkplug-edge\.json"):
+    (tmp_path / "sparkplug-N.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"sparkplug-N\.json"):
         await node(1, tmp_path).open()
