@@ -118,6 +118,9 @@ class Document:
         node = find(self.root, (*path, key))
         if "tag" not in context:
             return Problem(place_of(node), dotted((*path, key)), f"is needed: one of {there}")
+        if re.fullmatch(r"(google|gcp)[-_]?((cloud[-_]?)?(iot([-_]?core)?)|cloud)", str(context["tag"]).lower()):
+            said = f"`{context['tag']}`: Google's IoT Core ended in August 2023; `google-pubsub` takes its place"
+            return Problem(place_of(node), dotted((*path, key)), said)
         near = nearest(str(context["tag"]), known)
         said = f"`{context['tag']}` is not known; there are {there}" + (f"; did you mean `{near}`?" if near else "")
         return Problem(place_of(node), dotted((*path, key)), said)

@@ -21,6 +21,7 @@ from connectors.targets.file import FileConfig
 from connectors.targets.influxdb import InfluxConfig
 from connectors.targets.kafka import KafkaConfig
 from connectors.targets.mqtt import MqttTargetConfig
+from connectors.targets.pubsub import PubSubConfig
 from connectors.targets.timescaledb import TimescaleConfig
 from connectors.targets.zerobus import ZeroBusConfig, ZeroBusSection
 from delivery.dead_letters import LetterPolicy
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
         | MqttTargetConfig
         | AwsIotConfig
         | AzureIotHubConfig
+        | PubSubConfig
         | AmqpConfig
         | TimescaleConfig
         | FileConfig
@@ -86,6 +88,7 @@ else:
                 MqttTargetConfig,
                 AwsIotConfig,
                 AzureIotHubConfig,
+                PubSubConfig,
                 AmqpConfig,
                 TimescaleConfig,
                 FileConfig,

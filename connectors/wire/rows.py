@@ -39,11 +39,15 @@ def join(parts: Sequence[Part]) -> bytes:
 
 def joined(parts: Sequence[Part]) -> tuple[bytes, np.ndarray]:
     """As `join`, and where in it each row ends."""
-    rows = beside(parts)
-    if not len(rows):
+    return laid_out(beside(parts))
+
+
+def laid_out(column: pa.Array) -> tuple[bytes, np.ndarray]:
+    """The texts or bytes of a column without nulls, one after the other, and where each ends."""
+    if not len(column):
         return b"", np.zeros(0, np.int64)
-    _, offsets, data = rows.buffers()
-    found = np.frombuffer(offsets, np.int32)[rows.offset : rows.offset + len(rows) + 1].astype(np.int64)
+    _, offsets, data = column.buffers()
+    found = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
     start, stop = int(found[0]), int(found[-1])
     return (b"" if data is None else data.slice(start, stop - start).to_pybytes()), found[1:] - start
 

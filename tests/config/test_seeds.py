@@ -153,6 +153,12 @@ def test_connectors_that_stand_on_top_are_told_where_they_belong(problems: Probl
         )
 
 
+@pytest.mark.parametrize("kind", ["google-cloud-iot", "gcp-iot", "google-iot-core", "google-cloud"])
+def test_the_seeds_google_cloud_iot_is_told_what_takes_its_place(problems: Problems, kind: str) -> None:
+    (found,) = problems(f"gateway: {{cloud: {{connectors: {{cloud: {{type: {kind}}}}}}}}}\n")
+    assert found.endswith(f"`{kind}`: Google's IoT Core ended in August 2023; `google-pubsub` takes its place")
+
+
 def test_the_influxdb_example_loads_under_the_connectors(loaded: Load) -> None:
     found = loaded(moved("cloud_influxdb"))
     target = found.targets["influxdb"]
