@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import psutil
+
 from tests.mosquitto_broker import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +68,7 @@ class LineServer:
     def __init__(self, headers: dict[str, str]) -> None:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="bifrost-influx-"))
-        self._headers = headers
+        self.headers = headers
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -96,6 +98,12 @@ class LineServer:
         except OSError:
             return False
 
+    def cpu_seconds(self) -> float:
+        """CPU time that it has used."""
+        assert self._process is not None
+        used = psutil.Process(self._process.pid).cpu_times()
+        return float(used.user + used.system)
+
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         """End it, without a chance to tidy up unless `how` gives it one."""
         if self._process is not None:
@@ -114,9 +122,7 @@ class LineServer:
 
     def call(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
         """Ask it with the keeper's credentials; returns status and body, whatever they are."""
-        request = urllib.request.Request(
-            self.url + path, data=body, method=method, headers={**self._headers, **headers}
-        )
+        request = urllib.request.Request(self.url + path, data=body, method=method, headers={**self.headers, **headers})
         try:
             with _OPENER.open(request, timeout=60) as answer:
                 return answer.status, answer.read()

@@ -11,6 +11,7 @@ import json
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class InfluxStandIn:
         requests: Path and headers of the requests that came.
         largest: Bytes of a body, uncompressed, that it takes.
         longest: Bytes of a field that it takes.
+        write_only: Whether the token may write and sees nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +49,7 @@ class InfluxStandIn:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.buckets: dict[str, list[Any]] = {}
         self.largest, self.longest = 10 * 1024**2, 1024**2
-        self.token = TOKEN
+        self.token, self.write_only = TOKEN, False
         self._types: dict[tuple[str, str], type] = {}
         self._folder = folder / "certificates"
         self._folder.mkdir()
@@ -122,18 +124,18 @@ class InfluxStandIn:
 
     def _manage(self, method: str, path: str, asked: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         if path == "/api/v2/orgs":
-            known = [{"id": "0a", "name": ORGANIZATION}] if asked.get("org") == ORGANIZATION else []
-            return (
-                (200, {}, json.dumps({"orgs": known}).encode())
-                if known
-                else _error(404, "not found", "organization not found")
-            )
+            if asked.get("org") != ORGANIZATION:
+                return _error(404, "not found", f'organization name "{asked.get("org")}" not found')
+            known = [] if self.write_only else [{"id": "0a", "name": ORGANIZATION}]
+            return 200, {}, json.dumps({"orgs": known}).encode()
         if path == "/api/v2/buckets" and method == "POST":
             made = json.loads(body)
             self.buckets[made["name"]] = made["retentionRules"]
             return 201, {}, body
         if path == "/api/v2/buckets":
             name = asked.get("name", "")
+            if self.write_only:
+                return 200, {}, b'{"buckets": []}'
             if name not in self.buckets:
                 return _error(404, "not found", f'bucket "{name}" not found')
             found = {"buckets": [{"id": "0b", "name": name, "retentionRules": self.buckets[name]}]}
@@ -157,8 +159,8 @@ class InfluxStandIn:
             return _error(413, "request too large", "unable to read data: points batch is too large")
         try:
             lines = parse_lines(body.decode())
-        except (ValueError, IndexError) as error:
-            return _error(400, "invalid", f"unable to parse '{body.decode()}': {error}")
+        except (ValueError, IndexError):
+            return _error(400, "invalid", "\n".join(_unparsable(body.decode())))
         refused: dict[int, str] = {}
         for at, line in enumerate(lines):
             why = self._refusal(line)
@@ -193,6 +195,16 @@ class InfluxStandIn:
 
 
 _NAMES: dict[type, str] = {int: "integer", float: "float", bool: "boolean", str: "string"}
+
+
+def _unparsable(text: str) -> Iterator[str]:
+    """What is said about each line that cannot be parsed."""
+    for line in text.splitlines():
+        try:
+            parse_lines(line + "\n")
+        except (ValueError, IndexError) as error:
+            why = "invalid boolean" if "is no number" in str(error) else "invalid field format"
+            yield f"unable to parse '{line}': {why}"
 
 
 def _error(status: int, code: str, message: str) -> tuple[int, dict[str, str], bytes]:

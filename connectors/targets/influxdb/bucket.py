@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from connectors.contract import AuthError, ConfigError
+from connectors.contract import AuthError
 from connectors.targets.influxdb.config import InfluxSettings
 from connectors.targets.influxdb.server import Server
 
@@ -98,7 +98,7 @@ async def _make_bucket(server: Server, own: InfluxSettings) -> None:
     found = await server.ask("GET", f"/api/v2/orgs?{urlencode({'org': own.organization or ''})}")
     organizations: list[dict[str, Any]] = (found or {}).get("orgs", [])
     if not organizations:
-        raise ConfigError(f"{server.where}: there is no organization {own.organization} that this token can see")
+        return  # a token that may only write sees none
     rules = [{"type": "expire", "everySeconds": round(own.retention)}] if own.retention else []
     made = {"orgID": organizations[0]["id"], "name": own.bucket, "retentionRules": rules}
     await server.ask("POST", "/api/v2/buckets", json=made)

@@ -197,6 +197,15 @@ async def test_a_bucket_is_made_and_a_missing_one_is_a_config_error(imitated: Im
     assert "after 30 days" in findings["retention"].detail
 
 
+async def test_a_token_that_may_write_and_sees_nothing_can_write(imitated: Imitated) -> None:
+    imitated.server.buckets["plant"] = []
+    imitated.server.write_only = True
+    async with opened(_influx(imitated.config())) as writer:
+        await writer.write(Source().batch([1.0]), 1)
+        assert "missing, or hidden" in {f.subject: f.detail for f in await writer.check()}["database"]
+    assert len(imitated.rows()) == 1
+
+
 async def test_a_writer_that_is_not_open_says_so() -> None:
     config = InfluxConfig.model_validate({"provider_config": {"version": "1.x", "database": "d"}})
     writer = config.writer(None)  # type: ignore[arg-type]
