@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -159,7 +160,7 @@ class FramesWriter(Writer):
         self._config = config
         self._file: Appender | None = None
         self._last = 0
-        self._sources: dict[str, int] = {}
+        self._whole = 0  # bytes of the file that an earlier opening found whole: a long outage must not read all again
 
     @override
     async def open(self) -> None:
@@ -167,8 +168,9 @@ class FramesWriter(Writer):
             raise TransientError("told to be away")
         config = self._config
         config.control.with_suffix(".thread").write_text(str(threading.get_native_id()))
-        whole, self._last = sound_bytes(config.path)
-        self._file = Appender(config.path, lambda _: whole)
+        self._whole, last = sound_bytes(config.path, self._whole)
+        self._last = max(self._last, last)
+        self._file = Appender(config.path, lambda _: self._whole)
 
     def _way(self) -> Way:
         try:
@@ -245,23 +247,26 @@ def frame(unit: int, rows: np.ndarray) -> bytes:
 
 def frames(path: Path, start: int = 0) -> list[tuple[int, int, np.ndarray]]:
     """Unit, time and rows of each sound frame of a target from byte `start` on."""
-    return _scan(path, start)[0]
+    return [(unit, moment, np.frombuffer(body, ROW)) for unit, moment, body, _ in _scan(path, start)]
 
 
-def sound_bytes(path: Path) -> tuple[int, int]:
-    """Bytes of the file up to which its frames are whole, and the largest unit there."""
-    found, end = _scan(path, 0)
-    return end, max((unit for unit, _, _ in found), default=0)
+def sound_bytes(path: Path, start: int = 0) -> tuple[int, int]:
+    """Bytes of the file up to which its frames are whole, and the largest unit there from byte `start` on."""
+    largest, whole = 0, start
+    for unit, _, _, end in _scan(path, start):
+        largest, whole = max(largest, unit), end
+    return whole, largest
 
 
-def _scan(path: Path, start: int) -> tuple[list[tuple[int, int, np.ndarray]], int]:
-    data = path.read_bytes() if path.exists() else b""
-    found, at = [], start
-    while at + FRAME.size <= len(data):
-        magic, checksum, unit, moment, rows = FRAME.unpack_from(data, at)
-        end = at + FRAME.size + rows * ROW.itemsize
-        if magic != MAGIC or end > len(data) or zlib.crc32(memoryview(data)[at + _CHECKED : end]) != checksum:
-            break
-        found.append((unit, moment, np.frombuffer(data, ROW, rows, at + FRAME.size)))
-        at = end
-    return found, at
+def _scan(path: Path, start: int) -> Iterator[tuple[int, int, bytes, int]]:
+    """Unit, time, body and end of each sound frame; one frame at a time is in memory, however large the file is."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        while len(head := file.read(FRAME.size)) == FRAME.size:
+            magic, checksum, unit, moment, rows = FRAME.unpack(head)
+            body = file.read(rows * ROW.itemsize) if magic == MAGIC else b""
+            if magic != MAGIC or zlib.crc32(body, zlib.crc32(head[_CHECKED:])) != checksum:
+                return
+            yield unit, moment, body, file.tell()
