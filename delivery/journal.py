@@ -559,6 +559,7 @@ class Journal:
             for _ in told:
                 shard.outcomes.popleft()
             shard.trimmed, shard.trimmed_sequence = number, last
+            self._forget_times()
             self._outcome.add(outcome)
             self._announce.append((index, number, last))
         self._room.set()
@@ -603,16 +604,20 @@ class Journal:
         """
         with self._lock:
             times = [began for began in (self._pending.began, self._committing) if began]
-            waiting = [queue[0].number for s in self._shards for queue in (s.handed, s.ready) if queue]
-            if self._behind is not None:
-                waiting.append(min(shard.queued for shard in self._shards) + 1)
-            first = min(waiting, default=self._log.next_number)
-            if first <= self._opened:
+            if self._forget_times() <= self._opened:
                 return 0
-            while self._commit_times and self._commit_times[0][0] < first:
-                self._commit_times.popleft()
             times += [began for _, began in self._commit_times][:1]
             return min(times, default=None)
+
+    def _forget_times(self) -> int:
+        """Forget when those commits began that are behind the flow; returns the number of the oldest that is not."""
+        waiting = [queue[0].number for s in self._shards for queue in (s.handed, s.ready) if queue]
+        if self._behind is not None:
+            waiting.append(min(shard.queued for shard in self._shards) + 1)
+        first = min(waiting, default=self._log.next_number)
+        while self._commit_times and self._commit_times[0][0] < first:
+            self._commit_times.popleft()
+        return first
 
     @property
     def waiting_rows(self) -> int:

@@ -1,6 +1,8 @@
 """Commits that hold several shards, and what the journal remembers of them."""
 
 import asyncio
+import gc
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -153,3 +155,23 @@ async def test_the_account_adds_up_while_a_commit_is_written(
         await journal.append("source0", INDEX, columns([n]), None)
     assert len(seen) >= 2
     assert not any(seen)
+
+
+async def test_commits_that_are_behind_the_flow_leave_nothing_in_memory(tmp_path: Path, closing: list[Journal]) -> None:
+    journal, commits = opened(tmp_path, closing), 300
+    attach(journal)
+
+    async def held_after(count: int) -> int:
+        for value in range(count):
+            await journal.append("source0", INDEX, columns([value]), None)
+            journal.trim(INDEX, journal.take(INDEX, 10)[-1].number)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = await held_after(50)
+        grown = await held_after(commits) - before
+    finally:
+        tracemalloc.stop()
+    assert grown / commits < 20, "bytes per commit, with nobody who asks what is delivered"
