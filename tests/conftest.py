@@ -20,6 +20,19 @@ def logging_left_as_found() -> Iterator[None]:
     structlog.configure(**before)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file, and of the contract suites those of one connector, share servers: one process runs them all."""
+    for item in items:
+        provider = getattr(getattr(item, "callspec", None), "params", {}).get("provider")
+        group = item.path.name if provider is None else f"{item.path.name} {type_of(provider)}"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def type_of(provider: object) -> str:
+    """Protocol or type of a provider of a contract suite."""
+    return str(getattr(provider, "type", None) or getattr(provider, "protocol", provider))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note what a test that talks to software of others found."""

@@ -1,8 +1,24 @@
 #!/bin/sh
 # Installs the real servers and clients that the tests talk to, and the tools they look with; what is there already is left as it is.
+# Three go on side by side: what comes by the system's packages, what is fetched, and what takes a compiler long.
 set -eu
 cd "$(dirname "$0")"
-for counterpart in tools.sh mosquitto.sh postgres.sh rabbitmq.sh influxdb.sh postgres-timescale/install.sh pubsub/install.sh modbus-c/install.sh modbus-node/install.sh opcua-c/install.sh opcua-node/install.sh opcua-milo/install.sh sparkplug/install.sh sparkplug-tahu/install.sh kafka/install.sh apicurio/install.sh; do
-    sh "$counterpart"
-    echo "counterpart ready: ${counterpart%/install.sh}"
+
+one_by_one() {
+    for counterpart in "$@"; do
+        sh "$counterpart" || { echo "counterpart not installed: ${counterpart%/install.sh}" >&2; exit 1; }
+        echo "counterpart ready: ${counterpart%/install.sh}"
+    done
+}
+
+sh tools.sh
+one_by_one mosquitto.sh postgres.sh rabbitmq.sh influxdb.sh modbus-c/install.sh opcua-c/install.sh &
+packages=$!
+one_by_one postgres-timescale/install.sh modbus-node/install.sh opcua-node/install.sh opcua-milo/install.sh sparkplug/install.sh \
+    sparkplug-tahu/install.sh kafka/install.sh apicurio/install.sh &
+fetched=$!
+one_by_one pubsub/install.sh &
+compiled=$!
+for stream in $packages $fetched $compiled; do
+    wait "$stream"
 done
