@@ -1,4 +1,4 @@
-# Everything a user or developer does. A fresh machine needs Python 3.11 or 3.12 and make; the tests also Node, a JDK with Maven, Rust and a C compiler.
+# Everything a user or developer does. A fresh machine needs Python 3.11 or 3.12 and make; the tests also Node, a JDK with Maven, Rust, Go and a C compiler.
 SHELL := /bin/bash
 PY := .venv/bin/python
 PYTHON ?= python3

@@ -42,8 +42,8 @@ class InfluxStandIn:
         write_only: Whether the token may write and sees nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, version: str = "v2.7.12") -> None:
+        self.port, self.version = free_port(), version
         self.points: dict[Key, Line] = {}
         self.next_answers: list[tuple[int, dict[str, str], bytes]] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -111,7 +111,7 @@ class InfluxStandIn:
         asked = {key: values[0] for key, values in parse_qs(path.query).items()}
         self.requests.append((handler.path, dict(handler.headers)))
         if path.path == "/ping":
-            return 204, {"X-Influxdb-Version": "v2.7.12"}, b""
+            return 204, {"X-Influxdb-Version": self.version}, b""
         given = handler.headers.get("Authorization", "").split(" ")
         if given[-1] != self.token or given[0] not in ("Token", "Bearer"):
             return _error(401, "unauthorized", "unauthorized access")

@@ -122,7 +122,7 @@ class Imitated:
     """A bucket or database of the stand-in."""
 
     def __init__(self, folder: Path, version: str) -> None:
-        self.server = InfluxStandIn(folder)
+        self.server = InfluxStandIn(folder, "v2.7.12" if version == "2.x" else "3.5.0")
         self.port, self.relay_port = self.server.port, 0
         where = {"organization": ORGANIZATION, "bucket": "plant"} if version == "2.x" else {"database": "plant"}
         self.own = {"version": version, "token": TOKEN, "tls": self.server.tls} | where
