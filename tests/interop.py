@@ -99,6 +99,9 @@ def _found(counterpart: str) -> Iterator[str]:
             yield from re.findall(r"^[\d.]+", _output(["pkg-config", "--modversion", "libmodbus"]))
         case "a stand-in for AWS IoT Core" | "a stand-in for Azure IoT Hub":
             yield "of the tests"
+        case "mochi-mqtt":
+            text = (_COUNTERPARTS / "mochi/go.mod").read_text("utf-8")
+            yield from re.findall(r"mochi-mqtt/server/v2 v(\S+)", text)
         case "SQLite":
             yield sqlite3.sqlite_version
         case "PostgreSQL":

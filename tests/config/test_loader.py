@@ -10,6 +10,7 @@ from config.yaml_nodes import ProblemsError
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.opcua import OpcUaConfig
+from connectors.targets.mqtt import MqttTargetConfig
 from tests.contract.counterpart import target_types
 from tests.loaded_config import Load, Problems
 
@@ -453,3 +454,20 @@ def test_ten_thousand_tags_are_loaded_within_three_seconds(tmp_path: Path) -> No
     ):
         load(file)
     assert time.process_time() - began < 10.0
+
+
+def test_two_different_brokers_are_a_warning(loaded: Load) -> None:
+    text = """
+gateway:
+  cloud:
+    connectors:
+      one: {type: mqtt, endpoint: "mqtt://a", provider_config: {broker: "mqtt://b"}}
+"""
+    found = loaded(text)
+    (warning,) = found.warnings
+    assert warning.endswith(
+        "gateway.cloud.connectors.one.provider_config.broker: `mqtt://b` goes before endpoint `mqtt://a`; name one of them"
+    )
+    target = found.targets["one"]
+    assert isinstance(target, MqttTargetConfig)
+    assert target.url == "mqtt://b"

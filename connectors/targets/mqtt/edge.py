@@ -102,6 +102,7 @@ class Edge:
         self._metrics: list[Metric] = []
         self._datatypes = np.zeros(0, np.int64)
         self._devices: dict[str, int] = {"": 0}
+        self._of_device: dict[str, list[int]] = {}
         self._device_of = np.zeros(0, np.int64)
         self._born: set[str] = set()
         self._seq = 0
@@ -152,10 +153,11 @@ class Edge:
         return Outgo(self._topic("DBIRTH", device), payload(now, self._content(device, now), self._next_seq()))
 
     def _content(self, device: str, now: int) -> bytes:
-        found = [(alias, one) for alias, one in enumerate(self._metrics) if one.device == device]
-        return b"".join(
-            birth_metric(one.name, alias, one.time or now, one.datatype, one.field, one.quality) for alias, one in found
-        )
+        out = []
+        for alias in self._of_device.get(device, []):
+            one = self._metrics[alias]
+            out.append(birth_metric(one.name, alias, one.time or now, one.datatype, one.field, one.quality))
+        return b"".join(out)
 
     def _topic(self, kind: str, device: str = "") -> str:
         return str(Topic(self._group, kind, self._node, device))
@@ -231,9 +233,13 @@ class Edge:
     def _add(self, device: str, name: str, datatype: int) -> int:
         alias = len(self._metrics)
         self._aliases[device, name] = alias
+        self._of_device.setdefault(device, []).append(alias)
         self._metrics.append(Metric(device, name, datatype))
-        self._datatypes = np.append(self._datatypes, datatype)
-        self._device_of = np.append(self._device_of, self._devices.setdefault(device, len(self._devices)))
+        number = self._devices.setdefault(device, len(self._devices))
+        if alias == len(self._datatypes):  # room for as many more
+            self._datatypes = np.concatenate([self._datatypes, np.zeros(alias + 64, np.int64)])
+            self._device_of = np.concatenate([self._device_of, np.zeros(alias + 64, np.int64)])
+        self._datatypes[alias], self._device_of[alias] = datatype, number
         return alias
 
     def _same_types(self, aliases: np.ndarray, datatypes: np.ndarray, first: int) -> int:

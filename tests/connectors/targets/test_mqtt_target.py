@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.contract.readings import Source
 from tests.mosquitto_broker import free_port
 from tests.mosquitto_process import PASSWORD, USER, Mosquitto
 
+COUNTERPARTS = Path(__file__).parents[2] / "counterparts"
 LOGIN = {"username": USER, "password": PASSWORD}
 
 
@@ -394,3 +396,34 @@ async def test_check_says_what_the_broker_grants(broker: Mosquitto, tmp_path: Pa
     assert not found.ok
     assert "check username" in found.detail
     assert await asyncio.to_thread(broker.messages) == []
+
+
+# ---------------------------------------------------------------------- mochi-mqtt
+
+
+@pytest.mark.interop("mochi-mqtt", "a target's messages are delivered, also where PUBACK is odd")
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+async def test_mochi_takes_messages_and_answers_user_properties_oddly(
+    tmp_path: Path, source: Source, version: str
+) -> None:
+    """Its PUBACK for a message with user properties has reason code 0x01, which there is not."""
+    await asyncio.to_thread(subprocess.run, ["sh", str(COUNTERPARTS / "mochi/install.sh")], check=True, timeout=300)
+    port = free_port()
+    broker = await asyncio.create_subprocess_exec(
+        str(COUNTERPARTS.parents[1] / "build/counterparts/mochi/mochi"), str(port),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert broker.stdout is not None
+    try:
+        assert await broker.stdout.readline() == b"ready\n"
+        own = {"version": version, "topic": "{source}"} | ({"identity_properties": True} if version == "5" else {})
+        target = writer(f"mqtt://127.0.0.1:{port}", tmp_path, **own)
+        await target.open()
+        await target.write(source.batch([float(i) for i in range(500)]), 1)
+        found = [(await broker.stdout.readline()).decode().split(" ", 1) for _ in range(500)]
+        await target.close()
+    finally:
+        broker.kill()
+        await broker.communicate()
+    assert {topic for topic, _ in found} == {"bifrost/telemetry/plc0", "bifrost/telemetry/plc1"}
+    assert sorted(json.loads(payload)["value"] for _, payload in found) == list(range(500))
