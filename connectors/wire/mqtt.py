@@ -477,13 +477,14 @@ class MqttSession(asyncio.Protocol):
 
     def _answered(self, answers: Answers) -> None:
         """Answers to what was published: in bulk, or by paho, which has the lowest packet ids."""
-        of_paho = answers.packet_ids < FIRST_ID
-        if of_paho.any():
-            for packet_id, code in zip(answers.packet_ids[of_paho], answers.codes[of_paho], strict=True):
+        if min(answers.packet_ids) < FIRST_ID:
+            pairs = list(zip(answers.packet_ids, answers.codes, strict=True))
+            for packet_id, code in (pair for pair in pairs if pair[0] < FIRST_ID):
                 rest = bytes([code]) if self._settings.v5 and code else b""
-                self._control(bytes([answers.kind, 2 + len(rest)]) + int(packet_id).to_bytes(2, "big") + rest)
-            answers = Answers(answers.kind, answers.packet_ids[~of_paho], answers.codes[~of_paho])
-        if len(answers.packet_ids):
+                self._control(bytes([answers.kind, 2 + len(rest)]) + packet_id.to_bytes(2, "big") + rest)
+            pairs = [pair for pair in pairs if pair[0] >= FIRST_ID]
+            answers = Answers(answers.kind, [one for one, _ in pairs], bytes(code for _, code in pairs))
+        if answers.packet_ids:
             self.outbox.take(answers)
 
     def _control(self, packet: bytes) -> None:

@@ -19,6 +19,7 @@ FIRST_ID: Final = 1024
 MOST_IN_FLIGHT: Final = 65_535 - FIRST_ID
 QOS2_WINDOW: Final = 20
 """Brokers of the field lose their way when more messages of QoS 2 are under way at once."""
+_SMALL: Final = 8  # messages of a window below which each leaves as soon as it may
 _PIECE: Final = 256 * 1024  # bytes handed to the transport at once
 
 
@@ -51,7 +52,7 @@ class Outbox:
         self._write = write
         self._loop = asyncio.get_running_loop()
         self._window = MOST_IN_FLIGHT
-        self._slots = np.zeros(65_536, np.int64)  # by packet id: number of the message, from 1 on; 0 when free
+        self._slots = [0] * 65_536  # by packet id: number of the message, from 1 on; 0 when free
         self._next_id = FIRST_ID
         self._numbered = 0
         self._delivery: _Delivery | None = None
@@ -119,25 +120,28 @@ class Outbox:
 
     def take(self, answers: Answers) -> None:
         """The broker has answered; what has no message is none of ours."""
-        packet_ids, first = np.unique(answers.packet_ids, return_index=True)
-        numbers = self._slots[packet_ids]
-        known = numbers > 0
-        packet_ids, numbers, codes = packet_ids[known], numbers[known], answers.codes[first][known]
-        if answers.kind == PUBREC_KIND:
-            taken = codes < 0x80
-            if taken.any():
-                self._room = self._write(acknowledgements((PUBREL | packet_ids[taken]).tolist())) and self._room
-            packet_ids, numbers, codes = packet_ids[~taken], numbers[~taken], codes[~taken]
+        slots, delivery, received = self._slots, self._delivery, answers.kind == PUBREC_KIND
+        first = delivery.first if delivery is not None else self._numbered
+        released, ended, own = [], 0, 0
+        for packet_id, code in zip(answers.packet_ids, answers.codes, strict=True):
+            number = slots[packet_id]
+            if not number:
+                continue
+            if received and code < 0x80:
+                released.append(PUBREL | packet_id)
+                continue
+            slots[packet_id] = 0
+            ended += 1
+            if number > first and delivery is not None:
+                own += 1
+                if code >= 0x80:
+                    delivery.refused[number - first - 1] = code
+        if released:
+            self._room = self._write(acknowledgements(released)) and self._room
         self._answered += 1
-        self._slots[packet_ids] = 0
-        self.in_flight -= len(packet_ids)
-        delivery = self._delivery
-        if delivery is not None and len(numbers):
-            own = numbers > delivery.first
-            delivery.left -= int(own.sum())
-            wrong = own & (codes >= 0x80)
-            places = numbers[wrong] - delivery.first - 1
-            delivery.refused |= dict(zip(places.tolist(), codes[wrong].tolist(), strict=True))
+        self.in_flight -= ended
+        if delivery is not None and own:
+            delivery.left -= own
             if not delivery.left and not delivery.done.done():
                 delivery.done.set_result(None)
         self._pump()
@@ -148,16 +152,19 @@ class Outbox:
         if delivery is None or self._failed is not None:
             return
         packets, total = delivery.packets, len(delivery.packets)
+        if self._window >= _SMALL and self.in_flight > self._window // 2:
+            return  # a write costs more than its messages: they go by the half window
         while self._room and delivery.sent < total and not delivery.done.done():
             at = delivery.sent
             fits = int(np.searchsorted(packets.bounds, packets.bounds[at] + _PIECE, side="right")) - 1 - at
             count = min(max(fits, 1), total - at, self._allowed(total - at))
             if delivery.qos:
                 packet_ids = self._free_ids(min(count, self._window - self.in_flight))
-                if not len(packet_ids):
+                if not packet_ids:
                     break
                 count = len(packet_ids)
-                self._slots[packet_ids] = delivery.first + 1 + at + np.arange(count)
+                number = delivery.first + 1 + at
+                self._slots[packet_ids.start : packet_ids.stop] = range(number, number + count)
                 self.in_flight += count
                 piece = packets.numbered(at, packet_ids)
             elif not count:
@@ -189,18 +196,17 @@ class Outbox:
         self._timer = None
         self._pump()
 
-    def _free_ids(self, count: int) -> np.ndarray:
+    def _free_ids(self, count: int) -> range:
         """Up to `count` packet ids in a row that are free."""
-        if count <= 0:
-            return np.zeros(0, np.int64)
         if self._next_id > 65_535:
             self._next_id = FIRST_ID
-        wanted = np.arange(self._next_id, min(self._next_id + count, 65_536))
-        used = np.flatnonzero(self._slots[wanted])
-        if len(used):
-            wanted = wanted[: int(used[0])]
-        self._next_id += len(wanted)
-        return wanted
+        start = stop = self._next_id
+        if count > 0:
+            stop = min(start + count, 65_536)
+            if any(self._slots[start:stop]):
+                stop = next(packet_id for packet_id in range(start, stop) if self._slots[packet_id])
+        self._next_id = stop
+        return range(start, stop)
 
 
 __all__ = ["FIRST_ID", "MOST_IN_FLIGHT", "PUBACK_KIND", "QOS2_WINDOW", "Outbox"]

@@ -46,17 +46,17 @@ class Outgoing:
         """Bytes of each packet."""
         return np.diff(self.bounds)
 
-    def numbered(self, first: int, packet_ids: np.ndarray) -> memoryview:
+    def numbered(self, first: int, packet_ids: range) -> memoryview:
         """The packets from the one at `first` on, with these packet ids.
 
         Args:
             first: Number of a packet.
-            packet_ids: One for each that is wanted.
+            packet_ids: One for each that is wanted, in a row.
         """
         last = first + len(packet_ids)
-        view = np.frombuffer(self.data, np.uint8)
-        view[self.ids[first:last]] = packet_ids >> 8
-        view[self.ids[first:last] + 1] = packet_ids & 0xFF
+        view, numbers = np.frombuffer(self.data, np.uint8), np.arange(packet_ids.start, packet_ids.stop)
+        view[self.ids[first:last]] = numbers >> 8
+        view[self.ids[first:last] + 1] = numbers & 0xFF
         return self.cut(first, last)
 
     def cut(self, first: int, last: int) -> memoryview:
@@ -203,8 +203,8 @@ class Answers(NamedTuple):
     """
 
     kind: int
-    packet_ids: np.ndarray
-    codes: np.ndarray
+    packet_ids: Sequence[int]
+    codes: bytes
 
 
 def take_answers(data: bytes, at: int) -> tuple[list[Answers], int]:
@@ -219,13 +219,15 @@ def take_answers(data: bytes, at: int) -> tuple[list[Answers], int]:
     found: list[Answers] = []
     while at < len(data) and data[at] & 0xF0 in _ANSWERS:
         kind = data[at] & 0xF0
-        if data[at + 1 : at + 2] == b"\x02" and (most := (len(data) - at) // 4):
-            cells = np.frombuffer(data, np.uint8, most * 4, at).reshape(most, 4)
-            other = np.flatnonzero((cells[:, 0] != data[at]) | (cells[:, 1] != 2))
-            count = int(other[0]) if len(other) else most
-            packet_ids = cells[:count, 2].astype(np.int64) << 8 | cells[:count, 3]
-            found.append(Answers(kind, packet_ids, np.zeros(count, np.uint8)))
-            at += count * 4
+        if data[at + 1 : at + 2] == b"\x02" and len(data) - at >= 4:
+            heads, sizes = data[at : len(data) - 3 : 4], data[at + 1 : len(data) - 2 : 4]
+            same = min(len(heads) - len(heads.lstrip(heads[:1])), len(sizes) - len(sizes.lstrip(b"\x02")))
+            stop = at + 4 * same
+            packet_ids = [
+                high << 8 | low for high, low in zip(data[at + 2 : stop : 4], data[at + 3 : stop : 4], strict=True)
+            ]
+            found.append(Answers(kind, packet_ids, bytes(same)))
+            at = stop
             continue
         bounds = packet_bounds(data, at)
         if bounds is None or bounds[1] > len(data):
@@ -235,6 +237,6 @@ def take_answers(data: bytes, at: int) -> tuple[list[Answers], int]:
             raise MalformedPacketError("an acknowledgement without a packet id")
         code = data[start + 2] if stop - start > 2 else 0
         packet_id = data[start] << 8 | data[start + 1]
-        found.append(Answers(kind, np.array([packet_id], np.int64), np.array([code], np.uint8)))
+        found.append(Answers(kind, [packet_id], bytes([code])))
         at = stop
     return found, at

@@ -60,7 +60,7 @@ def test_packets_are_those_of_paho(
 ) -> None:
     index = np.array([at for at, _ in sent])
     payloads = pa.array([payload for _, payload in sent], pa.binary())
-    ids = np.arange(len(sent)) * 517 + 1
+    ids = range(60_000, 60_000 + len(sent))
     users = [f"n{i}" for i in range(len(sent))]
     common = properties(content_type=extra[0], expiry=extra[1], user=[("g", "ü")], text=False) if extra else b""
     own = with_user_properties(common, [("sequence", pa.array(users))]) if extra else None
@@ -76,7 +76,7 @@ def test_packets_are_those_of_paho(
             if extra[0]:
                 props.ContentType = extra[0]
             props.UserProperty = [("g", "ü"), ("sequence", users[at])]
-        expected += by_paho(names[topic], payload, qos, retain, int(ids[at]), props)
+        expected += by_paho(names[topic], payload, qos, retain, ids[at], props)
     assert data == expected
 
 
@@ -99,7 +99,7 @@ def test_answers_of_every_form_are_taken_up_to_what_is_incomplete() -> None:
         b"\x50\x02\x04\x04\x70\x02\x04\x04\x40\x02\x04"
     )
     found, at = take_answers(data, 0)
-    assert [(one.kind, one.packet_ids.tolist(), one.codes.tolist()) for one in found] == [
+    assert [(one.kind, one.packet_ids, list(one.codes)) for one in found] == [
         (0x40, [1024, 1025], [0, 0]),
         (0x40, [1026], [0x10]),
         (0x40, [1027], [0x87]),
@@ -149,7 +149,7 @@ class Line:
         return self.room
 
     def answer(self, ids: list[int], code: int = 0, kind: int = PUBACK_KIND) -> None:
-        self.outbox.take(Answers(kind, np.array(ids, np.int64), np.full(len(ids), code, np.uint8)))
+        self.outbox.take(Answers(kind, ids, bytes([code]) * len(ids)))
 
 
 def messages(count: int, qos: int = 1) -> Outgoing:
@@ -167,6 +167,21 @@ async def test_no_more_messages_are_under_way_than_the_window_allows() -> None:
     line.answer(line.sent[4:])
     assert await waiting == {}
     assert line.outbox.in_flight == 0
+
+
+async def test_a_wide_window_is_filled_by_halves() -> None:
+    line = Line(window=20)
+    waiting = asyncio.create_task(line.outbox.deliver(messages(45), 1, 5))
+    await asyncio.sleep(0)
+    assert len(line.sent) == 20
+    line.answer(line.sent[:9])
+    assert len(line.sent) == 20
+    line.answer(line.sent[9:10])
+    assert len(line.sent) == 30
+    line.answer(line.sent[10:])
+    assert len(line.sent) == 45
+    line.answer(line.sent[30:])
+    assert await waiting == {}
 
 
 async def test_refusals_are_told_by_message_and_the_rest_is_delivered() -> None:
