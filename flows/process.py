@@ -41,6 +41,7 @@ from delivery.retry import RetryPolicy
 from delivery.spool import Spool
 from delivery.wear import written_bytes
 from flows import main_module, report
+from flows.allocator import give_back
 from flows.clock import Epochs, lead, pace
 from flows.intake import SourceIntake, supervise
 from flows.options import check_bytewax_options, prepare_recovery
@@ -60,6 +61,7 @@ _LEAVE_AT_LATEST: Final = 4.0  # seconds after the signal
 _CLOSE_AT_LATEST: Final = 0.5  # seconds after that
 _FORWARDER_PATIENCE: Final = 3.0
 _NOTE_AGES: Final = 300.0
+_GIVE_BACK: Final = 60.0
 _DISK_FULL: Final = ("DiskFull", "extended_code: 4874")  # in what Bytewax says; 4874 is SQLITE_IOERR_SHMSIZE
 _FULL_PAUSE: Final = 1.0
 _IDLE_WAIT: Final = 0.05
@@ -115,7 +117,7 @@ class Process:
         # By thread; Bytewax's own threads get a new Python thread state each time, so that a threading.local would forget.
         self._turns: defaultdict[int, _Turn] = defaultdict(_Turn)
         self._readers: list[asyncio.Task[None]] = []
-        self._noting: asyncio.Task[None] | None = None
+        self._keeping_house: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
 
@@ -228,7 +230,10 @@ class Process:
 
     async def _read(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._noting = asyncio.create_task(self._note_ages())
+        self._keeping_house = [
+            asyncio.create_task(_again(self.ages.note, _NOTE_AGES)),
+            asyncio.create_task(_again(give_back, _GIVE_BACK)),
+        ]
         if self.config.report_interval:
             self._readers.append(asyncio.create_task(self._report(self.config.report_interval), name=report.SOURCE))
         for source in self.config.sources:
@@ -260,11 +265,6 @@ class Process:
             }
             rows = report.columns(account, complete, self.config.gateway, self.tags.intern, now)
             await self.journal.append(report.SOURCE, shard, rows, None)
-
-    async def _note_ages(self) -> None:
-        while True:
-            await asyncio.to_thread(self.ages.note)
-            await asyncio.sleep(_NOTE_AGES)
 
     def _stop_readers(self) -> None:
         for task in self._readers:
@@ -500,6 +500,13 @@ class Process:
         """Drain on SIGTERM and SIGINT; call from the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.drain())
+
+
+async def _again(act: Callable[[], None], interval: float) -> None:
+    """Do something at once and every `interval` seconds, in another thread."""
+    while True:
+        await asyncio.to_thread(act)
+        await asyncio.sleep(interval)
 
 
 def recovery_directory(config: Configuration) -> Path:
