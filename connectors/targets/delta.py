@@ -35,6 +35,7 @@ from connectors.targets.delta_errors import contract_errors
 from connectors.targets.delta_log import mend, sync, write_durably
 from connectors.targets.delta_table import Standing, misfits, split, standing, unwritable
 from connectors.targets.delta_tidy import claim, merge, no_hooks, sweep
+from connectors.wire.lakehouse import add_columns, review, unstored
 from connectors.wire.rows import fingerprint
 from normalization.reading import TABLE, table
 
@@ -64,6 +65,11 @@ class DeltaConfig(TargetConfig):
         "source_time",
         description="what the partition column `date` is the UTC date of: when the device says it measured (received_time "
         "where it does not say), or when the gateway received it, which puts late readings into the newest partition",
+    )
+    schema_evolution: Literal["auto", "review"] = Field(
+        "auto",
+        description="when a table lacks columns of a reading: the commit adds them (`auto`), or readings that have values for "
+        "them wait, and the ALTER TABLE that is needed is said (`review`)",
     )
     storage_options: dict[str, SecretStr] = Field(
         {}, description="options of the object store as delta-rs names them, e.g. AWS_REGION, AZURE_STORAGE_ACCOUNT_KEY"
@@ -97,6 +103,16 @@ class DeltaConfig(TargetConfig):
 
 def _misfits(found: "DeltaTable") -> list[str]:
     return misfits((field.name, field.type.type, field.nullable) for field in found.schema().fields)
+
+
+def _lacking(found: "DeltaTable") -> list[str]:
+    """The columns of a reading that a table does not have."""
+    there = {field.name for field in found.schema().fields}
+    return [name for name in TABLE.names if name not in there]
+
+
+def _quoted(uri: str) -> str:
+    return "`" + uri.replace("`", "``") + "`"
 
 
 def _read_numbers(file: Path) -> dict[str, int]:
@@ -167,9 +183,13 @@ class DeltaWriter(Writer):
             if isinstance(problem.__cause__, TableNotFoundError) and not isinstance(problem, ConfigError):
                 return [Finding(True, uri, "reachable; the table will be made")]
             return [Finding(False, uri, str(problem))]
-        return [Finding(False, uri, problem) for problem in _misfits(found)] or [
-            Finding(True, uri, "the table is there")
-        ]
+        problems = _misfits(found)
+        if self._config.schema_evolution == "review" and (lacking := _lacking(found)):
+            problems.append(
+                f"lacks {', '.join(lacking)}: readings that have values for them wait; run "
+                f"{add_columns(f'delta.{_quoted(uri)}', lacking)}"
+            )
+        return [Finding(False, uri, problem) for problem in problems] or [Finding(True, uri, "the table is there")]
 
     async def _in_thread(self, act: Callable[..., None], *args: Any) -> None:
         await asyncio.to_thread(self._locked, act, *args)
@@ -296,6 +316,8 @@ class DeltaWriter(Writer):
     def _write(self, parts: dict[str, pa.RecordBatch], unit: int) -> None:
         marks = {name: fingerprint(rows) for name, rows in parts.items()}
         stands = {name: self._standing(name, unit, marks[name]) for name in parts}
+        if self._config.schema_evolution == "review":
+            self._review({name: rows for name, rows in parts.items() if stands[name] is not Standing.TAKEN})
         if Standing.FOREIGN in stands.values():  # before any commit, so that the whole unit is under one id
             self._app_id = self._new_app_id()
         for name, rows in parts.items():
@@ -310,11 +332,22 @@ class DeltaWriter(Writer):
         self._sync(name, found)
         return result
 
+    def _review(self, parts: dict[str, pa.RecordBatch]) -> None:
+        """Refuse a unit that would lose values for want of columns, before any of it is committed."""
+        for name, batch in parts.items():
+            uri = self._uri(name)
+            readings = table(batch, self._config.partition_time)
+            values = dict(zip(readings.schema.names, readings.columns, strict=True))
+            if lost := unstored(values, _lacking(self._tables[name])):
+                raise ConfigError(review(uri, f"delta.{_quoted(uri)}", lost, len(batch), "`schema_evolution: auto`"))
+
     def _commit(self, name: str, batch: pa.RecordBatch, unit: int, mark: int) -> None:
         from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
 
         found = self._tables[name]
         readings = table(batch, self._config.partition_time)
+        if self._config.schema_evolution == "review" and (lacking := _lacking(found)):
+            readings = readings.drop_columns(lacking)  # where they say something, `_review` has refused the unit
         write_deltalake(
             found,
             readings,

@@ -3,10 +3,11 @@
 The SQL is that of Databricks and Spark. Readings are partitioned by `date`; whoever reads them filters by it, too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from normalization.reading import TABLE
 
@@ -96,12 +97,67 @@ def merge(table: str, days: int = 3) -> str:
     return "\n".join(lines)
 
 
-def add_columns(table: str, names: Sequence[str], type_of: Callable[[pa.DataType], str] = sql_type) -> str:
-    """The statement that adds columns of a reading that a table lacks."""
+def add_columns(table: str, names: Iterable[str], type_of: Callable[[pa.DataType], str] = sql_type) -> str:
+    """The statement that adds columns of a reading that a table lacks.
+
+    Args:
+        table: Its name as SQL writes it, see `quoted`.
+        names: The columns.
+        type_of: The type of a column, as SQL says it.
+    """
+    lacking = set(names)
     wanted = [
-        f"`{field.name}` {type_of(field.type)} COMMENT {text(comment(field))}" for field in TABLE if field.name in names
+        f"`{field.name}` {type_of(field.type)} COMMENT {text(comment(field))}"
+        for field in TABLE
+        if field.name in lacking
     ]
-    return f"ALTER TABLE {quoted(table)} ADD COLUMNS ({', '.join(wanted)});"
+    return f"ALTER TABLE {table} ADD COLUMNS ({', '.join(wanted)});"
+
+
+def unstored(values: Mapping[str, pa.Array], lacking: Iterable[str]) -> dict[str, int]:
+    """How many readings would lose something, by the column that the table lacks.
+
+    `date` is made from a time, so nothing is lost with it; nor is with a null, an empty text or object, or a zero among flags
+    and priorities.
+
+    Args:
+        values: Columns of ``TABLE``, those of names may be dictionaries.
+        lacking: The columns that the table lacks.
+    """
+    counts = {name: _said(values[name], name) for name in lacking if name != "date"}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _said(column: pa.Array, name: str) -> int:
+    if pa.types.is_dictionary(column.type):
+        says = _says(column.dictionary, name)
+        return int(pc.sum(says.take(column.indices)).as_py() or 0)
+    return int(pc.sum(_says(column, name)).as_py() or 0)
+
+
+def _says(column: pa.Array, name: str) -> pa.Array:
+    if pa.types.is_string(column.type):
+        return pc.fill_null(pc.and_(pc.not_equal(column, ""), pc.not_equal(column, "{}")), False)
+    if name in {"flags", "priority"}:
+        return pc.fill_null(pc.not_equal(column, 0), False)
+    return column.is_valid()
+
+
+def review(where: str, table: str, lost: Mapping[str, int], readings: int, otherwise: str) -> str:
+    """What is said while readings wait for columns that a table lacks.
+
+    Args:
+        where: The table, for people.
+        table: Its name as SQL writes it.
+        lost: See `unstored`.
+        readings: How many there are in the unit.
+        otherwise: What can be set instead.
+    """
+    counted = ", ".join(f"`{name}` ({count} of {readings})" for name, count in sorted(lost.items()))
+    return (
+        f"{where} lacks columns that readings have values for: {counted}; they wait until somebody runs "
+        f"{add_columns(table, lost)} or sets {otherwise}"
+    )
 
 
 def delta_ddl(table: str, location: str) -> str:

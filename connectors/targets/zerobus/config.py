@@ -37,6 +37,11 @@ _PARTITION = (
     "what the partition column `date` is the UTC date of: when the device says it measured (received_time where it does not "
     "say), or when the gateway received it, which puts late readings into the newest partition"
 )
+_EVOLUTION = (
+    "when the table lacks a column that readings have values for: readings wait, and the ALTER TABLE that is needed is said "
+    "(`review`), or the values of that column are not stored (`leave_out`)"
+)
+Evolution = Literal["review", "leave_out"]
 PartitionTime = Literal["source_time", "received_time"]
 _FLUSH = "seconds that one write may take until all of it is durable"
 
@@ -55,6 +60,7 @@ class ZeroBusSettings(Settings):
     ack_timeout: Duration = Field(60.0, gt=0, description=_ACK)
     flush_timeout: Duration = Field(300.0, gt=0, description=_FLUSH)
     partition_time: PartitionTime = Field("source_time", description=_PARTITION)
+    schema_evolution: Evolution = Field("review", description=_EVOLUTION)
 
 
 class ZeroBusConfig(TargetConfig):
@@ -99,6 +105,7 @@ class ZeroBusSection(Settings):
     ack_timeout: Duration = Field(60.0, gt=0, description=_ACK)
     flush_timeout: Duration = Field(300.0, gt=0, description=_FLUSH)
     partition_time: PartitionTime = Field("source_time", description=_PARTITION)
+    schema_evolution: Evolution = Field("review", description=_EVOLUTION)
     batch_size: int | None = Field(None, ge=1, le=100_000, description="readings in one write, at most 100,000")
     flush_interval: Duration | None = Field(None, description="time that a reading may wait for a batch to fill")
     retry_count: int = Field(5, ge=1, description="failures in a row that open the circuit breaker")
@@ -135,6 +142,7 @@ def targets(section: ZeroBusSection) -> dict[str, ZeroBusConfig]:
                     ack_timeout=section.ack_timeout,
                     flush_timeout=section.flush_timeout,
                     partition_time=section.partition_time,
+                    schema_evolution=section.schema_evolution,
                 ),
             ),
         )

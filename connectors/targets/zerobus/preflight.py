@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 from connectors.contract import AuthError, ConfigError, Context, DeliveryError, Finding
 from connectors.targets.zerobus.catalog import Catalog, privileges
-from connectors.targets.zerobus.config import ZeroBusConfig
+from connectors.targets.zerobus.config import ZeroBusConfig, ZeroBusSettings
 from connectors.targets.zerobus.errors import HttpError, failure
 from connectors.targets.zerobus.schema import Plan, columns, grants, plan
 from connectors.targets.zerobus.writer import Access, ZeroBusWriter, access
-from connectors.wire.lakehouse import IDENTITY
+from connectors.wire.lakehouse import IDENTITY, add_columns, quoted
 
 
 async def findings(config: ZeroBusConfig, context: Context) -> list[Finding]:
@@ -37,7 +37,7 @@ async def findings(config: ZeroBusConfig, context: Context) -> list[Finding]:
         fitting = plan(columns(answer))
     except (HttpError, OSError) as error:
         return [*found, _no_table(table, where, error)]
-    found += [*_table(table, answer), *_columns(table, fitting), await _granted(catalog, where, table)]
+    found += [*_table(table, answer), *_columns(config.provider_config, fitting), await _granted(catalog, where, table)]
     if all(finding.ok for finding in found):
         found.append(await _stream(config, context, where))
     return found
@@ -118,23 +118,28 @@ def _table(table: str, answer: dict[str, Any]) -> list[Finding]:
     return [Finding(True, "table", f"{table} is there")]
 
 
-def _columns(table: str, fitting: Plan) -> list[Finding]:
+def _columns(own: ZeroBusSettings, fitting: Plan) -> list[Finding]:
+    table = own.table
     found = [Finding(False, "columns", f"{table}: {problem}") for problem in fitting.problems]
-    identity = [name for name in IDENTITY if name in fitting.left_out]
-    if identity:
+    if identity := [name for name in IDENTITY if name in fitting.left_out]:
         found.append(
             Finding(
                 False,
                 "columns",
-                f"{table} lacks {', '.join(identity)}: readings that are delivered twice cannot be told apart; add them "
-                f"with ALTER TABLE … ADD COLUMNS, in the types that `bifrost zerobus ddl {table}` prints",
+                f"{table} lacks {', '.join(identity)}: readings that are delivered twice cannot be told apart; run "
+                f"{add_columns(quoted(table), identity)}",
             )
         )
-    others = [name for name in fitting.left_out if name not in IDENTITY]
-    if others:
-        found.append(Finding(True, "columns", f"{table} lacks {', '.join(others)}: these are not stored"))
+    if others := [name for name in fitting.left_out if name not in IDENTITY]:
+        lacks = f"{table} lacks {', '.join(others)}"
+        if own.schema_evolution == "leave_out":
+            found.append(Finding(True, "columns", f"{lacks}: these are not stored"))
+        else:
+            what = "readings that have values for them wait; run"
+            found.append(Finding(False, "columns", f"{lacks}: {what} {add_columns(quoted(table), others)}"))
     if fitting.not_ours:
-        found.append(Finding(True, "columns", f"{table} has {', '.join(fitting.not_ours)}, which readings leave null"))
+        count = f"{len(fitting.not_ours)} columns that readings leave null"
+        found.append(Finding(True, "columns", f"{table} has {count}: {', '.join(fitting.not_ours)}"))
     return found or [Finding(True, "columns", f"{table} has all columns of a reading")]
 
 

@@ -19,9 +19,10 @@ from typing_extensions import override
 from connectors.contract import Checks, ConfigError, Context, Finding, Limits, RejectedRecords, Writer
 from connectors.targets.zerobus import encode
 from connectors.targets.zerobus.catalog import Catalog
-from connectors.targets.zerobus.config import ZeroBusConfig
+from connectors.targets.zerobus.config import ZeroBusConfig, ZeroBusSettings
 from connectors.targets.zerobus.errors import HttpError, failure, grpc_status, rotated, was_dead
 from connectors.targets.zerobus.schema import Plan, columns, descriptor, plan
+from connectors.wire import lakehouse
 from connectors.wire.protobuf import ProtobufEncoder, reading_columns
 
 _CLOSING: Final = 5.0  # seconds for a stream to end in good order
@@ -86,11 +87,14 @@ def access(config: ZeroBusConfig) -> Access:
     return Access(**given)
 
 
-def _requests(stream: _Stream, batch: pa.RecordBatch, partition_time: str) -> tuple[list[_Request], dict[int, str]]:
+def _requests(stream: _Stream, batch: pa.RecordBatch, own: ZeroBusSettings) -> tuple[list[_Request], dict[int, str]]:
     """Encode `batch` and cut it to the service's limits; rows that it would never take are told by number and reason."""
     if not batch.num_rows:
         return [], {}
-    values = reading_columns(batch, partition_time)
+    values = reading_columns(batch, own.partition_time)
+    if own.schema_evolution == "review" and (lost := lakehouse.unstored(values, stream.plan.left_out)):
+        table = lakehouse.quoted(own.table)
+        raise ConfigError(lakehouse.review(own.table, table, lost, batch.num_rows, "`schema_evolution: leave_out`"))
     refused = encode.missing(values, stream.plan.columns)
     records: Any
     if stream.protobuf is not None:
@@ -149,7 +153,7 @@ class ZeroBusWriter(Writer, Checks):
             async with asyncio.timeout(self._own.flush_timeout):
                 for last in (False, True):
                     stream = await self._ready()
-                    requests, refused = _requests(stream, batch.slice(done), self._own.partition_time)
+                    requests, refused = _requests(stream, batch.slice(done), self._own)
                     rejected |= {done + row: reason for row, reason in refused.items()}
                     first = done
                     try:

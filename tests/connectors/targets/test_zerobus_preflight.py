@@ -78,7 +78,9 @@ async def test_preflight_names_columns_that_are_missing_or_of_another_type(emula
     assert "`value` is STRING, readings need DOUBLE" in wrong
     assert "lacks shard, sequence" in identity
     assert "lacks unit" in left_out
-    assert list(columns.values()) == [False, False, True]
+    assert list(columns.values()) == [False, False, False]
+    assert "ALTER TABLE" in left_out
+    assert "ADD COLUMNS (`unit` STRING COMMENT" in left_out
 
 
 async def test_preflight_says_what_the_service_says_when_it_opens_no_stream(emulator):

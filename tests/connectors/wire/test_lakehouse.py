@@ -87,7 +87,7 @@ def test_the_merge_finds_readings_that_were_measured_long_ago_and_came_just_now(
 
 
 def test_columns_are_added_in_the_types_of_a_reading(db: duckdb.DuckDBPyConnection) -> None:
-    assert add_columns("main.plant.readings", ["priority", "unit"]) == (
+    assert add_columns(quoted("main.plant.readings"), ["priority", "unit"]) == (
         "ALTER TABLE `main`.`plant`.`readings` ADD COLUMNS (`unit` STRING COMMENT 'engineering unit of the value', "
         "`priority` INT COMMENT 'priority given by the routing rules, larger is more urgent');"
     )
