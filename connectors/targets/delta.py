@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pyarrow as pa
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from typing_extensions import override
 
 from connectors.contract import ConfigError, Context, DeliveryError, Finding, Limits, Writer
@@ -34,6 +34,7 @@ from connectors.settings import Duration, Size, TargetConfig
 from connectors.targets.delta_errors import contract_errors
 from connectors.targets.delta_log import mend, sync, write_durably
 from connectors.targets.delta_table import Standing, misfits, split, standing, unwritable
+from connectors.targets.delta_tags import TagVersions
 from connectors.targets.delta_tidy import claim, merge, no_hooks, sweep
 from connectors.wire.lakehouse import add_columns, review, unstored
 from connectors.wire.rows import fingerprint
@@ -60,6 +61,11 @@ class DeltaConfig(TargetConfig):
     table: str = Field("readings", description="name of the table", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     per: Literal["target", "source"] = Field(
         "target", description="`target`: one table; `source`: a table for each source, named `<table>_<source>`"
+    )
+    tags_table: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="name of a table beside it with a row for each version of each tag, from when to when it was so (default: none)",
     )
     partition_time: Literal["source_time", "received_time"] = Field(
         "source_time",
@@ -89,6 +95,13 @@ class DeltaConfig(TargetConfig):
     log_retention: Duration = Field(
         3600.0, ge=60, description="time that the table's history is kept; a long log makes every commit slower"
     )
+
+    @model_validator(mode="after")
+    def _tags_have_a_table_of_their_own(self) -> "DeltaConfig":
+        own = self.tags_table
+        if own is not None and (own == self.table or (self.per == "source" and own.startswith(f"{self.table}_"))):
+            raise ValueError(f"tags_table `{own}` may be a table of readings; choose another name")
+        return self
 
     @override
     def writer(self, context: Context) -> Writer:
@@ -147,6 +160,10 @@ class DeltaWriter(Writer):
         self._left_over: dict[str, set[str]] = {}
         self._swept: dict[str, float] = {}
         self._tidying: asyncio.Task[None] | None = None
+        self._tags: TagVersions | None = None
+        if config.tags_table is not None:
+            uri = self._uri(config.tags_table)
+            self._tags = TagVersions(uri, context.gateway, self._options, local=self._local)
 
     @override
     async def open(self) -> None:
@@ -161,7 +178,7 @@ class DeltaWriter(Writer):
         if len(batch):
             own = self._config
             parts = {own.table: batch} if own.per == "target" else split(batch, own.table)
-            await self._in_thread(self._write, parts, unit)
+            await self._in_thread(self._write, parts, batch, unit)
             self._tidy_when_due()
 
     @override
@@ -208,6 +225,8 @@ class DeltaWriter(Writer):
     def _forget(self) -> None:
         self._tables.clear()
         self._synced.clear()
+        if self._tags is not None:
+            self._tags.forget()
 
     def _uri(self, name: str) -> str:
         return str(self._location / name) if isinstance(self._location, Path) else f"{self._location}/{name}"
@@ -313,13 +332,15 @@ class DeltaWriter(Writer):
         """By table, a version up to which the log is known to be durable; after a power cut it may be an older one."""
         return _read_numbers(self._durable_file())
 
-    def _write(self, parts: dict[str, pa.RecordBatch], unit: int) -> None:
+    def _write(self, parts: dict[str, pa.RecordBatch], batch: pa.RecordBatch, unit: int) -> None:
         marks = {name: fingerprint(rows) for name, rows in parts.items()}
         stands = {name: self._standing(name, unit, marks[name]) for name in parts}
         if self._config.schema_evolution == "review":
             self._review({name: rows for name, rows in parts.items() if stands[name] is not Standing.TAKEN})
         if Standing.FOREIGN in stands.values():  # before any commit, so that the whole unit is under one id
             self._app_id = self._new_app_id()
+        if self._tags is not None:
+            self._tags.update(batch)
         for name, rows in parts.items():
             if stands[name] is not Standing.TAKEN:
                 self._commit(name, rows, unit, marks[name])

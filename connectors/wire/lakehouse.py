@@ -9,7 +9,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from normalization.reading import TABLE
+from normalization.reading import TABLE, TAG_COLUMNS
 
 IDENTITY: Final = ("gateway", "shard", "sequence")
 _SPARK: Final = {
@@ -93,6 +93,28 @@ def merge(table: str, days: int = 3) -> str:
         ") AS come",
         f"ON {same}",
         "WHEN NOT MATCHED THEN INSERT *;",
+    ]
+    return "\n".join(lines)
+
+
+def tag_versions(table: str) -> str:
+    """The view of tags: a row for each version of each tag, from when to when readings had it.
+
+    It is made from the readings, because ZeroBus can only add rows; a Delta table of tags is kept by the gateway.
+    """
+    key = ["gateway", "source", "device_id", "address", "tag_name"]
+    rest = [name for name in TAG_COLUMNS if name not in key]
+    of_tag = f"PARTITION BY {', '.join(key)} ORDER BY"
+    known = f"to_json(struct({', '.join(rest)}))"
+    names = ", ".join(key + rest)
+    lines = [
+        f"CREATE OR REPLACE VIEW {quoted(table + '_tags')}",
+        f"COMMENT {text(f'Versions of the tags of {table}; valid_to is null for the one in force.')}",
+        f"AS SELECT {names}, valid_from, LEAD(valid_from) OVER ({of_tag} valid_from) AS valid_to",
+        f"FROM (SELECT {names}, received_time AS valid_from, {known} AS known,",
+        f"        LAG({known}) OVER ({of_tag} received_time) AS known_before",
+        f"      FROM {quoted(table)}) AS seen",
+        "WHERE known_before IS NULL OR known <> known_before;",
     ]
     return "\n".join(lines)
 

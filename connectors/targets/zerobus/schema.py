@@ -219,7 +219,7 @@ def ddl(table: str, principal: str | None = None) -> str:
         "PARTITIONED BY (`date`)\n"
         "COMMENT 'Readings from Bifrost. Delivery is at least once: the view with the suffix _once shows each once.';"
     )
-    parts = [create, lakehouse.once(table), lakehouse.merge(table)]
+    parts = [create, lakehouse.once(table), lakehouse.tag_versions(table), lakehouse.merge(table)]
     if principal is not None:
         parts.append("\n".join(grants(table, principal)))
     return "\n\n".join(parts) + "\n"

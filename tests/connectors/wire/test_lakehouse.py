@@ -7,7 +7,7 @@ import duckdb
 import pytest
 import sqlglot
 
-from connectors.wire.lakehouse import add_columns, delta_ddl, merge, once, quoted, text
+from connectors.wire.lakehouse import add_columns, delta_ddl, merge, once, quoted, tag_versions, text
 from normalization.reading import TABLE
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -84,6 +84,19 @@ def test_the_merge_finds_readings_that_were_measured_long_ago_and_came_just_now(
     put(db, 2, NOW - timedelta(days=5), NOW - timedelta(days=5))
     run(db, statement)
     assert sequences(db, "readings_merged") == [1]  # the other was merged when it came
+
+
+def test_the_view_of_tags_has_a_row_for_each_time_that_a_tag_was_so(db: duckdb.DuckDBPyConnection) -> None:
+    for sequence, unit in enumerate(["°C", "°C", "K", "K", "°C"]):
+        put(db, sequence, NOW + timedelta(minutes=sequence), NOW)
+        db.execute(
+            "UPDATE readings SET source = 'plc', device_id = '1', address = 'a', tag_name = 't', unit = ? WHERE sequence = ?",
+            [unit, sequence],
+        )
+    run(db, tag_versions("readings"))
+    found = db.execute("SELECT unit, valid_from, valid_to FROM readings_tags ORDER BY valid_from").fetchall()
+    times = [NOW + timedelta(minutes=minute) for minute in (0, 2, 4)]
+    assert found == list(zip(["°C", "K", "°C"], times, [*times[1:], None], strict=True))
 
 
 def test_columns_are_added_in_the_types_of_a_reading(db: duckdb.DuckDBPyConnection) -> None:
