@@ -466,7 +466,7 @@ gateway:
     found = loaded(text)
     (warning,) = found.warnings
     assert warning.endswith(
-        "gateway.cloud.connectors.one.provider_config.broker: `mqtt://b` goes before endpoint `mqtt://a`; name one of them"
+        "gateway.cloud.connectors.one.endpoint: differs from provider_config.broker (mqtt://b), which wins"
     )
     target = found.targets["one"]
     assert isinstance(target, MqttTargetConfig)
