@@ -18,6 +18,9 @@ _TYPES: Final = pa.array([t.name for t in ValueType], pa.string())
 _QUALITIES: Final = pa.array([q.name for q in Quality], pa.string())
 
 
+_DELIMITED: Final = 2  # the wire type of bytes, texts and messages
+
+
 class Column(Protocol):
     """A column that becomes a field."""
 
@@ -118,3 +121,20 @@ def _delimited(number: int, array: pa.Array) -> list[pa.Array]:
     _tag(lanes, number, 2, mask)
     lanes.varint(lengths.astype(np.uint64), mask)
     return [lanes.finish(), data]
+
+
+def field(number: int, value: bytes) -> bytes:
+    """A field of bytes, text or a message."""
+    return varint(number << 3 | _DELIMITED) + varint(len(value)) + value
+
+
+def fields(number: int, contents: pa.Array) -> pa.Array:
+    """The same field of many messages; where there is null there is no field."""
+    column = contents.cast(pa.binary())
+    lengths = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    # messages of one kind have few lengths: what stands before the content is made once for each
+    distinct, index = np.unique(lengths, return_inverse=True)
+    tag = varint(number << 3 | _DELIMITED)
+    heads = pa.array([tag + varint(int(length)) for length in distinct], pa.binary()).take(pa.array(index))
+    found = pc.binary_join_element_wise(heads, column, b"")
+    return pc.fill_null(found, b"") if column.null_count else found

@@ -1,6 +1,6 @@
 """Readings as the requests that Pub/Sub takes, cut to its limits and dealt out to lanes. Pure.
 
-The messages of a batch are made as columns of protobuf fields (`connectors.wire.protobuf_columns`): the ordering key and the
+The messages of a batch are made as columns of protobuf fields (`connectors.wire.protobuf`): the ordering key and the
 attributes of a tag once per tag, the rest by Arrow's kernels. What stands in one lane is sent one request after the other,
 and all messages of one ordering key are in one lane, so that they keep their order.
 """
@@ -18,7 +18,7 @@ from connectors.targets.pubsub.config import MOST_BYTES, MOST_MESSAGES, PubSubSe
 from connectors.wire import rows
 from connectors.wire.json_lines import JsonLinesEncoder
 from connectors.wire.messages import Names, Template, pack
-from connectors.wire.protobuf_columns import field, fields
+from connectors.wire.protobuf import field, fields
 from normalization.reading import IDENTITY_COLUMNS, Quality
 
 # fields of google.pubsub.v1: PublishRequest, PubsubMessage, and an entry of its attributes
