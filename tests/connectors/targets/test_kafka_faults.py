@@ -46,7 +46,9 @@ async def test_a_broker_that_is_killed_while_messages_are_under_way_costs_no_mes
 
         going = asyncio.Event()
         streaming = asyncio.create_task(stream())
-        await going.wait()
+        going_on = asyncio.create_task(going.wait())
+        await asyncio.wait([going_on, streaming], return_when=asyncio.FIRST_COMPLETED)
+        assert going.is_set(), streaming.exception()
         await asyncio.to_thread(topic.server.kill)
         await asyncio.to_thread(topic.server.start)
         await streaming
