@@ -419,8 +419,10 @@ async def test_mochi_takes_messages_and_answers_user_properties_oddly(
         own = {"version": version, "topic": "{source}"} | ({"identity_properties": True} if version == "5" else {})
         target = writer(f"mqtt://127.0.0.1:{port}", tmp_path, **own)
         await target.open()
-        await target.write(source.batch([float(i) for i in range(500)]), 1)
+        # it stands still while nobody reads what it says
+        writing = asyncio.create_task(target.write(source.batch([float(i) for i in range(500)]), 1))
         found = [(await broker.stdout.readline()).decode().split(" ", 1) for _ in range(500)]
+        await writing
         await target.close()
     finally:
         broker.kill()
