@@ -64,9 +64,14 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_its_commands_for_a_plant_work_as_printed(folder: Path) -> None:
-    check, test, run, status, ledger = OWN
+    create, check, doctor, test, run, status, ledger = OWN
+    code, said = ended(folder, *create)
+    assert (code, said.splitlines()[0]) == (0, "gateway:")
     code, said = ended(folder, *check)
     assert (code, said.splitlines()[0]) == (0, "config/gateway.yaml is sound.")
+    code, said = ended(folder, *doctor)
+    assert code == 0, said
+    assert "WRONG" not in said
     code, said = ended(folder, *test)
     assert code == 0
     assert "plant1/production/line1/plc1/temperature/reactor_temp" in said
