@@ -86,15 +86,10 @@ def producing(config: KafkaConfig, gateway: str, rows: int) -> dict[str, Any]:
     }
     if own.transactions == "unit":
         given |= {
-            "transactional.id": transactional_id(config, gateway),
+            "transactional.id": own.transactional_id or f"{name_of(gateway)}-{config.name}",
             "transaction.timeout.ms": _ms(config.timeout) + 10_000,
         }
     return given | own.properties
-
-
-def transactional_id(config: KafkaConfig, gateway: str) -> str:
-    """The id of the target's transactions."""
-    return config.provider_config.transactional_id or f"{name_of(gateway)}-{config.name}"
 
 
 def _ms(seconds: float) -> int:

@@ -145,8 +145,8 @@ class KafkaSettings(Settings):
     )
     transactions: Literal["none", "unit"] = Field(
         "none",
-        description="`unit`: exactly once for consumers with read_committed: what is written at once is one transaction, "
-        "which they see whole or not at all, and which is never committed twice",
+        description="`unit`: what is written at once is one transaction, which consumers with read_committed see whole or "
+        "not at all",
     )
     transactional_id: str | None = Field(
         None,

@@ -11,10 +11,9 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from connectors.contract import DeliveryError, TransientError
+from connectors.contract import DeliveryError, RejectedRecords, TransientError
 from connectors.targets.kafka.encode import Messages
 from connectors.targets.kafka.errors import delivery_error, is_about_the_record, is_decisive
-from connectors.targets.kafka.units import Note
 
 _LOOK: Final = 0.1  # seconds between two looks at what a connection tells of
 _ASK: Final = 0.5
@@ -27,7 +26,7 @@ class Sent:
     """What became of messages; those that are not named are acknowledged.
 
     Attributes:
-        refused: Those that the cluster will never take, with the reason; in a transaction nothing is committed then.
+        refused: Those that the cluster will never take, with the reason.
         doubtful: Those that were in batches which brokers refuse for one of their messages; one of them at least is at fault.
     """
 
@@ -42,13 +41,8 @@ class Sender:
         broken: Whether it must be replaced: a unit was given up, or librdkafka says that it cannot go on.
     """
 
-    def __init__(self, properties: dict[str, Any], where: str, together: int | None = None) -> None:
+    def __init__(self, properties: dict[str, Any], where: str) -> None:
         """Begin to connect.
-
-        Args:
-            properties: What librdkafka is told.
-            where: What is talked to, without secrets.
-            together: Messages in a batch at most, where it is only to be found out which are refused.
 
         Raises:
             DeliveryError: librdkafka does not take the properties.
@@ -58,7 +52,7 @@ class Sender:
         self._failed: list[tuple[KafkaError, bytes]] = []
         self._said: list[KafkaError] = []
         self._transactional = "transactional.id" in properties
-        self._together = together
+        self._singly = properties.get("batch.num.messages") == 1
         callbacks = {"error_cb": self._said.append, "on_delivery": self._note}
         try:
             self._producer = Producer(properties | callbacks)
@@ -94,51 +88,37 @@ class Sender:
         if self._transactional:
             self._transaction(self._producer.init_transactions, deadline)
 
-    def send(self, messages: Messages, deadline: float, given_up: threading.Event, note: Note | None = None) -> Sent:
+    def send(self, messages: Messages, deadline: float, given_up: threading.Event) -> Sent:
         """Send messages; returns when each is acknowledged or refused.
 
         Args:
             messages: The messages.
             deadline: When to give up, by the monotonic clock.
             given_up: Set when nobody waits any more.
-            note: What is committed with them; they are a transaction then.
 
         Raises:
             DeliveryError: Some are not acknowledged, and none may be taken for it. In a transaction that holds for what
-                is refused too.
+                brokers refuse too.
         """
         self._failed.clear()
         self._said.clear()
-        if note is not None:
-            return self._send_all(messages, deadline, given_up, note)
-        refused = self._hand_over(messages, deadline, given_up)
-        self._wait(len(messages), deadline, given_up)
-        failed = self._refused(messages)
-        if self._is_known(failed):
-            return Sent(refused | failed, [])
-        return Sent(refused, sorted(failed))
-
-    def _is_known(self, failed: dict[int, str]) -> bool:
-        """Whether each that failed is refused for itself."""
-        return len(failed) <= 1 or self._together == 1
-
-    def _send_all(self, messages: Messages, deadline: float, given_up: threading.Event, note: Note) -> Sent:
-        """All of them are committed, or none."""
-        self.broken = True  # unless it ends well: what is open then is aborted by the next producer
-        self._transaction(lambda _: self._producer.begin_transaction(), deadline)
-        refused = self._hand_over(messages, deadline, given_up)
-        if refused:
-            return Sent(refused, [])
-        self._wait(len(messages), deadline, given_up)
-        if failed := self._refused(messages):
-            return Sent(failed, []) if self._is_known(failed) else Sent({}, sorted(failed))
-        if self._together is not None:
-            return Sent({}, [])
-        offsets = self._producer.send_offsets_to_transaction
-        self._transaction(lambda left: offsets(note.offsets, note.group, left), deadline)
-        self._transaction(self._producer.commit_transaction, deadline)
-        self.broken = False
-        return Sent({}, [])
+        try:
+            if self._transactional:
+                self._transaction(lambda _: self._producer.begin_transaction(), deadline)
+            refused = self._hand_over(messages, deadline, given_up)
+            self._wait(len(messages), deadline, given_up)
+            failed = self._refused(messages)
+            if self._transactional:
+                if failed:
+                    rows = sorted(failed) if len(failed) == 1 else []
+                    raise RejectedRecords(rows, [next(iter(failed.values()))])
+                self._transaction(self._producer.commit_transaction, deadline)
+        except BaseException:
+            self.broken = self.broken or self._transactional
+            raise
+        if len(failed) > 1 and not self._singly:
+            return Sent(refused, sorted(failed))
+        return Sent(refused | failed, [])
 
     def close(self) -> None:
         """Leave; what is not sent yet never will be."""
@@ -175,9 +155,6 @@ class Sender:
 
     def _wait(self, count: int, deadline: float, given_up: threading.Event) -> None:
         while self._served(self._producer.flush):
-            if self._transactional and self._failed:
-                self._drop()  # the transaction can only be aborted, and nothing more of it is sent
-                return
             self._look(count, deadline, given_up)
         self._raise_fatal()
 
@@ -229,12 +206,11 @@ class Sender:
         """The messages that brokers refuse for what they are."""
         if not self._failed:
             return {}
-        found = [(error, value) for error, value in self._failed if is_about_the_record(error)]
-        if len(found) < len(self._failed) and not (found and self._transactional):  # which ends with the first refusal
-            others = [error for error, _ in self._failed if not is_about_the_record(error)]
-            raise delivery_error(others[0], self._where, self._last_said())
+        for error, _ in self._failed:
+            if not is_about_the_record(error):
+                raise delivery_error(error, self._where, self._last_said())
         rows = {value: row for row, value in enumerate(messages.values)}
-        return {rows[value]: _reason(error, messages.topics[rows[value]]) for error, value in found}
+        return {rows[value]: _reason(error, messages.topics[rows[value]]) for error, value in self._failed}
 
     def _last_said(self) -> str:
         useful = [said for said in self._said if said.code() != KafkaError._ALL_BROKERS_DOWN]  # noqa: SLF001

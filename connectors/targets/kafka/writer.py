@@ -5,7 +5,6 @@ sends the first messages of a unit while the last are still handed over.
 """
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,19 +14,16 @@ from typing import Final, TypeVar
 import pyarrow as pa
 from typing_extensions import override
 
-from connectors.contract import ConfigError, Context, Finding, Limits, RejectedRecords, TransientError, Writer
+from connectors.contract import Context, Finding, Limits, RejectedRecords, TransientError, Writer
 from connectors.targets.kafka import preflight, topics
-from connectors.targets.kafka.client import connecting, producing, transactional_id
+from connectors.targets.kafka.client import connecting, producing
 from connectors.targets.kafka.config import KafkaConfig
 from connectors.targets.kafka.encode import RECORD, SCHEMAS, MessageEncoder, Messages
 from connectors.targets.kafka.registry import Registry
 from connectors.targets.kafka.sender import Sender
-from connectors.targets.kafka.units import Note, Units
-from connectors.wire.rows import fingerprint
 
 Result = TypeVar("Result")
 _ROWS: Final = 10_000
-_LARGEST_TRIAL: Final = 800  # eight times the largest batch in which a reading at fault is looked for
 
 
 class KafkaWriter(Writer):
@@ -38,7 +34,6 @@ class KafkaWriter(Writer):
             rows=config.batch_size or _ROWS,
             bytes=16 * 1024**2,
             linger=0.0 if config.flush_interval is None else config.flush_interval,
-            remembers_units=config.provider_config.transactions == "unit",
         )
         self._config = config
         self._gateway = context.gateway
@@ -46,10 +41,6 @@ class KafkaWriter(Writer):
         self._thread: ThreadPoolExecutor | None = None
         self._sender: Sender | None = None
         self._known: set[str] = set()  # topics that are there
-        self._units: Units | None = None
-        if self.limits.remembers_units:
-            reached = connecting(config, context.gateway)
-            self._units = Units(reached, context.directory / "kafka_group", transactional_id(config, context.gateway))
         self._schema_ids: dict[str, int] = {}
 
     @override
@@ -66,7 +57,7 @@ class KafkaWriter(Writer):
             return
         given_up = threading.Event()
         try:
-            await self._in_thread(lambda: self._write(batch, unit, given_up))
+            await self._in_thread(lambda: self._write(batch, given_up))
         finally:
             given_up.set()
 
@@ -102,8 +93,6 @@ class KafkaWriter(Writer):
             else:
                 self._see_to(sender, [own.topic], deadline)
             sender.begin(deadline)
-            if self._units is not None:
-                self._units.open(deadline, self._config.endpoint)
         except BaseException:
             sender.close()
             raise
@@ -117,65 +106,43 @@ class KafkaWriter(Writer):
         if sender is not None:
             sender.close()
 
-    def _write(self, batch: pa.RecordBatch, unit: int, given_up: threading.Event) -> None:
+    def _write(self, batch: pa.RecordBatch, given_up: threading.Event) -> None:
         sender = self._sender or self._connect()
-        deadline, units = self._deadline(), self._units
-        mark = fingerprint(batch) if units is not None else 0
-        if units is not None and units.has(unit, mark):
-            return
+        deadline = self._deadline()
         names, refused = self._encoder.topics(batch)
-        if units is not None and refused:
-            raise _rejected(refused, rest_written=False)
-        rows = [row for row in range(len(batch)) if row not in refused] if refused else range(len(batch))
+        rows = range(len(batch))
         if refused:
+            rows = [row for row in rows if row not in refused]  # type: ignore[assignment]
             batch = batch.take(pa.array(rows, pa.int64()))
         try:
             if len(batch):
                 self._see_to(sender, names, deadline)
                 messages = self._encoder.encode(batch, self._schema_ids)
-                note = units.note(names[0], unit, mark) if units is not None else None
-                sent = sender.send(messages, deadline, given_up, note)
+                sent = sender.send(messages, deadline, given_up)
                 found = sent.refused
                 if sent.doubtful:
-                    found = found | self._refused_of(messages, sent.doubtful, given_up, note)
+                    found = found | self._send_singly(messages, sent.doubtful, deadline, given_up)
                 refused |= {rows[row]: reason for row, reason in found.items()}
+        except RejectedRecords as some:
+            raise RejectedRecords([rows[row] for row in some.indices], some.reasons) from None
         finally:
             if sender.broken:
                 self._leave()
         if refused:
-            raise _rejected(refused, rest_written=units is None)
-        if units is not None and sender.broken:
-            raise ConfigError(
-                f"{self._config.endpoint}: batches are refused of which each message is taken: lower `message_max_bytes` to "
-                "the topic's max.message.bytes"
-            )
-        if units is not None:
-            units.taken(unit, mark)
+            indices = sorted(refused)
+            raise RejectedRecords(indices, [refused[row] for row in indices], rest_written=True)
 
-    def _refused_of(
-        self, messages: Messages, rows: list[int], given_up: threading.Event, note: Note | None
+    def _send_singly(
+        self, messages: Messages, rows: list[int], deadline: float, given_up: threading.Event
     ) -> dict[int, str]:
-        """Find those that brokers refuse, in ever smaller batches, until none is refused for another.
-
-        With a transaction it is only a trial, and aborted.
-        """
-        if note is not None:
-            self._leave()
-        found: dict[int, str] = {}
-        together = _LARGEST_TRIAL
-        while rows:
-            together = max(1, min(together // 8, math.isqrt(len(rows))))
-            properties = producing(self._config, self._gateway, self.limits.rows) | {"batch.num.messages": together}
-            sender = Sender(properties, self._config.endpoint, together)
-            try:
-                deadline = self._deadline()
-                sender.begin(deadline)
-                sent = sender.send(messages.only(rows), deadline, given_up, note)
-            finally:
-                sender.close()
-            found |= {rows[row]: reason for row, reason in sent.refused.items()}
-            rows = [rows[row] for row in sent.doubtful]
-        return found
+        """Find those that a broker refuses: each in a batch of its own, so that none is refused for another."""
+        properties = producing(self._config, self._gateway, self.limits.rows) | {"batch.num.messages": 1}
+        alone = Sender(properties, self._config.endpoint)
+        try:
+            sent = alone.send(messages.only(rows), deadline, given_up)
+        finally:
+            alone.close()
+        return {rows[row]: reason for row, reason in sent.refused.items()}
 
     def _see_to(self, sender: Sender, names: list[str], deadline: float) -> None:
         """Make the topics that are missing, and learn the numbers of their schemas."""
@@ -192,11 +159,6 @@ class KafkaWriter(Writer):
                 subject = RECORD if own.registry.subject == "record" else f"{name}-value"
                 self._schema_ids[name] = registry.schema_id(subject, kind, schema())
         self._known.update(new)
-
-
-def _rejected(refused: dict[int, str], *, rest_written: bool) -> RejectedRecords:
-    rows = sorted(refused)
-    return RejectedRecords(rows, [refused[row] for row in rows], rest_written=rest_written)
 
 
 __all__ = ["KafkaWriter"]
