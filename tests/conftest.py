@@ -20,12 +20,17 @@ def logging_left_as_found() -> Iterator[None]:
     structlog.configure(**before)
 
 
+_SHARED = ("kafka", "amqp", "timescaledb", "influxdb")
+"""Servers that are slow to start, and that all tests of a process share."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file, and of the contract suites those of one connector, share servers: one process runs them all."""
+    """Where tests run side by side, those of one file, of one connector or of one shared server are one process's."""
     for item in items:
         provider = getattr(getattr(item, "callspec", None), "params", {}).get("provider")
-        group = item.path.name if provider is None else f"{item.path.name} {type_of(provider)}"
-        item.add_marker(pytest.mark.xdist_group(group))
+        name = f"{item.path.name} {type_of(provider)}" if provider is not None else item.path.name
+        shared = next((server for server in _SHARED if server in name), name)
+        item.add_marker(pytest.mark.xdist_group(shared))
 
 
 def type_of(provider: object) -> str:
