@@ -1,4 +1,4 @@
-"""``python -m benchmarks.run [core_path] [encoders] [zerobus] [load] [idle] [sources] [start] [peers]``: measure, and write build/evidence/bench.json.
+"""``python -m benchmarks.run [core_path] [encoders] [targets] [zerobus] [load] [idle] [sources] [start] [peers]``: measure, and write build/evidence/bench.json.
 
 Everything but `peers`, which is `sources` with Telegraf beside, is measured when nothing is named. Results are merged by key: what is not measured anew stays, with the
 conditions of its own time.
@@ -13,7 +13,18 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks import core_path, evidence, gateway, peers, wire, wire_modbus, wire_mqtt, wire_opcua, zerobus
+from benchmarks import (
+    core_path,
+    evidence,
+    gateway,
+    peers,
+    target_servers,
+    wire,
+    wire_modbus,
+    wire_mqtt,
+    wire_opcua,
+    zerobus,
+)
 
 _RUNS: Final = 5
 _LOAD_RUNS: Final = 3
@@ -79,6 +90,15 @@ def measure_encoders() -> None:
     for name, one in found.items():
         print(f"encoder, {name:>14}: {one['readings_per_cpu_s']:>9,} readings per CPU-second")
     evidence.merge({"encoders": found}, evidence.conditions(before))
+
+
+def measure_targets() -> None:
+    """Readings per second from a spool into the servers of targets."""
+    before = os.getloadavg()
+    found = {name: _child("benchmarks.target_servers", name)[name] for name in target_servers.there()}
+    for name, one in found.items():
+        print(f"target, {name:>12}: {one['rows_per_s']:>9,} readings/s")
+    evidence.merge({"targets": found}, evidence.conditions(before))
 
 
 def measure_zerobus() -> None:
@@ -150,6 +170,7 @@ def measure_peers() -> None:
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "core_path": measure_core_path,
     "encoders": measure_encoders,
+    "targets": measure_targets,
     "zerobus": measure_zerobus,
     "load": measure_load,
     "idle": measure_idle,

@@ -135,6 +135,20 @@ def encoder_rows(encoders: Evidence) -> list[tuple[str, str, str]]:
     return [Figure(name, one["readings_per_cpu_s"], "", "≥", one["aim"]).row() for name, one in encoders.items()]
 
 
+def target_rows(servers: Evidence) -> list[tuple[str, int, int, str, str]]:
+    """Server, readings per second, per CPU-second, its limit, aim."""
+    return [
+        (
+            name,
+            one["rows_per_s"],
+            one["rows_per_cpu_s_of_the_gateway"],
+            f"{one['server_limit']:,}" if "server_limit" in one else "–",
+            Figure(name, one["rows_per_s"], "", "≥", one["aim"]).row()[2],
+        )
+        for name, one in servers.items()
+    ]
+
+
 def source_rows(found: Evidence) -> list[tuple[str, str, str, str, str]]:
     """For each work what is taken in, between which runs, by Telegraf, and the aim."""
     rows = []
@@ -299,6 +313,19 @@ Columns to the bytes that a target is sent, batches of 1,000 readings of 1,000 t
 
 {_table(("encoder", "readings per CPU-second", "aim"), encoder_rows(bench["encoders"]))}
 {_conditions(conditions["encoders"])}
+
+## Targets
+
+From a spool through its forwarder into real servers, on the same cores; what a server has is counted at the end. InfluxDB's own
+limit is what it takes in the same run from clients that only send.
+
+{
+        _table(
+            ("server", "readings/s", "per CPU-second of the gateway", "server's own limit", "aim"),
+            target_rows(bench["targets"]),
+        )
+    }
+{_conditions(conditions["targets"])}
 
 ## ZeroBus
 

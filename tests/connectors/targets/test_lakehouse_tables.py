@@ -10,8 +10,8 @@ from deltalake import DeltaTable, Schema
 
 from connectors.contract import ConfigError
 from connectors.targets.delta import DeltaWriter
-from connectors.targets.zerobus import encode
 from connectors.wire.lakehouse import unstored
+from connectors.wire.protobuf import reading_columns
 from normalization.reading import TABLE
 from tests.connectors.targets.delta_writers import MakeWriter, writers
 from tests.connectors.targets.zerobus_emulator import Emulator
@@ -58,7 +58,7 @@ async def test_a_late_reading_goes_to_the_partition_of_the_time_that_is_chosen(
 @pytest.mark.parametrize("partition_time", ["source_time", "received_time"])
 def test_zerobus_puts_it_into_the_same_partition(source: Source, partition_time: str) -> None:
     batch = source.batch([1.0, 2.0], source_times=[LONG_AGO, None])
-    dates = encode.reading_columns(batch, partition_time)["date"].to_pylist()
+    dates = reading_columns(batch, partition_time)["date"].to_pylist()
     assert dates == [date(2019, 3, 1) if partition_time == "source_time" else RECEIVED, RECEIVED]
 
 

@@ -397,7 +397,7 @@ async def test_a_reading_without_what_the_table_insists_on_is_rejected_and_the_o
         {"name": "value", "type_text": "double", "nullable": False},
     ]
     emulator.call("POST", "/tables", {"name": name, "columns": columns})
-    target = writer(emulator, name, record_format)
+    target = writer(emulator, name, record_format, schema_evolution="leave_out")
     await target.open()
     with pytest.raises(RejectedRecords, match="`value` is NOT NULL") as rejected:
         await target.write(batch([1.5, "text", 2.5, None]), 1)
