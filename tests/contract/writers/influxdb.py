@@ -190,6 +190,7 @@ PROVIDERS = [
             f"influxdb, stand-in for {version}",
             functools.partial(imitated, version),
             refuses=_REFUSED,
+            counterpart=f"a stand-in for InfluxDB {version}",
             able=frozenset({"network", "credentials", "certificates"}),
             names=False,
             largest=2 * 1024**2,

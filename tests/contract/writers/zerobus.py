@@ -110,6 +110,6 @@ def arrow(_: Path) -> Iterator[Counterpart]:
 
 
 PROVIDERS = [
-    Provider("zerobus", "zerobus, protobuf", protobuf),
-    Provider("zerobus", "zerobus, arrow", arrow),
+    Provider("zerobus", "zerobus, protobuf", protobuf, counterpart="a stand-in for ZeroBus"),
+    Provider("zerobus", "zerobus, arrow", arrow, counterpart="a stand-in for ZeroBus"),
 ]
