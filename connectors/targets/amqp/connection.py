@@ -338,6 +338,8 @@ class Connection:
             kind, number, size = _HEADER.unpack_from(data, at)
             if kind == ord("A"):
                 raise ValueError(f"the server speaks another protocol: {data[at : at + 8]!r}")
+            if size > _FRAME_MAX:
+                raise ValueError(f"the server sends a frame of {size:,} bytes, {_FRAME_MAX:,} were agreed on at most")
             after = at + _HEADER.size + size + 1
             if after > end:
                 break

@@ -338,6 +338,20 @@ async def test_a_broker_that_says_nothing_is_found_by_its_missing_heartbeats(tmp
                 await writer.write(source.batch([2.0]), 2)
 
 
+async def test_a_frame_without_an_end_is_not_waited_for(tmp_path: Path) -> None:
+    async def hostile(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"\x01\0\0\x7f\xff\xff\xff" + bytes(1000))
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hostile, "127.0.0.1", 0)
+    async with server:
+        endpoint = f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(TransientError, match="2,147,483,647 bytes, 131,072 were agreed on"):
+            await writing(tmp_path, endpoint).open()
+
+
 async def test_a_check_says_what_is_there_and_makes_nothing(server: RabbitServer, tmp_path: Path) -> None:
     name = fresh()
     missing = await writing(tmp_path, exchange=name, queue=name).check()
