@@ -163,7 +163,7 @@ class Server:
                 asyncio.timeout(timeout),
                 self._session.request(method, url, allow_redirects=False, **self._ssl, **given) as found,
             ):
-                body = await found.read()
+                body = await _bounded(found)
         except TimeoutError as error:
             raise TransientError(f"{self.where}: no answer in {timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -181,6 +181,19 @@ class Server:
 
 
 _FORM: Final = "application/x-www-form-urlencoded"
+_LARGEST: Final = 16 * 1024**2  # bytes of an answer
+
+
+async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
+    """The body of an answer, of which no more is kept than any server has to say."""
+    parts, size = [], 0
+    async for part in answer.content.iter_chunked(65_536):
+        size += len(part)
+        if size > _LARGEST:
+            answer.close()
+            break
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _json(body: bytes) -> Any:

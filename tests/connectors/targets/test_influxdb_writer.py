@@ -1,5 +1,7 @@
 """Writing to a real InfluxDB 1.x, and to a stand-in for 2.x and 3.x that answers what a test tells it to."""
 
+import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from connectors.contract import AuthError, CapacityError, ConfigError, TransientError
+from connectors.contract import AuthError, CapacityError, ConfigError, Context, DeliveryError, TransientError
 from connectors.targets.influxdb import InfluxConfig
 from tests.connectors.targets.influxdb_writers import config_1, opened, rejected
 from tests.contract.readings import BASE_TIME, Source, rows
@@ -265,3 +267,29 @@ async def test_what_was_written_comes_back_by_its_measurement_and_tags(database:
 def _influx(config: Any) -> InfluxConfig:
     assert isinstance(config, InfluxConfig)
     return config
+
+
+async def test_of_an_answer_without_end_only_its_beginning_is_kept(tmp_path: Path) -> None:
+    sent = 0
+
+    async def hostile(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            while sent < 200 * 1024**2:
+                writer.write(bytes(1024**2))
+                await writer.drain()
+                sent += 1024**2
+        writer.close()
+
+    server = await asyncio.start_server(hostile, "127.0.0.1", 0)
+    async with server:
+        endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        own = {"version": "1.x", "database": "d"}
+        config = InfluxConfig.model_validate({"endpoint": endpoint, "timeout": "20s", "provider_config": own})
+        writer = config.writer(Context("gateway 1", tmp_path))
+        with pytest.raises(DeliveryError):
+            await writer.open()
+        await writer.close()
+    assert sent < 50 * 1024**2
