@@ -27,4 +27,4 @@ def test_what_is_written_is_counted_as_the_disk_writes_it(tmp_path: Path) -> Non
     """In a process of its own, in which nothing else writes."""
     command = [sys.executable, "-B", "-c", WRITES, str(tmp_path / "file")]
     counted = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert int(counted) in (0, 12_288), "whole pages, unless the folder lies in memory"
+    assert int(counted) in (0, 12_288, 16_384), "whole pages and at times one of the folder's, unless it lies in memory"

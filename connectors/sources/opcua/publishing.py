@@ -219,9 +219,11 @@ class Publishing:
         self._wake.set()
 
     def _refused(self, status: int) -> None:
-        if status == StatusCodes.BadTooManyPublishRequests and self._requests > 1:
-            self._requests = max(1, min(self._requests - 1, self._open))
-            _log.info("source %s: the server takes %d publish requests", self._config.name, self._requests)
+        if status == StatusCodes.BadTooManyPublishRequests:
+            self._open = max(1, self._open)  # the oldest was let go of for the newest, which is open (clause 5.14.5)
+            if self._requests > 1:
+                self._requests = max(1, min(self._requests - 1, self._open))
+                _log.info("source %s: the server takes %d publish requests", self._config.name, self._requests)
         elif status == StatusCodes.BadNoSubscription:
             msg = "the server has no subscription of ours any more"
             raise ConnectionError(msg)

@@ -137,7 +137,9 @@ async def test_a_topic_that_is_deleted_is_told_and_made_again(topic: Topic, sour
         admin = topic.server.admin()
         admin.delete_topics([topic.topic])[topic.topic].result(30)
         batch = source.batch([2.0])
-        with pytest.raises(DeliveryError, match="Unknown (topic|partition)|Broker handle destroyed"):
+        with pytest.raises(
+            DeliveryError, match="Unknown (topic|partition)|Broker handle destroyed|not acknowledged in time"
+        ):
             await writer.write(batch, 2)
         await writer.close()
         await writer.open()

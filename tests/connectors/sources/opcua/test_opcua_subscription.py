@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from asyncua import ua
 from asyncua.common.utils import ServiceError
+from asyncua.server.uaprocessor import UaProcessor
 
 from connectors.contract import Context, SourceState
 from connectors.sources.opcua.notification import DATA_CHANGE, STATUS_CHANGE, Notification
@@ -307,8 +308,15 @@ def test_a_position_that_makes_no_sense_is_none(said):
 # -- from one session to the next
 
 
-async def test_what_was_not_on_disk_comes_again_although_the_server_forgets_the_subscription(server, tmp_path):
-    """asyncua's server hands a subscription over and then sends nothing: it is replaced, and that much is a gap."""
+@pytest.mark.parametrize("limit", [10, 1])
+async def test_what_was_not_on_disk_comes_again_although_the_server_forgets_the_subscription(
+    server, tmp_path, monkeypatch, limit
+):
+    """asyncua's server hands a subscription over and then sends nothing: it is replaced, and that much is a gap.
+
+    What was asked for the silent one is still with the server, which may take no more.
+    """
+    monkeypatch.setattr(UaProcessor, "publish_request_limit", lambda *_: limit)
     async with reading(server, tmp_path, hold=True, keep_alive_interval=0.3) as (intake, _):
         intake.release(1)
         state = intake.appended[0][1]
@@ -323,6 +331,7 @@ async def test_what_was_not_on_disk_comes_again_although_the_server_forgets_the_
         assert run.intake.gaps[0].start == json.loads(state)["last_reading"]
         number = json.loads(state)["subscription"][0]
         await until(lambda: number not in {sub.data.SubscriptionId for sub in clients_subscriptions(server)})
+        assert SourceState.DOWN not in [state for state, _ in run.intake.states]
     finally:
         await run.stop()
 
