@@ -262,6 +262,14 @@ def test_batches_and_restarts_change_nothing_and_the_model_says_the_same(
     assert sorted(passed + feed.passed) == sorted(expected)
 
 
+@pytest.mark.parametrize(("one", "other"), [(0.0, 0), (0, 0.0), (1.0, 1), (2, 2.0)])
+def test_a_number_that_becomes_an_integer_or_is_none_any_more_passes(one: float, other: float) -> None:
+    feed = Feed([{}])
+    for part in parts([Given(0, one, 0), Given(0, other, 1)], []):
+        feed.take(part)
+    assert [sequence for _, sequence in feed.passed] == [0, 1]
+
+
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.floats(-100, 100)), min_size=2, max_size=80),
