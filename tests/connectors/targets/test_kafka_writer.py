@@ -138,7 +138,7 @@ async def test_a_topic_that_is_deleted_is_told_and_made_again(topic: Topic, sour
         admin.delete_topics([topic.topic])[topic.topic].result(30)
         batch = source.batch([2.0])
         with pytest.raises(
-            DeliveryError, match="Unknown (topic|partition)|Broker handle destroyed|not acknowledged in time"
+            DeliveryError, match="Unknown (topic|partition)|Broker handle destroyed|not acknowledged in time|timed out"
         ):
             await writer.write(batch, 2)
         await writer.close()
