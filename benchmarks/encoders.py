@@ -3,20 +3,18 @@
 ``python -m benchmarks.encoders [SECONDS]`` prints one JSON line; the runs of all encoders are interleaved.
 """
 
-import asyncio
 import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-from typing_extensions import override
 
-from benchmarks import core_path, evidence
-from connectors.contract import Intake, SourceState
+from benchmarks import evidence
+from benchmarks.targets import batches
 from connectors.targets.timescaledb.encode import CopyEncoder
 from connectors.targets.zerobus import encode
 from connectors.targets.zerobus.schema import TableColumn, plan
@@ -25,12 +23,12 @@ from connectors.wire.json_lines import JsonLinesEncoder
 from connectors.wire.line_protocol import LineEncoder
 from connectors.wire.messages import pack
 from connectors.wire.protobuf import ProtobufEncoder, reading_columns
-from normalization.normalizer import Normalizer
-from normalization.reading import TABLE, Columns, Tag, TagTable, repeat
+from normalization.reading import TABLE, TagTable
 
 ROWS: Final = 1_000
 AIMS: Final = {"line protocol": 800_000, "json": 600_000, "protobuf": 500_000, "copy": 500_000, "arrow": 2_000_000}
 _ROUNDS: Final = 20
+_VARIANTS: Final = 8
 _SQL: Final = {
     pa.string(): "string",
     pa.int64(): "bigint",
@@ -38,44 +36,6 @@ _SQL: Final = {
     pa.float64(): "double",
     pa.binary(): "binary",
 }
-
-
-class _Tags(Intake):
-    """An intake that is only asked for tags."""
-
-    def __init__(self) -> None:
-        self.table = TagTable()
-
-    @override
-    def tag(self, tag: Tag) -> int:
-        return self.table.intern(tag)
-
-    @override
-    def append(self, rows: Columns, state: bytes | None = None) -> "asyncio.Future[None]":
-        raise RuntimeError("nothing is appended here")
-
-    @override
-    def gap(self, tags: Sequence[int], start: int, end: int, reason: str) -> None:
-        pass
-
-    @override
-    def state(self, state: SourceState, detail: str = "") -> None:
-        pass
-
-
-def batches() -> list[pa.RecordBatch]:
-    """Stream items as the flow hands them to writers."""
-    tags = _Tags()
-    source = core_path.SyntheticSource(name="plc", rows=ROWS, batches=1)
-    normalize = Normalizer(tags.table, "{site}/{area}/{line}/{equipment}/{signal_type}/{tag_name}")
-    made = []
-    for at, columns in enumerate(core_path.prepare(source, tags, ROWS)):
-        now = time.time_ns() // 1000
-        facts = columns.to_batch(np.full(ROWS, now, np.int64), at * ROWS)
-        names = [*facts.schema.names, "gateway", "shard"]
-        given = [*facts.columns, repeat("gateway-1", ROWS), repeat("opcua-0-a1b2", ROWS)]
-        made.append(normalize(pa.RecordBatch.from_arrays(given, names=names)))
-    return made
 
 
 def encoders() -> dict[str, Callable[[pa.RecordBatch], Any]]:
@@ -102,7 +62,7 @@ def encoders() -> dict[str, Callable[[pa.RecordBatch], Any]]:
 
 def measure(seconds: float = 6.0) -> dict[str, Any]:
     """Readings per CPU-second of each, the median of interleaved rounds."""
-    work, ready = encoders(), batches()
+    work, ready = encoders(), list(batches(TagTable(), 0, _VARIANTS * ROWS, ROWS))
     for act in work.values():
         for batch in ready:
             act(batch)

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.core_path import TAGS, SyntheticSource, prepare
-from benchmarks.zerobus import _Tags
 from connectors.contract import Context
 from connectors.settings import TargetConfig
 from delivery.dead_letters import DeadLetterStore
@@ -27,6 +26,13 @@ WARM: Final = 20_000  # readings that go before the clock starts
 _BATCH: Final = 2_000  # readings in an entry of the spool
 _PATIENCE: Final = 240.0
 _BEGIN: Final = 1_790_000_000_000_000  # time of the first reading, µs since the epoch
+
+
+class _Tags:
+    """The part of an intake that `prepare` needs."""
+
+    def __init__(self, tags: TagTable) -> None:
+        self.tag = tags.intern
 
 
 def batches(tags: TagTable, first: int, rows: int, size: int = _BATCH) -> Iterator[pa.RecordBatch]:
