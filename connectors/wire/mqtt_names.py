@@ -33,6 +33,11 @@ def joined(*parts: str) -> str:
     return "/".join(part.strip("/") for part in parts if part.strip("/"))
 
 
+def of_kinds(prefix: str, data: str, event: str, alarm: str, rest: str) -> tuple[str, str, str]:
+    """Templates of the topics of data, events and alarms."""
+    return joined(prefix, data, rest), joined(prefix, event, rest), joined(prefix, alarm, rest)
+
+
 def fault(topic: str, most_bytes: int = MAX_TOPIC, most_slashes: int = MAX_TOPIC) -> str | None:
     """Why this cannot be a topic; None when it can."""
     if not topic:

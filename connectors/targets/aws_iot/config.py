@@ -9,7 +9,7 @@ from typing_extensions import override
 from connectors.contract import Context, Writer
 from connectors.settings import Duration, Settings, TlsSettings, TlsTargetConfig
 from connectors.wire.messages import Template
-from connectors.wire.mqtt_names import TopicTemplate, fault, joined
+from connectors.wire.mqtt_names import TopicTemplate, fault, of_kinds
 
 ALPN: Final = "x-amzn-mqtt-ca"
 _ENDPOINT: Final = re.compile(r"(?:(?:mqtts|tls|ssl)://)?(?P<host>[A-Za-z0-9.\-]+)(?::(?P<port>\d{1,5}))?/?")
@@ -73,11 +73,7 @@ class AwsIotSettings(Settings):
     @property
     def topics(self) -> tuple[str, str, str]:
         """Templates of the topics of data, events and alarms."""
-        data, event, alarm = (
-            joined(self.topic_prefix, kind, self.topic)
-            for kind in (self.data_topic, self.event_topic, self.alarm_topic)
-        )
-        return data, event, alarm
+        return of_kinds(self.topic_prefix, self.data_topic, self.event_topic, self.alarm_topic, self.topic)
 
     @model_validator(mode="after")
     def _sound(self) -> "AwsIotSettings":

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from connectors.contract import Context, Writer
 from connectors.settings import Duration, SecretStr, Settings, Size, TlsSettings, TlsTargetConfig
-from connectors.wire.mqtt_names import TopicTemplate, joined
+from connectors.wire.mqtt_names import TopicTemplate, of_kinds
 from connectors.wire.mqtt_settings import PLAIN_SCHEMES, endpoint_address
 
 _SECURE = {"tcp": "tls", "mqtt": "mqtts", "ws": "wss"}
@@ -110,11 +110,7 @@ class MqttTargetSettings(Settings):
     @property
     def topics(self) -> tuple[str, str, str]:
         """Templates of the topics of data, events and alarms."""
-        data, event, alarm = (
-            joined(self.topic_prefix, kind, self.topic)
-            for kind in (self.data_topic, self.event_topic, self.alarm_topic)
-        )
-        return data, event, alarm
+        return of_kinds(self.topic_prefix, self.data_topic, self.event_topic, self.alarm_topic, self.topic)
 
     @model_validator(mode="after")
     def _sound(self) -> "MqttTargetSettings":

@@ -1,32 +1,28 @@
 """AWS IoT Core: a stand-in that enforces the service's limits, see `tests.iot_clouds`; the service was not reached."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from connectors.settings import TargetConfig
 from connectors.targets.aws_iot import AwsIotConfig
 from tests.certificates import Authority
+from tests.contract.cloud import Cloud
 from tests.contract.counterpart import Counterpart, Provider
-from tests.contract.readings import Row
-from tests.contract.writers.file import json_row
 from tests.iot_clouds import AwsIot
 
 
-class Account:
-    relay_port = 0
-
+class Account(Cloud):
     def __init__(self, folder: Path) -> None:
-        self.certificates = Authority(folder)
-        self.service = AwsIot(self.certificates)
-        self.service.connect_pace = 0.0  # the suite opens writers of one name one after the other
-        self.port = self.service.port
+        certificates = Authority(folder)
+        service = AwsIot(certificates)
+        service.connect_pace = 0.0  # the suite opens writers of one name one after the other
+        super().__init__(certificates, service)
 
-    def config(self, **settings: Any) -> TargetConfig:
-        return self.through(self.port, **settings)
-
+    @override
     def through(self, port: int, **settings: Any) -> TargetConfig:
         given = {"endpoint": f"127.0.0.1:{port}", "timeout": "10s", "provider_config": {"thing_name": "gateway-1"}}
         return AwsIotConfig.model_validate(given | self.certificates.client() | settings)
@@ -35,24 +31,6 @@ class Account:
         """The certificate of somebody else; the name of its file is all that could be told."""
         cert, key = self.certificates.stranger("wrong-secret")
         return self.config(cert_file=str(cert), key_file=str(key))
-
-    def certify(self, *, expired: bool = False) -> None:
-        self.certificates.issue(expired=expired)
-        with self.outage():
-            pass
-
-    def rows(self) -> list[Row]:
-        assert self.service.broken == []
-        items = [item for message in list(self.service.published) for item in json.loads(message.payload)]
-        return [json_row(json.dumps(item)) for item in items]
-
-    @contextmanager
-    def outage(self) -> Iterator[None]:
-        self.service.stop()
-        try:
-            yield
-        finally:
-            self.service.start()
 
 
 @contextmanager

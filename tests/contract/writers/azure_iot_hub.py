@@ -1,35 +1,30 @@
 """Azure IoT Hub: a stand-in that enforces the service's limits, see `tests.iot_clouds`; the service was not reached."""
 
 import base64
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from connectors.settings import TargetConfig
 from connectors.targets.azure_iot_hub import AzureIotHubConfig
 from tests.certificates import Authority
+from tests.contract.cloud import Cloud
 from tests.contract.counterpart import Counterpart, Provider
-from tests.contract.readings import Row
-from tests.contract.writers.file import json_row
 from tests.iot_clouds import AzureHub
 
 KEY = base64.b64encode(b"right-secret").decode()
 WRONG = base64.b64encode(b"wrong-secret").decode()
 
 
-class Hub:
-    relay_port = 0
-
+class Hub(Cloud):
     def __init__(self, folder: Path) -> None:
-        self.certificates = Authority(folder)
-        self.service = AzureHub({"press-1": KEY}, self.certificates)
-        self.port = self.service.port
+        certificates = Authority(folder)
+        super().__init__(certificates, AzureHub({"press-1": KEY}, certificates))
 
-    def config(self, **settings: Any) -> TargetConfig:
-        return self.through(self.port, **settings)
-
+    @override
     def through(self, port: int, **settings: Any) -> TargetConfig:
         own = {"connection_string": f"HostName=hub.example;DeviceId=press-1;SharedAccessKey={KEY}"}
         given = {"endpoint": f"localhost:{port}", "timeout": "10s", "provider_config": own}
@@ -38,24 +33,6 @@ class Hub:
     def stranger(self) -> TargetConfig:
         said = f"HostName=hub.example;DeviceId=press-1;SharedAccessKey={WRONG}"
         return self.config(provider_config={"connection_string": said})
-
-    def certify(self, *, expired: bool = False) -> None:
-        self.certificates.issue(expired=expired)
-        with self.outage():
-            pass
-
-    def rows(self) -> list[Row]:
-        assert self.service.broken == []
-        items = [item for message in list(self.service.published) for item in json.loads(message.payload)]
-        return [json_row(json.dumps(item)) for item in items]
-
-    @contextmanager
-    def outage(self) -> Iterator[None]:
-        self.service.stop()
-        try:
-            yield
-        finally:
-            self.service.start()
 
 
 @contextmanager
