@@ -12,17 +12,18 @@ import tempfile
 import threading
 import time
 import uuid
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import trustme
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 from tests.token_server import key_set
 
 COUNTERPARTS = Path(__file__).parent / "counterparts"
@@ -164,6 +165,18 @@ class KafkaBroker:
                 if _STARTED in line:
                     ready.set()
         ready.set()  # it has ended
+
+    def settle(self) -> None:
+        """Return when it takes transactions; one that has lost its way after a kill is started once more, with a warning."""
+        producer = Producer({"bootstrap.servers": self.address, "transactional.id": "settle", "log_level": 0})
+        try:
+            producer.init_transactions(30)
+        except KafkaException as error:
+            warnings.warn(f"Kafka takes no transactions: {error}\n{self.log()}", stacklevel=2)
+            self.kill()
+            self.start()
+            producer = Producer({"bootstrap.servers": self.address, "transactional.id": "settle", "log_level": 0})
+            producer.init_transactions(30)
 
     def kill(self) -> None:
         """End it at once, without a chance to tidy up."""

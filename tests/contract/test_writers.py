@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,10 +61,10 @@ def counterpart(provider: Provider, tmp_path: Path) -> Iterator[Counterpart]:
 
 
 @pytest.fixture(autouse=True)
-def logs() -> Iterator[None]:
-    """What is logged is not printed: the console's provider closes standard output for a while."""
-    with capture_logs():
-        yield
+def logs() -> Iterator[list[Any]]:
+    """What is logged; it is not printed: the console's provider closes standard output for a while."""
+    with capture_logs() as entries:
+        yield entries
 
 
 @pytest.fixture
@@ -123,19 +124,21 @@ async def take(writer: Writer, batch: pa.RecordBatch, unit: int) -> set[int]:
 
 async def write_on(writer: Writer, batch: pa.RecordBatch, unit: int, patience: float = 60.0) -> None:
     """Write a unit until it is taken, as the forwarder does."""
-    async with asyncio.timeout(patience):
-        while True:
-            try:
-                await writer.write(batch, unit)
-            except RejectedRecords:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            await writer.write(batch, unit)
+        except RejectedRecords:
+            raise
+        except DeliveryError:
+            if time.monotonic() > until:
                 raise
-            except DeliveryError:
-                await writer.close()
-                await asyncio.sleep(0.05)
-                with contextlib.suppress(DeliveryError):
-                    await writer.open()
-            else:
-                return
+            await writer.close()
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(DeliveryError):
+                await writer.open()
+        else:
+            return
 
 
 def test_every_target_has_a_provider() -> None:
@@ -433,8 +436,7 @@ async def test_a_check_of_a_target_that_is_gone_says_so(
 ) -> None:
     writer = attached.writer(timeout="2s")
     assert isinstance(writer, Checks)
-    await writer.open()
-    await writer.write(source.batch([1.0]), 1)
+    await write_on(writer, source.batch([1.0]), 1)
     await writer.close()
     with counterpart.outage():
         found = await writer.check()
@@ -442,15 +444,18 @@ async def test_a_check_of_a_target_that_is_gone_says_so(
 
 
 async def test_the_metrics_of_a_target_move_with_what_becomes_of_its_readings(
-    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source, tmp_path: Path
+    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source, tmp_path: Path, logs: list[Any]
 ) -> None:
     def told(metric: str, **labels: str) -> float:
         return REGISTRY.get_sample_value(f"bifrost_cloud_{metric}", {"connector": provider.name, **labels}) or 0
 
     async def until(holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not holds():
-                await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(60):
+                while not holds():
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"not within 60 s; logged: {logs[-5:]}") from None
 
     def failures() -> float:
         results = ("transient", "auth", "config", "capacity", "unexpected")

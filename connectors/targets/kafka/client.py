@@ -27,7 +27,9 @@ def connecting(config: KafkaConfig, gateway: str) -> dict[str, Any]:
         "socket.connection.setup.timeout.ms": min(30_000, _ms(config.timeout)),
         "socket.nagle.disable": True,
         "reconnect.backoff.max.ms": 1_000,
-        "topic.metadata.propagation.max.ms": min(5_000, _ms(config.timeout)),
+        "topic.metadata.propagation.max.ms": min(
+            5_000, _ms(config.timeout / 2)
+        ),  # a missing topic is told before time is up
         "allow.auto.create.topics": False,
         "log.connection.close": False,
         "logger": _SILENT,
@@ -74,7 +76,7 @@ def producing(config: KafkaConfig, gateway: str, rows: int) -> dict[str, Any]:
         "acks": "all",
         "enable.idempotence": True,
         "max.in.flight": 5,
-        "message.timeout.ms": _ms(config.timeout),
+        "message.timeout.ms": _ms(config.timeout) + 1_000,  # the writer gives up before: one clock decides
         "request.timeout.ms": min(30_000, _ms(config.timeout)),
         "message.max.bytes": own.message_max_bytes,
         "partitioner": own.partitioner,

@@ -38,7 +38,7 @@ _CODES: Final[dict[int, tuple[Make, str]]] = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: (AuthError, "grant the gateway's user READ on the group"),
     KafkaError.UNKNOWN_TOPIC_OR_PART: (ConfigError, "make the topic, or set `create: auto`"),
     KafkaError._UNKNOWN_TOPIC: (ConfigError, "make the topic, or set `create: auto`"),  # noqa: SLF001
-    KafkaError._UNKNOWN_PARTITION: (TransientError, "its partitions have changed"),  # noqa: SLF001
+    KafkaError._UNKNOWN_PARTITION: (TransientError, "its partitions have changed, or it has been deleted"),  # noqa: SLF001
     KafkaError.TOPIC_EXCEPTION: (ConfigError, "check `topic`"),
     KafkaError.POLICY_VIOLATION: _LIMITS,
     KafkaError.INVALID_PARTITIONS: _LIMITS,

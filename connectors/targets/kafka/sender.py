@@ -19,6 +19,8 @@ _LOOK: Final = 0.1  # seconds between two looks at what a connection tells of
 _ASK: Final = 0.5
 _LEAVE: Final = 1.0
 _ABORT: Final = 2.0
+_INNOCENT: Final = KafkaError._INVALID_DIFFERENT_RECORD  # noqa: SLF001 - in a batch with one that the broker names
+_NAMED: Final = (KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,13 @@ class Sent:
 
     Attributes:
         refused: Those that the cluster will never take, with the reason.
-        doubtful: Those that were in batches which brokers refuse for one of their messages; one of them at least is at fault.
+        doubtful: Those that were in batches which brokers refuse for another of their messages, with what they said.
+        named: Whether brokers said which messages are at fault, so that none of the doubtful is known to be.
     """
 
     refused: dict[int, str]
-    doubtful: list[int]
+    doubtful: dict[int, str]
+    named: bool
 
 
 class Sender:
@@ -109,16 +113,16 @@ class Sender:
             self._wait(len(messages), deadline, given_up)
             failed = self._refused(messages)
             if self._transactional:
-                if failed:
-                    rows = sorted(failed) if len(failed) == 1 else []
-                    raise RejectedRecords(rows, [next(iter(failed.values()))])
+                if failed.refused or failed.doubtful:
+                    rows = sorted(failed.refused)
+                    raise RejectedRecords(
+                        rows, [failed.refused[row] for row in rows] or list(failed.doubtful.values())[:1]
+                    )
                 self._transaction(self._producer.commit_transaction, deadline)
         except BaseException:
             self.broken = self.broken or self._transactional
             raise
-        if len(failed) > 1 and not self._singly:
-            return Sent(refused, sorted(failed))
-        return Sent(refused | failed, [])
+        return Sent(refused | failed.refused, failed.doubtful, failed.named)
 
     def close(self) -> None:
         """Leave; what is not sent yet never will be."""
@@ -202,15 +206,19 @@ class Sender:
             if is_decisive(said):
                 raise delivery_error(said, self._where)
 
-    def _refused(self, messages: Messages) -> dict[int, str]:
-        """The messages that brokers refuse for what they are."""
-        if not self._failed:
-            return {}
+    def _refused(self, messages: Messages) -> Sent:
+        """The messages that brokers refuse for what they, or others in their batches, are."""
         for error, _ in self._failed:
             if not is_about_the_record(error):
                 raise delivery_error(error, self._where, self._last_said())
-        rows = {value: row for row, value in enumerate(messages.values)}
-        return {rows[value]: _reason(error, messages.topics[rows[value]]) for error, value in self._failed}
+        rows = {value: row for row, value in enumerate(messages.values)} if self._failed else {}
+        failed = {rows[value]: error for error, value in self._failed}
+        named = any(error.code() == _INNOCENT for error in failed.values())
+        alone = self._singly or len(failed) == 1
+        at_fault = {row for row, error in failed.items() if alone or (named and error.code() in _NAMED)}
+        told = {row: _reason(error, messages.topics[row]) for row, error in failed.items()}
+        refused = {row: reason for row, reason in told.items() if row in at_fault}
+        return Sent(refused, {row: reason for row, reason in told.items() if row not in at_fault}, named)
 
     def _last_said(self) -> str:
         useful = [said for said in self._said if said.code() != KafkaError._ALL_BROKERS_DOWN]  # noqa: SLF001

@@ -24,6 +24,7 @@ from connectors.targets.kafka.sender import Sender
 
 Result = TypeVar("Result")
 _ROWS: Final = 10_000
+_SINGLY: Final = {"batch.num.messages": 1, "enable.idempotence": False, "retries": 0}  # idempotence waits at each refusal
 
 
 class KafkaWriter(Writer):
@@ -118,10 +119,7 @@ class KafkaWriter(Writer):
             if len(batch):
                 self._see_to(sender, names, deadline)
                 messages = self._encoder.encode(batch, self._schema_ids)
-                sent = sender.send(messages, deadline, given_up)
-                found = sent.refused
-                if sent.doubtful:
-                    found = found | self._send_singly(messages, sent.doubtful, deadline, given_up)
+                found = self._send(sender, messages, deadline, given_up)
                 refused |= {rows[row]: reason for row, reason in found.items()}
         except RejectedRecords as some:
             raise RejectedRecords([rows[row] for row in some.indices], some.reasons) from None
@@ -132,17 +130,33 @@ class KafkaWriter(Writer):
             indices = sorted(refused)
             raise RejectedRecords(indices, [refused[row] for row in indices], rest_written=True)
 
+    def _send(self, sender: Sender, messages: Messages, deadline: float, given_up: threading.Event) -> dict[int, str]:
+        """Send them, and again those that were refused together with others; returns which are refused, and why."""
+        sent = sender.send(messages, deadline, given_up)
+        if not sent.doubtful:
+            return sent.refused
+        rows = sorted(sent.doubtful)
+        rest = messages.only(rows)
+        if sent.named:
+            found = self._send(sender, rest, deadline, given_up)
+        else:
+            found = self._send_singly(rest, sent.doubtful[rows[0]], deadline, given_up)
+        return sent.refused | {rows[row]: reason for row, reason in found.items()}
+
     def _send_singly(
-        self, messages: Messages, rows: list[int], deadline: float, given_up: threading.Event
+        self, messages: Messages, reason: str, deadline: float, given_up: threading.Event
     ) -> dict[int, str]:
-        """Find those that a broker refuses: each in a batch of its own, so that none is refused for another."""
-        properties = producing(self._config, self._gateway, self.limits.rows) | {"batch.num.messages": 1}
+        """Find those that a broker refuses without naming them: each in a batch of its own."""
+        properties = producing(self._config, self._gateway, self.limits.rows) | _SINGLY
         alone = Sender(properties, self._config.endpoint)
         try:
-            sent = alone.send(messages.only(rows), deadline, given_up)
+            return alone.send(messages, deadline, given_up).refused
+        except TransientError:
+            if given_up.is_set() or time.monotonic() < deadline:
+                raise
+            raise RejectedRecords([], [reason]) from None  # too many for one unit: in halves they get done
         finally:
             alone.close()
-        return {rows[row]: reason for row, reason in sent.refused.items()}
 
     def _see_to(self, sender: Sender, names: list[str], deadline: float) -> None:
         """Make the topics that are missing, and learn the numbers of their schemas."""

@@ -14,7 +14,7 @@ from tests.connectors.targets.amqp_writers import fresh, opened, until, writing
 from tests.contract.readings import Source
 from tests.contract.relay import Relay
 from tests.contract.writers.amqp import service
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 from tests.rabbitmq_server import LARGEST, USER, RabbitServer
 
 pytestmark = pytest.mark.interop("RabbitMQ")

@@ -38,7 +38,7 @@ def test_an_endpoint_that_says_something_else_is_an_error(endpoint: str) -> None
 def test_the_producer_is_idempotent_and_done_within_the_time_out() -> None:
     found = told()
     assert (found["acks"], found["enable.idempotence"], found["max.in.flight"]) == ("all", True, 5)
-    assert (found["message.timeout.ms"], found["security.protocol"]) == (30_000, "PLAINTEXT")
+    assert (found["message.timeout.ms"], found["security.protocol"]) == (31_000, "PLAINTEXT")
     assert found["client.id"] == "bifrost-line_1"
     assert "transactional.id" not in found
     assert told(transactions="unit")["transactional.id"] == "bifrost-line_1-events"

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 
-from connectors.contract import ConfigError, DeliveryError, RejectedRecords
+from connectors.contract import ConfigError, RejectedRecords, TransientError
 from connectors.wire.json_lines import JsonLinesEncoder
 from tests.connectors.targets.kafka_writers import headers, opened, writing
 from tests.contract.readings import BASE_TIME, Source
@@ -137,9 +137,7 @@ async def test_a_topic_that_is_deleted_is_told_and_made_again(topic: Topic, sour
         admin = topic.server.admin()
         admin.delete_topics([topic.topic])[topic.topic].result(30)
         batch = source.batch([2.0])
-        with pytest.raises(
-            DeliveryError, match="Unknown (topic|partition)|Broker handle destroyed|not acknowledged in time|timed out"
-        ):
+        with pytest.raises(TransientError, match="it has been deleted"):
             await writer.write(batch, 2)
         await writer.close()
         await writer.open()
@@ -175,6 +173,32 @@ async def test_a_time_that_the_topic_does_not_take_is_refused_alone(
             await writer.write(batch, 1)
     assert caught.value.indices == [1]
     assert sorted(row.value for row in topic.rows()) == [1.0, 3.0]
+
+
+async def test_hundreds_of_refused_readings_cost_the_others_nothing(
+    topic: Topic, source: Source, tmp_path: Path
+) -> None:
+    topic.server.make_topic(topic.topic, message_timestamp_before_max_ms=400 * DAY, max_message_bytes=20_000)
+    times = [BASE_TIME - (1_000 * DAY * 1000 if i % 3 == 0 else 0) for i in range(1_000)]
+    values = [float(i) for i in range(999)]
+    async with opened(topic, tmp_path, compression="none") as writer:
+        with pytest.raises(RejectedRecords) as caught:
+            await writer.write(source.batch([*values, "x" * 30_000], source_times=times), 1)
+    assert caught.value.indices == [*range(0, 999, 3), 999]
+    assert "timestamp" in caught.value.reasons[0]
+    assert "max.message.bytes" in caught.value.reasons[-1]
+    assert sorted(row.value for row in topic.rows()) == [value for i, value in enumerate(values) if i % 3]
+
+
+async def test_more_refused_readings_than_there_is_time_for_are_left_to_be_halved(
+    topic: Topic, source: Source, tmp_path: Path
+) -> None:
+    topic.server.make_topic(topic.topic, message_timestamp_before_max_ms=400 * DAY)
+    ancient = [BASE_TIME - 1_000 * DAY * 1000] * 10_000
+    async with opened(topic, tmp_path, timeout=1) as writer:
+        with pytest.raises(RejectedRecords, match="does not take such a record") as caught:
+            await writer.write(source.batch([1.0] * 10_000, source_times=ancient), 1)
+    assert (caught.value.indices, caught.value.rest_written) == ([], False)
 
 
 # ---------------------------------------------------------------------- transactions

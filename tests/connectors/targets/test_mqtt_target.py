@@ -25,8 +25,8 @@ from connectors.targets.mqtt.writer import MqttWriter
 from connectors.wire.mqtt_packets import packet_bounds
 from normalization.reading import Quality
 from tests.contract.readings import Source
-from tests.mosquitto_broker import free_port
 from tests.mosquitto_process import PASSWORD, USER, Mosquitto
+from tests.ports import free_port
 
 COUNTERPARTS = Path(__file__).parents[2] / "counterparts"
 LOGIN = {"username": USER, "password": PASSWORD}

@@ -22,7 +22,7 @@ from tests.connectors.targets.timescaledb_writers import opened, sequences, unti
 from tests.contract.readings import Source
 from tests.contract.relay import Relay
 from tests.contract.writers.timescaledb import Database, read_rows
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 from tests.postgres_server import PASSWORD, SUPERUSER, PostgresServer
 
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from tests.contract.writers.timescaledb import Database
-from tests.mosquitto_broker import Broker, free_port
+from tests.mosquitto_broker import Broker
+from tests.ports import free_port
 from tests.postgres_server import PASSWORD, SUPERUSER
 
 pytestmark = [pytest.mark.interop("PostgreSQL"), pytest.mark.timeout(180)]

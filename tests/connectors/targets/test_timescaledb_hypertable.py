@@ -19,7 +19,7 @@ from connectors.targets.timescaledb import TimescaleConfig, TimescaleSettings, w
 from connectors.targets.timescaledb.preflight import findings
 from connectors.targets.timescaledb.schema import make_staging, merge
 from connectors.targets.timescaledb.table import Connection, add_columns, look, prepare
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 COUNTERPART = ROOT / "tests" / "counterparts" / "postgres-timescale"

@@ -163,6 +163,7 @@ def plain(_: Path) -> Iterator[Counterpart]:
 
 @contextmanager
 def secured(_: Path) -> Iterator[Counterpart]:
+    service().settle()
     yield SecuredTopic("avro", transactions="unit")
 
 
