@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from connectors.targets.zerobus import ddl
 from simulator.plant import build_plant
 from simulator.run import Options, Workers
 from simulator.zerobus.process import EmulatorProcess
+from tests.ports import free_port
 
 RATE: Final = 5_000.0
 _OFFERED: Final = 5_400.0  # an OPC UA server is silent about values that have not changed
@@ -38,19 +38,13 @@ _SILENT: Final = 0.001  # readings per second of a plant that says nothing
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
 def _config(description: Mapping[str, Any], emulator: EmulatorProcess, directory: Path) -> Path:
     """The gateway's configuration; a new directory and a free port each time."""
     config = {
         "gateway": {
             "name": "bench",
             "directory": str(directory / "data"),
-            "port": _free_port(),
+            "port": free_port(),
             "log_level": "warning",
             "cloud": {
                 "connectors": {

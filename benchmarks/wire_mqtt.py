@@ -25,7 +25,8 @@ from typing import Any, Final
 
 from benchmarks import wire
 from benchmarks.evidence import ROOT
-from tests.mosquitto_broker import free_port, program
+from tests.mosquitto_broker import program
+from tests.ports import free_port
 
 TOPICS: Final = 1_000
 PAYLOAD_BYTES: Final = 65

@@ -12,7 +12,6 @@ run.
 """
 
 import contextlib
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Final
 
 from benchmarks import wire
 from benchmarks.evidence import ROOT
+from tests.ports import free_port
 
 DOUBLES: Final = 5_000
 HERTZ: Final = 20
@@ -32,9 +32,7 @@ PUBLISH_REQUESTS: Final = 50  # at 20 values each, 250 notifications are due at 
 def device(hertz: float) -> Iterator[int]:
     """The port of an open62541 server that ends with the block."""
     subprocess.run(["/bin/sh", ROOT / "tests/counterparts/opcua-c/install.sh"], check=True, timeout=600)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     command = [str(ROOT / "build/counterparts/opcua-c/server"), str(port), str(DOUBLES), str(hertz)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

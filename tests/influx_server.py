@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 
 import psutil
 
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 INSTALLER = ROOT / "tests" / "counterparts" / "influxdb.sh"

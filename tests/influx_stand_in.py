@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from tests.connectors.wire.line_parser import Line, parse_lines
 from tests.influx_server import ORGANIZATION, TOKEN
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 
 _WRITES = {"/api/v2/write": "2.x", "/api/v3/write_lp": "3.x"}
 _PRECISIONS = {"ns", "us", "ms", "s", "nanosecond", "microsecond", "millisecond", "second"}

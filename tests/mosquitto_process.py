@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.mosquitto_broker import Broker, free_port, program
+from tests.mosquitto_broker import Broker, program
+from tests.ports import free_port
 
 USER, PASSWORD = "gateway", "right-secret"
 _PATIENCE = 30.0

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 
 INSTALLER = Path(__file__).parent / "counterparts" / "postgres.sh"
 SUPERUSER, PASSWORD = "keeper", "kept secret"

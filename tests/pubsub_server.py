@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 INSTALLER = ROOT / "tests" / "counterparts" / "pubsub" / "install.sh"

@@ -18,7 +18,7 @@ from typing import Any
 import pika
 import trustme
 
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 
 INSTALLER = Path(__file__).parent / "counterparts" / "rabbitmq.sh"
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")

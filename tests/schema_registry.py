@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 
 _INSTALLER = Path(__file__).parent / "counterparts" / "apicurio" / "install.sh"
 _PROGRAM = _INSTALLER.parents[3] / "build" / "counterparts" / "apicurio" / "program"

@@ -23,8 +23,8 @@ from config.models import Configuration
 from connectors.settings import TargetConfig
 from tests import evidence
 from tests.contract.counterpart import Counterpart, Provider, providers
-from tests.mosquitto_broker import free_port
 from tests.paced_source import PacedSource
+from tests.ports import free_port
 
 _LEFT_OUT: Final = {"console"}  # its output is this process's own
 _AWAY: Final = 2.0  # seconds

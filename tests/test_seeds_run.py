@@ -15,7 +15,8 @@ from tests.certificates import Authority
 from tests.connectors.targets.zerobus_emulator import CLIENT, SECRET, Emulator
 from tests.influx_server import Influx1
 from tests.iot_clouds import AwsIot
-from tests.mosquitto_broker import Broker, free_port
+from tests.mosquitto_broker import Broker
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 SEEDS = Path(__file__).parent / "seeds"

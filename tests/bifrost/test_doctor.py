@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from bifrost.cli import app
 from tests.command_in_process import quiet
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 
 __all__ = ["quiet"]
 

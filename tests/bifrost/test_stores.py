@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from flows.spools_port import spools_router
 from normalization.reading import FACTS, Columns, numbers, repeat, view
 from tests.command_in_process import quiet
 from tests.delivery.stores import until
+from tests.ports import free_port
 
 __all__ = ["quiet"]
 
@@ -45,11 +45,6 @@ sources:
     endpoint: mqtt://127.0.0.1:1
     tags: [{match: "*", type: TYPE}]
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def write_config(directory: Path, kind: str = "number", port: int = 1) -> Path:

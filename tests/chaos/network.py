@@ -27,6 +27,7 @@ from connectors.contract import Context, Limits, TransientError, Writer
 from connectors.settings import TargetConfig
 from tests.appending import Appender
 from tests.chaos.numbered import FRAME, ROW, frame, rows_of, sound_bytes
+from tests.ports import free_port
 
 Road = Literal["ok", "black_hole", "half_open", "slow", "unanswered", "cut"]
 _ANSWER: Final = struct.Struct("<q")
@@ -108,7 +109,7 @@ class Station:
         self._connections: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._serving: asyncio.Server | None = None
-        self.port = 0
+        self.port = free_port()
         self._thread = threading.Thread(target=self._loop.run_forever, name="station", daemon=True)
 
     def __enter__(self) -> Self:
@@ -132,7 +133,6 @@ class Station:
 
     async def _listen(self) -> None:
         self._serving = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._serving.sockets[0].getsockname()[1]
 
     async def _take_road(self, road: Road) -> None:
         if self._road == "black_hole":

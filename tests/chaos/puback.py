@@ -17,7 +17,8 @@ import numpy as np
 from tests.chaos.lives import ROOT, until
 from tests.chaos.scenario import Scenario
 from tests.chaos.wire import Tap, waits
-from tests.mosquitto_broker import Broker, free_port
+from tests.mosquitto_broker import Broker
+from tests.ports import free_port
 
 _TICK: Final = 0.002
 _TOPICS: Final = 200

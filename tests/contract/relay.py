@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Self
 
+from tests.ports import free_port
+
 
 class Relay:
     """Listens on a port of 127.0.0.1, a free one unless it is told, and passes everything on to the port `target`.
@@ -22,7 +24,7 @@ class Relay:
     """
 
     def __init__(self, target: int, port: int = 0) -> None:
-        self.port = port
+        self.port = port or free_port()
         self.connections = 0
         self.with_connections, self.without_connections = asyncio.Event(), asyncio.Event()
         self.without_connections.set()
@@ -67,7 +69,6 @@ class Relay:
     async def restore(self) -> None:
         """The device is back, at the same address."""
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

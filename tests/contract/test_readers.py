@@ -32,7 +32,7 @@ from tests.contract.device import (
     implemented_protocols,
     providers,
 )
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 from tests.recording_intake import Recorded, RecordingIntake
 
 PROVIDERS = providers()

@@ -10,7 +10,7 @@ from running import OPTIONS, WAYS, acknowledged, running
 from bifrost.run import account, ask
 from normalization.reading import Quality
 from normalization.report import LATE
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 from tests.report_model import Given, Model
 
 TAGS = 50

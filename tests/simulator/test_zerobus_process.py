@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from simulator.zerobus.cli import zerobus as command
 from simulator.zerobus.process import EmulatorError, EmulatorProcess
+from tests.ports import free_port
 
 TABLE = "main.plant.readings"
 DECLARATION = {
@@ -41,12 +42,6 @@ def declaration(tmp_path):
     path = tmp_path / "readings.json"
     path.write_text(json.dumps(DECLARATION))
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Sender(threading.Thread):

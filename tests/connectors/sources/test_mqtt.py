@@ -18,7 +18,8 @@ from connectors.contract import Checks, Context, SourceState
 from connectors.sources.mqtt import MqttConfig
 from normalization.reading import Flags, Quality, ValueType
 from tests.connectors.sources.mqtt_harness import config, has_readings, last_state, reading
-from tests.mosquitto_broker import Broker, free_port
+from tests.mosquitto_broker import Broker
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 

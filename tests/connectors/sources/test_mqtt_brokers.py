@@ -17,7 +17,8 @@ from delivery.journal import Journal
 from flows.intake import SourceIntake, supervise
 from normalization.reading import TagTable
 from tests.connectors.sources.mqtt_harness import config, last_state, reading
-from tests.mosquitto_broker import Broker, free_port
+from tests.mosquitto_broker import Broker
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 versions = pytest.mark.parametrize("version", ["3.1.1", "5"])

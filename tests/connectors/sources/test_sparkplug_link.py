@@ -15,7 +15,8 @@ from connectors.wire.sparkplug_values import DataType
 from tests.connectors.sources.mqtt_harness import last_state
 from tests.connectors.sources.sparkplug_bench import bdseq, data, metric, payload
 from tests.connectors.sources.sparkplug_edges import host, host_config
-from tests.mosquitto_broker import Broker, free_port
+from tests.mosquitto_broker import Broker
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 N = "spBv1.0/G/{}/N"

@@ -28,7 +28,7 @@ from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer
 from tests.connectors.sources.opcua.test_opcua_interop import COUNTERPART, NodeServer
 from tests.contract.device import NUMBER, Device, Known, Provider
 from tests.contract.relay import Relay
-from tests.mosquitto_broker import free_port
+from tests.ports import free_port
 
 (MARK,) = struct.unpack(
     "<d", b"\xff\xff\xff\x7f\x40\x67\xb2\x40"

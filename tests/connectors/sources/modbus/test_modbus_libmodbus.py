@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import struct
 import subprocess
 import tty
@@ -19,6 +18,7 @@ from connectors.sources.modbus import ModbusConfig
 from normalization.reading import Quality
 from tests.connectors.sources.modbus.harness import trying
 from tests.connectors.sources.modbus.serial_pair import serial_pair
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 ROOT = Path(__file__).parents[4]
@@ -255,12 +255,6 @@ def device_at(port: int) -> Iterator[subprocess.Popen]:
             yield process
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def settings(port: int) -> ModbusConfig:

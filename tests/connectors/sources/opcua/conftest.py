@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import datetime
-import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -20,18 +19,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from connectors.contract import Context
 from connectors.sources.opcua import OpcUaConfig
 from connectors.sources.opcua.reader import OpcUaReader
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 PLANT = "http://plant.test/ns"
 MACHINE = "http://machine.test/ns"
 SERVER_URI = "urn:plant.test:server"
 PRODUCT_URI = "urn:plant.test:product"  # what a reader knows of asyncua's own server does not hold
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class _Users:

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
 from connectors.sources.opcua.certificates import thumbprint
-from tests.connectors.sources.opcua.conftest import free_port
 from tests.connectors.sources.opcua.server_process import ServerProcess
+from tests.ports import free_port
 
 COUNTERPART = Path(__file__).parents[3] / "counterparts" / "opcua-milo"
 BUILT = Path(__file__).parents[4] / "build" / "counterparts" / "opcua-milo"

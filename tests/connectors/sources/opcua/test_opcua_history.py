@@ -15,11 +15,12 @@ from asyncua.server.history import HistoryDict
 
 from connectors.sources.opcua import history
 from normalization.reading import Flags
-from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, source
 from tests.connectors.sources.opcua.test_opcua_interop import NodeServer, device, node  # noqa: F401 - fixtures
 from tests.connectors.sources.opcua.test_opcua_interop import installed as node_installed  # noqa: F401
 from tests.connectors.sources.opcua.test_opcua_open62541 import CServer, installed  # noqa: F401 - a fixture
 from tests.contract.relay import Relay
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 COUNT, HERTZ = 20, 50

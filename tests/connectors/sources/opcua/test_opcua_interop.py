@@ -16,8 +16,9 @@ from connectors.contract import SourceState
 from connectors.sources.opcua.session import ServerRefusedError
 from connectors.sources.opcua.trust import UntrustedServerError
 from normalization.reading import Quality, ValueType
-from tests.connectors.sources.opcua.conftest import Reading, Relay, free_port, source
+from tests.connectors.sources.opcua.conftest import Reading, Relay, source
 from tests.connectors.sources.opcua.server_process import ServerProcess
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 pytestmark = pytest.mark.interop("node-opcua")

@@ -11,7 +11,8 @@ from asyncua.common.utils import ServiceError
 from asyncua.ua.uaerrors import BadTooManyOperations, BadUserAccessDenied
 
 from connectors.sources.opcua.limits import DEFAULT, OperationLimits
-from tests.connectors.sources.opcua.conftest import PlantServer, Reading, free_port, source
+from tests.connectors.sources.opcua.conftest import PlantServer, Reading, source
+from tests.ports import free_port
 
 
 class Picky:

@@ -16,7 +16,8 @@ import pytest
 
 from connectors.contract import SourceState
 from connectors.sources.opcua import subscription
-from tests.connectors.sources.opcua.conftest import Reading, Relay, free_port, source
+from tests.connectors.sources.opcua.conftest import Reading, Relay, source
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 pytestmark = pytest.mark.interop("open62541")

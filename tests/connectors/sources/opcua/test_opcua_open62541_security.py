@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives import serialization
 
 from connectors.sources.opcua.security import ServerRefusedError
 from connectors.sources.opcua.trust import UntrustedServerError
-from tests.connectors.sources.opcua.conftest import Relay, free_port
+from tests.connectors.sources.opcua.conftest import Relay
 from tests.connectors.sources.opcua.milo_server import Made
 from tests.connectors.sources.opcua.test_opcua_milo import opened, own_certificate
 from tests.connectors.sources.opcua.test_opcua_open62541 import PROGRAM, installed  # noqa: F401  a fixture
+from tests.ports import free_port
 
 OPEN62541 = "open62541"
 POLICIES = ("aes256_sha256_rsapss", "basic256sha256", "aes128_sha256_rsaoaep")

@@ -14,7 +14,8 @@ from connectors.sources.opcua import subscription
 from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.session import Session
 from normalization.reading import Quality, ValueType
-from tests.connectors.sources.opcua.conftest import MACHINE, PLANT, PlantServer, Reading, Relay, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PLANT, PlantServer, Reading, Relay, source
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 NODES = [

@@ -10,8 +10,9 @@ from asyncua import ua
 
 from connectors.contract import Context, SourceState
 from connectors.sources.opcua.reader import OpcUaReader
-from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, source
 from tests.connectors.sources.opcua.milo_server import LAB, MiloServer, install
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 NODES = [f"nsu={MACHINE};s=Temperature"]

@@ -6,7 +6,8 @@ import pytest
 
 from connectors.sources.opcua.security import ServerRefusedError
 from connectors.sources.opcua.trust import UntrustedServerError
-from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, Relay, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, Relay, source
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

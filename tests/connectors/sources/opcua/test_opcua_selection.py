@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from connectors.contract import SourceState
 from connectors.sources.opcua.names import parse_path
 from normalization.reading import Quality
-from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, source
 from tests.connectors.sources.opcua.test_opcua_interop import NodeServer, installed, node  # noqa: F401 - fixtures
+from tests.ports import free_port
 
 HALL = "/Objects/Hall/Press 1"
 

@@ -12,8 +12,9 @@ from connectors.contract import SourceState
 from connectors.sources.opcua import monitoring
 from connectors.sources.opcua.items import revisions
 from normalization.reading import Quality
-from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, source
 from tests.connectors.sources.opcua.test_opcua_interop import NodeServer, installed, node  # noqa: F401 - fixtures
+from tests.ports import free_port
 
 SPEED = f"nsu={MACHINE};s=Speed"
 

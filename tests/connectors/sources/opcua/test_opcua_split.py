@@ -9,7 +9,7 @@ import pytest
 from asyncua import ua
 
 from connectors.sources.opcua.services import FULL
-from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, Relay, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, Relay, source
 from tests.connectors.sources.opcua.test_opcua_interop import COUNTERPART, NodeServer
 from tests.connectors.sources.opcua.test_opcua_interop import installed as node_installed  # noqa: F401 - fixtures
 from tests.connectors.sources.opcua.test_opcua_open62541 import (
@@ -21,6 +21,7 @@ from tests.connectors.sources.opcua.test_opcua_open62541 import (
     numbers,
     without_gaps,
 )
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 

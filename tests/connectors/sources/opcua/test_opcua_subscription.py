@@ -18,7 +18,8 @@ from connectors.sources.opcua.session import Session
 from connectors.sources.opcua.state import Position
 from connectors.sources.opcua.subscription import Subscription
 from normalization.reading import Quality
-from tests.connectors.sources.opcua.conftest import MACHINE, PRODUCT_URI, PlantServer, Reading, Relay, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PRODUCT_URI, PlantServer, Reading, Relay, source
+from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
 SPEED = f"nsu={MACHINE};s=Speed"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from connectors.sources.opcua.binary import EXTENSION_OBJECT, StructureField, Types, variant
 from connectors.sources.opcua.typedict import parse
-from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, free_port, source
+from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, source
+from tests.ports import free_port
 
 XML = b"""<?xml version="1.0" encoding="utf-8"?>
 <opc:TypeDictionary xmlns:opc="http://opcfoundation.org/BinarySchema/" xmlns:ua="http://opcfoundation.org/UA/"
