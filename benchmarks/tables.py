@@ -445,7 +445,9 @@ def files(root: Path) -> dict[Path, str]:
         root / "docs" / "figures.md": page(bench, kill, dead),
         root / "docs" / "faults.md": faults(chaos, soak),
         root / "docs" / "interop.md": interop(json.loads((EVIDENCE / "interop.json").read_text())),
-        root / "docs" / "targets.md": targets(*(json.loads((EVIDENCE / f"{name}.json").read_text()) for name in ("targets", "targets_together"))),
+        root / "docs" / "targets.md": targets(
+            *(json.loads((EVIDENCE / f"{name}.json").read_text()) for name in ("targets", "targets_together"))
+        ),
     }
 
 

@@ -14,6 +14,7 @@ from bifrost.delta import delta
 from bifrost.dlq import dlq
 from bifrost.modbus import modbus
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
+from bifrost.secrets import secrets
 from bifrost.spool import spool
 from simulator.cli import app as simulator_app
 from simulator.zerobus.cli import zerobus as zerobus_emulator
@@ -253,6 +254,7 @@ app.add_typer(create, name="create")
 app.add_typer(delta, name="delta")
 app.add_typer(dlq, name="dlq")
 app.add_typer(modbus, name="modbus")
+app.add_typer(secrets, name="secrets")
 app.add_typer(spool, name="spool")
 simulator_app.command(name="zerobus")(zerobus_emulator)
 app.add_typer(simulator_app, name="sim")

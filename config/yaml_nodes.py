@@ -1,7 +1,7 @@
 """YAML with places: a file as nodes, as plain values, and the place of each value.
 
 Scalars follow YAML 1.2's core schema, so that ``no``, ``012`` and ``12:30:00`` stay what they look like. ``${env:NAME}``,
-``${env:NAME:-default}`` and ``${file:path}`` are resolved on scalars, never on the text of the file; ``$${`` stands for
+``${env:NAME:-default}``, ``${file:path}`` and ``${secret:name}`` are resolved on scalars, never on the text of the file; ``$${`` stands for
 ``${``. The name of a file, in a key that ends in ``_file`` or in ``${file:…}``, is relative to the file that says it.
 """
 
@@ -325,5 +325,14 @@ def _look_up(reference: str, directory: Path) -> str:
             return (directory / what).read_bytes().decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError:
             raise ValueError("the file is not UTF-8 text") from None
+    if kind == "secret" and colon:
+        from config.secrets import SecretsError, SecretStore, store_path
+
+        try:
+            return SecretStore(store_path(directory)).get(what)
+        except SecretsError as error:
+            raise LookupError(str(error)) from None
     said = f"there is no `{kind}` to take values from" if colon else "says not where the value is"
-    raise LookupError(f"{said}; write ${{env:NAME}} or ${{file:path}}, and $${{ for the characters themselves")
+    raise LookupError(
+        f"{said}; write ${{env:NAME}}, ${{file:path}} or ${{secret:name}}, and $${{ for the characters themselves"
+    )

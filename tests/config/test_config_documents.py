@@ -14,6 +14,7 @@ import yaml
 from config import models
 from config.loader import load
 from config.reference import EXAMPLES, choices, example_of
+from config.secrets import variable
 from connectors.settings import SourceConfig
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
@@ -44,6 +45,8 @@ def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [file.read_text(encoding="utf-8") for file in FILES] + [text for _, _, text in BLOCKS]
     for name in sorted({name for text in shown for name in re.findall(r"\$\{env:(\w+)\}", text)}):
         monkeypatch.setenv(name, "1234567890")
+    for name in sorted({name for text in shown for name in re.findall(r"\$\{secret:([\w.-]+)\}", text)}):
+        monkeypatch.setenv(variable(name), "1234567890")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

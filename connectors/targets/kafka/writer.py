@@ -24,7 +24,7 @@ from connectors.targets.kafka.sender import Sender
 
 Result = TypeVar("Result")
 _ROWS: Final = 10_000
-_SINGLY: Final = {"batch.num.messages": 1, "enable.idempotence": False, "retries": 0}  # idempotence waits at each refusal
+_SINGLY: Final = {"batch.num.messages": 1, "enable.idempotence": False, "retries": 0}  # it would wait at each refusal
 
 
 class KafkaWriter(Writer):
