@@ -15,6 +15,7 @@ from bifrost.dlq import dlq
 from bifrost.modbus import modbus
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
 from bifrost.secrets import secrets
+from bifrost.signals import Layout, SignalNames, known, named
 from bifrost.spool import spool
 from simulator.cli import app as simulator_app
 from simulator.zerobus.cli import zerobus as zerobus_emulator
@@ -229,22 +230,39 @@ def ddl(
     ] = None,
     config: ConfigFile = DEFAULT_CONFIG,
     principal: Annotated[str | None, typer.Option(help="Service principal to grant the rights to.")] = None,
+    layout: Annotated[
+        Layout, typer.Option(help="Layout of a table that is named here; the others have that of the configuration.")
+    ] = "narrow",
+    signal: SignalNames = None,
 ) -> None:
     """Print the CREATE TABLE with column comments, the view that shows each reading once, and the MERGE into a table of its own."""
     from connectors.targets.zerobus import ZeroBusConfig
     from connectors.targets.zerobus import ddl as statements
 
+    names: dict[str, dict[str, str] | None]
     if table is not None:
-        names = [table]
+        names = {table: {} if layout == "wide" or signal else None}
     else:
-        names = [t.provider_config.table for t in load(config).targets.values() if isinstance(t, ZeroBusConfig)]
+        configuration = load(config)
+        names = {}
+        for target_name, target in configuration.targets.items():
+            if isinstance(target, ZeroBusConfig):
+                sources = [source for source, its in configuration.source_targets.items() if its == target_name]
+                wide = target.provider_config.layout == "wide"
+                names[target.provider_config.table] = known(configuration, sources or None) if wide else None
     if not names:
         typer.echo(
             "the configuration has no ZeroBus table; name one: bifrost zerobus ddl catalog.schema.table", err=True
         )
         raise typer.Exit(2)
     try:
-        typer.echo("\n\n".join(statements(name, principal) for name in names))
+        extra = named(signal)
+        typer.echo(
+            "\n\n".join(
+                statements(name, principal, None if signals is None else signals | extra)
+                for name, signals in names.items()
+            )
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

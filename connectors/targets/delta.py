@@ -59,6 +59,11 @@ class DeltaConfig(TargetConfig):
         "data/delta", description="folder, or URL in an object store (s3://bucket/plant, az://…, gs://…), of the tables"
     )
     table: str = Field("readings", description="name of the table", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    layout: Literal["narrow", "wide"] = Field(
+        "narrow",
+        description="`narrow`: a row per reading, with all that is known of it; `wide`: a row per equipment and time, with a "
+        "column per signal and its quality",
+    )
     per: Literal["target", "source"] = Field(
         "target", description="`target`: one table; `source`: a table for each source, named `<table>_<source>`"
     )
@@ -70,7 +75,8 @@ class DeltaConfig(TargetConfig):
     partition_time: Literal["source_time", "received_time"] = Field(
         "source_time",
         description="what the partition column `date` is the UTC date of: when the device says it measured (received_time "
-        "where it does not say), or when the gateway received it, which puts late readings into the newest partition",
+        "where it does not say), or when the gateway received it, which puts late readings into the newest partition; in the "
+        "layout `wide` the column `time` is made from the same",
     )
     schema_evolution: Literal["auto", "review"] = Field(
         "auto",
@@ -105,6 +111,10 @@ class DeltaConfig(TargetConfig):
 
     @override
     def writer(self, context: Context) -> Writer:
+        if self.layout == "wide":
+            from connectors.targets.delta_wide import WideDeltaWriter
+
+            return WideDeltaWriter(self, context)
         return DeltaWriter(self, context)
 
     @property
@@ -114,18 +124,9 @@ class DeltaConfig(TargetConfig):
         return endpoint.rstrip("/") if "://" in endpoint else Path(endpoint).expanduser().absolute()
 
 
-def _misfits(found: "DeltaTable") -> list[str]:
-    return misfits((field.name, field.type.type, field.nullable) for field in found.schema().fields)
-
-
-def _lacking(found: "DeltaTable") -> list[str]:
-    """The columns of a reading that a table does not have."""
-    there = {field.name for field in found.schema().fields}
-    return [name for name in TABLE.names if name not in there]
-
-
-def _quoted(uri: str) -> str:
-    return "`" + uri.replace("`", "``") + "`"
+def in_sql(uri: str) -> str:
+    """A table as SQL writes it."""
+    return "delta.`" + uri.replace("`", "``") + "`"
 
 
 def _read_numbers(file: Path) -> dict[str, int]:
@@ -138,6 +139,9 @@ def _read_numbers(file: Path) -> dict[str, int]:
 
 class DeltaWriter(Writer):
     """Commits each unit once; merges small files beside it."""
+
+    columns = TABLE  # what every table must have
+    about = "readings of industrial devices; gateway, shard and sequence identify one"
 
     def __init__(self, config: DeltaConfig, context: Context) -> None:
         self.limits = Limits(
@@ -200,11 +204,11 @@ class DeltaWriter(Writer):
             if isinstance(problem.__cause__, TableNotFoundError) and not isinstance(problem, ConfigError):
                 return [Finding(True, uri, "reachable; the table will be made")]
             return [Finding(False, uri, str(problem))]
-        problems = _misfits(found)
-        if self._config.schema_evolution == "review" and (lacking := _lacking(found)):
+        problems = self._misfits(found)
+        if self._config.schema_evolution == "review" and (lacking := self._lacking(found)):
             problems.append(
                 f"lacks {', '.join(lacking)}: readings that have values for them wait; run "
-                f"{add_columns(f'delta.{_quoted(uri)}', lacking)}"
+                f"{add_columns(in_sql(uri), lacking, self.columns)}"
             )
         return [Finding(False, uri, problem) for problem in problems] or [Finding(True, uri, "the table is there")]
 
@@ -261,7 +265,7 @@ class DeltaWriter(Writer):
     def _table(self, name: str) -> "DeltaTable":
         """The table as it is now; made when it is missing, and fit for readings."""
         found = self._latest(name)
-        if problems := _misfits(found):
+        if problems := self._misfits(found):
             raise ConfigError(f"{self._uri(name)}: {'; '.join(problems)}")
         return found
 
@@ -289,11 +293,11 @@ class DeltaWriter(Writer):
                 Path(uri).mkdir(parents=True, exist_ok=True)
             DeltaTable.create(
                 uri,
-                Schema.from_arrow(TABLE),
+                Schema.from_arrow(self.columns),
                 mode="ignore",
                 partition_by=["date"],
                 name=name,
-                description="readings of industrial devices; gateway, shard and sequence identify one",
+                description=self.about,
                 configuration=settings,
                 storage_options=options,
             )
@@ -335,15 +339,14 @@ class DeltaWriter(Writer):
     def _write(self, parts: dict[str, pa.RecordBatch], batch: pa.RecordBatch, unit: int) -> None:
         marks = {name: fingerprint(rows) for name, rows in parts.items()}
         stands = {name: self._standing(name, unit, marks[name]) for name in parts}
-        if self._config.schema_evolution == "review":
-            self._review({name: rows for name, rows in parts.items() if stands[name] is not Standing.TAKEN})
+        due = {name: rows for name, rows in parts.items() if stands[name] is not Standing.TAKEN}
+        made = self._made(due, batch)
         if Standing.FOREIGN in stands.values():  # before any commit, so that the whole unit is under one id
             self._app_id = self._new_app_id()
         if self._tags is not None:
             self._tags.update(batch)
-        for name, rows in parts.items():
-            if stands[name] is not Standing.TAKEN:
-                self._commit(name, rows, unit, marks[name])
+        for name, rows in made.items():
+            self._commit(name, rows, unit, marks[name])
 
     def _standing(self, name: str, unit: int, mark: int) -> Standing:
         found = self._table(name)
@@ -353,25 +356,43 @@ class DeltaWriter(Writer):
         self._sync(name, found)
         return result
 
-    def _review(self, parts: dict[str, pa.RecordBatch]) -> None:
-        """Refuse a unit that would lose values for want of columns, before any of it is committed."""
-        for name, batch in parts.items():
-            uri = self._uri(name)
-            readings = table(batch, self._config.partition_time)
-            values = dict(zip(readings.schema.names, readings.columns, strict=True))
-            if lost := unstored(values, _lacking(self._tables[name])):
-                raise ConfigError(review(uri, f"delta.{_quoted(uri)}", lost, len(batch), "`schema_evolution: auto`"))
+    def _made(
+        self,
+        parts: dict[str, pa.RecordBatch],
+        unit: pa.RecordBatch,  # noqa: ARG002 - the layout `wide` says by it which readings it refuses
+    ) -> "dict[str, pa.RecordBatch | pa.Table]":
+        """The rows of each table. Refuses a unit that would lose values, before any of it is committed.
 
-    def _commit(self, name: str, batch: pa.RecordBatch, unit: int, mark: int) -> None:
+        Args:
+            parts: The readings of each table that does not have them yet.
+            unit: The readings of all tables.
+        """
+        made = {}
+        for name, batch in parts.items():
+            readings = table(batch, self._config.partition_time)
+            if self._config.schema_evolution == "review" and (lacking := self._lacking(self._tables[name])):
+                uri, values = self._uri(name), dict(zip(readings.schema.names, readings.columns, strict=True))
+                if lost := unstored(values, lacking):
+                    raise ConfigError(review(uri, in_sql(uri), lost, len(batch), "`schema_evolution: auto`"))
+                readings = readings.drop_columns(lacking)
+            made[name] = readings
+        return made
+
+    def _misfits(self, found: "DeltaTable") -> list[str]:
+        return misfits(((field.name, field.type.type, field.nullable) for field in found.schema().fields), self.columns)
+
+    def _lacking(self, found: "DeltaTable") -> list[str]:
+        """The columns that every table must have and this one does not."""
+        there = {field.name for field in found.schema().fields}
+        return [name for name in self.columns.names if name not in there]
+
+    def _commit(self, name: str, rows: "pa.RecordBatch | pa.Table", unit: int, mark: int) -> None:
         from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
 
         found = self._tables[name]
-        readings = table(batch, self._config.partition_time)
-        if self._config.schema_evolution == "review" and (lacking := _lacking(found)):
-            readings = readings.drop_columns(lacking)  # where they say something, `_review` has refused the unit
         write_deltalake(
             found,
-            readings,
+            rows,
             mode="append",
             schema_mode="merge",
             writer_properties=WriterProperties(compression="ZSTD", compression_level=1),
@@ -387,7 +408,7 @@ class DeltaWriter(Writer):
         self._sync(name, found)
         self._age[name] += 1
         self._commits[name] = self._commits.get(name, 0) + 1
-        dates = readings.column("date").unique().to_pylist()
+        dates = rows.column("date").unique().to_pylist()
         self._dates.setdefault(name, set()).update(date.isoformat() for date in dates)
 
     def _tidy_when_due(self) -> None:

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from connectors.contract import RejectedRecords
@@ -58,19 +59,24 @@ def table_name(table: str, source: str) -> str:
     return f"{table}_{safe.decode()}"
 
 
-def split(batch: pa.RecordBatch, table: str) -> dict[str, pa.RecordBatch]:
-    """The readings by the table of their source (see `table_name`), in their order."""
+def places(batch: pa.RecordBatch, table: str) -> dict[str, npt.NDArray[np.int64]]:
+    """The rows by the table of their source (see `table_name`), ascending."""
     source = batch.column("source")
     tags = batch.column("tag").to_numpy()
     names = source.dictionary.dictionary_encode()
     per_row = names.indices.to_numpy()[tags]
-    present = np.unique(per_row).tolist()
-    if len(present) == 1:
-        return {table_name(table, names.dictionary[present[0]].as_py()): batch}
     return {
-        table_name(table, names.dictionary[code].as_py()): batch.take(pa.array(np.flatnonzero(per_row == code)))
-        for code in present
+        table_name(table, names.dictionary[code].as_py()): np.flatnonzero(per_row == code)
+        for code in np.unique(per_row).tolist()
     }
+
+
+def split(batch: pa.RecordBatch, table: str) -> dict[str, pa.RecordBatch]:
+    """The readings by the table of their source (see `table_name`), in their order."""
+    rows = places(batch, table)
+    if len(rows) == 1:
+        return dict.fromkeys(rows, batch)
+    return {name: batch.take(pa.array(of_it)) for name, of_it in rows.items()}
 
 
 def unwritable(batch: pa.RecordBatch) -> RejectedRecords | None:
@@ -83,14 +89,15 @@ def unwritable(batch: pa.RecordBatch) -> RejectedRecords | None:
     return RejectedRecords(rows, ["its time is outside the years 1 to 9999"] * len(rows)) if rows else None
 
 
-def misfits(columns: Iterable[tuple[str, str, bool]]) -> list[str]:
+def misfits(columns: Iterable[tuple[str, str, bool]], of: pa.Schema = TABLE) -> list[str]:
     """Why a table cannot take every reading as it is, in words; empty when it can.
 
     Args:
+        of: The columns that are written.
         columns: Name, Delta type and whether it is nullable, of each column that the table has. Those that it lacks do
             not matter: a commit adds them.
     """
-    ours = {field.name.lower(): field for field in TABLE}
+    ours = {field.name.lower(): field for field in of}
     problems = []
     for name, kind, nullable in columns:
         field = ours.get(name.lower())

@@ -119,19 +119,17 @@ def tag_versions(table: str) -> str:
     return "\n".join(lines)
 
 
-def add_columns(table: str, names: Iterable[str], type_of: Callable[[pa.DataType], str] = sql_type) -> str:
-    """The statement that adds columns of a reading that a table lacks.
+def add_columns(table: str, names: Iterable[str], of: pa.Schema = TABLE) -> str:
+    """The statement that adds columns that a table lacks.
 
     Args:
         table: Its name as SQL writes it, see `quoted`.
         names: The columns.
-        type_of: The type of a column, as SQL says it.
+        of: What they are.
     """
     lacking = set(names)
     wanted = [
-        f"`{field.name}` {type_of(field.type)} COMMENT {text(comment(field))}"
-        for field in TABLE
-        if field.name in lacking
+        f"`{field.name}` {sql_type(field.type)} COMMENT {text(comment(field))}" for field in of if field.name in lacking
     ]
     return f"ALTER TABLE {table} ADD COLUMNS ({', '.join(wanted)});"
 
@@ -165,7 +163,9 @@ def _says(column: pa.Array, name: str) -> pa.Array:
     return column.is_valid()
 
 
-def review(where: str, table: str, lost: Mapping[str, int], readings: int, otherwise: str) -> str:
+def review(
+    where: str, table: str, lost: Mapping[str, int], readings: int, otherwise: str, of: pa.Schema = TABLE
+) -> str:
     """What is said while readings wait for columns that a table lacks.
 
     Args:
@@ -174,11 +174,23 @@ def review(where: str, table: str, lost: Mapping[str, int], readings: int, other
         lost: See `unstored`.
         readings: How many there are in the unit.
         otherwise: What can be set instead.
+        of: What the columns are.
     """
     counted = ", ".join(f"`{name}` ({count} of {readings})" for name, count in sorted(lost.items()))
     return (
         f"{where} lacks columns that readings have values for: {counted}; they wait until somebody runs "
-        f"{add_columns(table, lost)} or sets {otherwise}"
+        f"{add_columns(table, lost, of)} or sets {otherwise}"
+    )
+
+
+def create(table: str, of: pa.Schema, about: str, location: str = "") -> str:
+    """The statement that makes a table, or makes one that lies at a folder or URL known to a catalog."""
+    place = f"\nLOCATION {text(location)}" if location else ""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {quoted(table)} (\n{columns(of)}\n)\n"
+        "USING DELTA\n"
+        "PARTITIONED BY (`date`)\n"
+        f"COMMENT {text(about)}{place};"
     )
 
 
@@ -189,11 +201,5 @@ def delta_ddl(table: str, location: str) -> str:
         table: Name that it is to have; of one, two or three parts.
         location: Its folder or URL.
     """
-    create = (
-        f"CREATE TABLE IF NOT EXISTS {quoted(table)} (\n{columns(TABLE)}\n)\n"
-        "USING DELTA\n"
-        "PARTITIONED BY (`date`)\n"
-        f"COMMENT 'Readings from Bifrost; {', '.join(IDENTITY)} identify one.'\n"
-        f"LOCATION {text(location)};"
-    )
-    return "\n\n".join((create, once(table), merge(table))) + "\n"
+    made = create(table, TABLE, f"Readings from Bifrost; {', '.join(IDENTITY)} identify one.", location)
+    return "\n\n".join((made, once(table), merge(table))) + "\n"

@@ -254,6 +254,58 @@ def test_ddl_of_delta_names_each_table_and_its_place(tmp_path: Path) -> None:
     assert bifrost("delta", "ddl", "-c", str(config)).returncode == 2
 
 
+def test_ddl_of_a_wide_table_has_the_signals_of_the_configuration_and_those_that_are_named(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "config" / "examples" / "lakehouse_wide.yaml"
+    answer = bifrost("delta", "ddl", "main.plant.machines", "-c", str(example), "--signal", "Ram Speed")
+    assert answer.returncode == 0, answer.stderr
+    columns = dict(re.findall(r"^  `(\w+)` +(\w+)(?: NOT NULL)? COMMENT", answer.stdout, re.MULTILINE))
+    assert {name: kind for name, kind in columns.items() if f"{name}_quality" in columns} == {
+        "oil_temp": "DOUBLE", "stroke_count": "DOUBLE", "recipe": "STRING", "ram_speed": "DOUBLE",
+    }  # fmt: skip
+    assert "MERGE INTO `main`.`plant`.`machines_merged`" in answer.stdout
+    config = tmp_path / "gateway.yaml"
+    tables = "a: {catalog: c, schema: s, table: a}, b: {catalog: c, schema: s, table: b}"
+    register = "{address: 40001, type: string, length: 4, name: %s}"
+    source = "  - {name: %s, protocol: modbus, endpoint: 'tcp://127.0.0.1', registers: [" + register + "]}\n"
+    config.write_text(
+        "sources:\n"
+        + source % ("a", "Name")
+        + source % ("b", "Other")
+        + f"zerobus:\n  layout: wide\n  source_targets: {{{tables}}}\n"
+    )
+    answer = bifrost("zerobus", "ddl", "-c", str(config))
+    assert answer.returncode == 0, answer.stderr
+    first, second = answer.stdout.split("CREATE TABLE IF NOT EXISTS `c`.`s`.`b` (")
+    assert ("`name` " in first, "`other` " in first, "`name` " in second, "`other` " in second) == (
+        True,
+        False,
+        False,
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("signals", "said"),
+    [
+        (["t", "n:text", "r:bytes"], ""),
+        (["t:float"], "no type"),
+        (["date"], "name of another column"),
+        ([], "--signal NAME"),
+    ],
+)
+def test_a_wide_table_can_be_named_with_its_signals(signals: list[str], said: str) -> None:
+    given = [word for signal in signals for word in ("--signal", signal)]
+    answer = bifrost("zerobus", "ddl", "main.plant.machines", "--layout", "wide", *given)
+    assert (answer.returncode == 2) == (said not in {"", "--signal NAME"})
+    assert said in " ".join((answer.stdout + answer.stderr).replace("│", "").split())
+    if not said:
+        assert re.findall(r"`([tnr])` +(\w+) COMMENT", answer.stdout) == [
+            ("t", "DOUBLE"),
+            ("n", "STRING"),
+            ("r", "BINARY"),
+        ]
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [

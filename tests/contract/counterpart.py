@@ -77,6 +77,8 @@ class Provider:
         ordered: Whether `Counterpart.rows` gives the readings of a tag in the order in which the target took them.
         largest: Bytes that a reading can never have in this target; None where there is no such limit.
         names: Whether every name can be written; else some are refused.
+        shows: What of a reading can be seen in the target.
+        columns: Whether a tag has a column of its own: then its values are of one kind, and there are not many.
     """
 
     type: str
@@ -88,6 +90,8 @@ class Provider:
     ordered: bool = False
     largest: int | None = None
     names: bool = True
+    shows: Callable[[Row], Row] = lambda row: row
+    columns: bool = False
 
 
 def providers() -> list[Provider]:

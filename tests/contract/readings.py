@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from connectors.wire.wide_tables import column_name
 from normalization.reading import Columns, Quality, Tag, TagTable, ValueType, numbers, repeat, view
 
 BASE_TIME = 1_790_000_000_123_456
@@ -76,6 +77,7 @@ SAMPLES = [
     Sample("structure", {"a": {"b": [1, 2]}, "ü": 'quo"te'}),
     Sample("null", None),
 ]
+INEXACT = frozenset({"largest integer", "smallest integer", "integer above 2^53", "largest unsigned"})  # as doubles
 
 
 class Source:
@@ -127,8 +129,9 @@ class Source:
         priority = pa.array(np.ones(count, np.int32))
         return view(facts.columns, repeat(self.gateway, count), repeat(self.shard, count), self.tags, value, priority)
 
-    def samples(self) -> pa.RecordBatch:
-        return self.batch([s.value for s in SAMPLES], unsigned=[s.unsigned for s in SAMPLES])
+    def samples(self, *, tag_each: bool = False) -> pa.RecordBatch:
+        tags = [self.tag(number) for number in range(len(SAMPLES))] if tag_each else None
+        return self.batch([s.value for s in SAMPLES], unsigned=[s.unsigned for s in SAMPLES], tags=tags)
 
 
 def rows(batch: pa.RecordBatch) -> list[Row]:
@@ -164,6 +167,39 @@ def table_rows(items: Iterable[dict[str, Any]]) -> list[Row]:
                 value=_value(given),
                 quality=item["quality"],
                 source_time=_micros(item["source_time"]),
+            )
+        )
+    return made
+
+
+def wide(row: Row) -> Row:
+    """What the layout `wide` keeps of a reading: numbers are doubles, JSON is text, and the last place of its path a column."""
+    place, slash, last = row.path.rpartition("/")
+    kept, kind = row.value, row.type
+    if kind in {"BOOLEAN", "INT64", "UINT64"}:
+        kept, kind = float(row.value), "DOUBLE"
+    elif kind == "JSON":
+        kept, kind = json.dumps(row.value, ensure_ascii=False, separators=(",", ":")), "TEXT"
+    return replace(row, path=f"{place}{slash}{column_name(last)}", value=kept, type=kind)
+
+
+def wide_rows(items: Iterable[dict[str, Any]]) -> list[Row]:
+    """The readings in rows of a wide table, where each has a row to itself, whose identity is its own then."""
+    kinds = {type(None): "NULL", float: "DOUBLE", str: "TEXT", bytes: "BYTES"}
+    made = []
+    for item in items:
+        (name,) = [name.removesuffix("_quality") for name in item if name.endswith("_quality") and item[name]]
+        value = item.get(name)
+        made.append(
+            Row(
+                gateway=item["gateway"],
+                shard=item["shard"],
+                sequence=item["sequence"],
+                path="/".join(part for part in (item["path"], name) if part),
+                type=kinds[type(value)],
+                value=value,
+                quality=item[f"{name}_quality"],
+                source_time=_micros(item["time"]),
             )
         )
     return made

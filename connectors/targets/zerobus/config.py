@@ -35,12 +35,18 @@ _FORMAT = "how records travel: protobuf, or arrow (Arrow Flight: the faster one,
 _ACK = "seconds without any acknowledgement after which the stream counts as dead"
 _PARTITION = (
     "what the partition column `date` is the UTC date of: when the device says it measured (received_time where it does not "
-    "say), or when the gateway received it, which puts late readings into the newest partition"
+    "say), or when the gateway received it, which puts late readings into the newest partition; in the layout `wide` the "
+    "column `time` is made from the same"
 )
 _EVOLUTION = (
     "when the table lacks a column that readings have values for: readings wait, and the ALTER TABLE that is needed is said "
     "(`review`), or the values of that column are not stored (`leave_out`)"
 )
+_LAYOUT = (
+    "`narrow`: a row per reading, with all that is known of it; `wide`: a row per equipment and time, with a column per signal "
+    "and its quality"
+)
+Layout = Literal["narrow", "wide"]
 Evolution = Literal["review", "leave_out"]
 PartitionTime = Literal["source_time", "received_time"]
 _FLUSH = "seconds that one write may take until all of it is durable"
@@ -53,6 +59,7 @@ class ZeroBusSettings(Settings):
         pattern=f"^{FULL_NAME}$",
         description="full name of the Delta table, catalog.schema.table, of ASCII letters, digits and underscores",
     )
+    layout: Layout = Field("narrow", description=_LAYOUT)
     workspace_url: Url | None = Field(None, description=_WORKSPACE)
     client_id: str | None = Field(None, description=_CLIENT_ID)
     client_secret: SecretStr | None = Field(None, description=_SECRET)
@@ -74,6 +81,10 @@ class ZeroBusConfig(TargetConfig):
     @override
     def writer(self, context: Context) -> Writer:
         """The writer of this table."""
+        if self.provider_config.layout == "wide":
+            from connectors.targets.zerobus.wide_writer import WideZeroBusWriter
+
+            return WideZeroBusWriter(self, context)
         from connectors.targets.zerobus.writer import ZeroBusWriter
 
         return ZeroBusWriter(self, context)
@@ -101,6 +112,7 @@ class ZeroBusSection(Settings):
     client_id: str | None = Field(None, description=_CLIENT_ID)
     client_secret: SecretStr | None = Field(None, description=_SECRET)
     record_format: RecordFormat = Field("protobuf", description=_FORMAT)
+    layout: Layout = Field("narrow", description=_LAYOUT)
     timeout: Duration = Field(30.0, description="time for one request, in seconds or as 30s")
     ack_timeout: Duration = Field(60.0, gt=0, description=_ACK)
     flush_timeout: Duration = Field(300.0, gt=0, description=_FLUSH)
@@ -135,6 +147,7 @@ def targets(section: ZeroBusSection) -> dict[str, ZeroBusConfig]:
                 flush_interval=section.flush_interval,
                 provider_config=ZeroBusSettings(
                     table=table.full_name,
+                    layout=section.layout,
                     workspace_url=section.workspace_url,
                     client_id=section.client_id,
                     client_secret=section.client_secret,

@@ -10,8 +10,10 @@ from connectors.targets.zerobus.catalog import Catalog, privileges
 from connectors.targets.zerobus.config import ZeroBusConfig, ZeroBusSettings
 from connectors.targets.zerobus.errors import HttpError, failure
 from connectors.targets.zerobus.schema import Plan, columns, grants, plan
-from connectors.targets.zerobus.writer import Access, ZeroBusWriter, access
+from connectors.targets.zerobus.writer import Access, access
 from connectors.wire.lakehouse import IDENTITY, add_columns, quoted
+from connectors.wire.wide_tables import KEY, WIDE
+from normalization.reading import TABLE
 
 
 async def findings(config: ZeroBusConfig, context: Context) -> list[Finding]:
@@ -34,7 +36,7 @@ async def findings(config: ZeroBusConfig, context: Context) -> list[Finding]:
         return found
     try:
         answer = await asyncio.to_thread(catalog.table, table)
-        fitting = plan(columns(answer))
+        fitting = plan(columns(answer), config.provider_config.layout)
     except (HttpError, OSError) as error:
         return [*found, _no_table(table, where, error)]
     found += [*_table(table, answer), *_columns(config.provider_config, fitting), await _granted(catalog, where, table)]
@@ -121,22 +123,23 @@ def _table(table: str, answer: dict[str, Any]) -> list[Finding]:
 def _columns(own: ZeroBusSettings, fitting: Plan) -> list[Finding]:
     table = own.table
     found = [Finding(False, "columns", f"{table}: {problem}") for problem in fitting.problems]
-    if identity := [name for name in IDENTITY if name in fitting.left_out]:
+    key, of = (IDENTITY, TABLE) if own.layout == "narrow" else (KEY, WIDE)
+    if identity := [name for name in key if name in fitting.left_out]:
         found.append(
             Finding(
                 False,
                 "columns",
                 f"{table} lacks {', '.join(identity)}: readings that are delivered twice cannot be told apart; run "
-                f"{add_columns(quoted(table), identity)}",
+                f"{add_columns(quoted(table), identity, of)}",
             )
         )
-    if others := [name for name in fitting.left_out if name not in IDENTITY]:
+    if others := [name for name in fitting.left_out if name not in key]:
         lacks = f"{table} lacks {', '.join(others)}"
         if own.schema_evolution == "leave_out":
             found.append(Finding(True, "columns", f"{lacks}: these are not stored"))
         else:
             what = "readings that have values for them wait; run"
-            found.append(Finding(False, "columns", f"{lacks}: {what} {add_columns(quoted(table), others)}"))
+            found.append(Finding(False, "columns", f"{lacks}: {what} {add_columns(quoted(table), others, of)}"))
     if fitting.not_ours:
         count = f"{len(fitting.not_ours)} columns that readings leave null"
         found.append(Finding(True, "columns", f"{table} has {count}: {', '.join(fitting.not_ours)}"))
@@ -155,7 +158,7 @@ async def _granted(catalog: Catalog, where: Access, table: str) -> Finding:
 
 
 async def _stream(config: ZeroBusConfig, context: Context, where: Access) -> Finding:
-    writer = ZeroBusWriter(config, context)
+    writer = config.writer(context)
     try:
         await writer.open()
     except DeliveryError as error:

@@ -4,15 +4,16 @@ Pure: the columns come from Unity Catalog's answer (`columns`) and are held agai
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 
 from connectors.targets.zerobus.errors import HttpError
-from connectors.wire import lakehouse
+from connectors.wire import lakehouse, wide_tables
 from connectors.wire.lakehouse import quoted
+from connectors.wire.wide_tables import KINDS, WIDE, signal_fields
 from normalization.reading import TABLE
 
 # FieldDescriptorProto.Type, spelt out so that configuration can be checked without protobuf.
@@ -134,19 +135,34 @@ def columns(answer: dict[str, Any]) -> tuple[TableColumn, ...]:
     return tuple(column for _, column in sorted(rows, key=lambda row: row[0]))
 
 
-def plan(table: Sequence[TableColumn]) -> Plan:
+def kind_of(column: TableColumn) -> Kind | None:
+    """The type of a column, None for one that nothing here fills."""
+    return _KINDS.get(re.split(r"[(<\s]", column.type, maxsplit=1)[0])
+
+
+def sendable(table: Sequence[TableColumn], layout: str) -> pa.Schema:
+    """What a table should have; in the layout `wide` also every column of it that can be a signal's."""
+    if layout == "narrow":
+        return TABLE
+    kinds = {column.name.lower(): kind_of(column) for column in table if column.nullable}
+    signals = {name: kind.sql.lower() for name, kind in kinds.items() if kind and name not in WIDE.names}
+    return pa.schema([*WIDE, *signal_fields({name: kind for name, kind in signals.items() if kind in KINDS})])
+
+
+def plan(table: Sequence[TableColumn], layout: str = "narrow") -> Plan:
     """Hold the table's columns against those of a reading.
 
     Args:
         table: The columns at the service, in their order, which the service wants kept.
+        layout: `narrow` or `wide`.
     """
-    ours = {name.lower(): TABLE.field(name) for name in TABLE.names}
+    ours = {field.name.lower(): field for field in sendable(table, layout)}
     sent: list[Column] = []
     not_ours: list[str] = []
     problems: list[str] = []
     for column in table:
         field = ours.pop(column.name.lower(), None)
-        kind = _KINDS.get(re.split(r"[(<\s]", column.type, maxsplit=1)[0])
+        kind = kind_of(column)
         if field is None:
             if column.nullable:
                 not_ours.append(column.name)
@@ -196,7 +212,7 @@ def grants(table: str, principal: str) -> list[str]:
     ]
 
 
-def ddl(table: str, principal: str | None = None) -> str:
+def ddl(table: str, principal: str | None = None, signals: Mapping[str, str] | None = None) -> str:
     """The SQL that makes the table, the view that shows each reading once, the merge into a table of its own, and the grants.
 
     ZeroBus takes managed Delta tables without liquid clustering and at most 1,000 partitions in 5 s, hence a partition
@@ -206,6 +222,7 @@ def ddl(table: str, principal: str | None = None) -> str:
     Args:
         table: catalog.schema.table.
         principal: Application id of the service principal that writes; grants are left out when it is None.
+        signals: Columns of the layout `wide`, and their types; None for the layout `narrow`.
 
     Raises:
         ValueError: `table` is not such a name.
@@ -213,13 +230,13 @@ def ddl(table: str, principal: str | None = None) -> str:
     if not re.fullmatch(FULL_NAME, table):
         msg = f"`{table}` is not catalog.schema.table, of ASCII letters, digits and underscores"
         raise ValueError(msg)
-    create = (
-        f"CREATE TABLE IF NOT EXISTS {quoted(table)} (\n{lakehouse.columns(TABLE)}\n)\n"
-        "USING DELTA\n"
-        "PARTITIONED BY (`date`)\n"
-        "COMMENT 'Readings from Bifrost. Delivery is at least once: the view with the suffix _once shows each once.';"
-    )
-    parts = [create, lakehouse.once(table), lakehouse.tag_versions(table), lakehouse.merge(table)]
+    once = "Delivery is at least once: the view with the suffix _once shows each once."
+    if signals is None:
+        made = lakehouse.create(table, TABLE, f"Readings from Bifrost. {once}")
+        parts = [made, lakehouse.once(table), lakehouse.tag_versions(table), lakehouse.merge(table)]
+    else:
+        made = lakehouse.create(table, wide_tables.table_of(signals), f"Signals from Bifrost. {once}")
+        parts = [made, *wide_tables.statements(table, signals)]
     if principal is not None:
         parts.append("\n".join(grants(table, principal)))
     return "\n\n".join(parts) + "\n"

@@ -13,23 +13,25 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from typing_extensions import override
 
 from connectors.contract import Checks, ConfigError, Context, Finding, Limits, RejectedRecords, Writer
 from connectors.targets.zerobus import encode
 from connectors.targets.zerobus.catalog import Catalog
-from connectors.targets.zerobus.config import ZeroBusConfig, ZeroBusSettings
+from connectors.targets.zerobus.config import ZeroBusConfig
 from connectors.targets.zerobus.errors import HttpError, failure, grpc_status, rotated, was_dead
 from connectors.targets.zerobus.schema import Plan, columns, descriptor, plan
 from connectors.wire import lakehouse
 from connectors.wire.protobuf import ProtobufEncoder, reading_columns
 
+LEAVE_OUT: Final = "`schema_evolution: leave_out`"
 _CLOSING: Final = 5.0  # seconds for a stream to end in good order
 
 
 @dataclass(frozen=True, slots=True)
-class _Stream:
+class Stream:
     """An open stream, and what its records look like.
 
     Attributes:
@@ -44,16 +46,16 @@ class _Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Request:
     """Rows that travel together.
 
     Attributes:
         payload: A list of bytes, or a record batch.
-        stop: The row after its last in the batch that was cut.
+        done: How many readings of the batch that was cut are written when it and those before it are.
     """
 
     payload: Any
-    stop: int
+    done: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +89,34 @@ def access(config: ZeroBusConfig) -> Access:
     return Access(**given)
 
 
-def _requests(stream: _Stream, batch: pa.RecordBatch, own: ZeroBusSettings) -> tuple[list[_Request], dict[int, str]]:
-    """Encode `batch` and cut it to the service's limits; rows that it would never take are told by number and reason."""
-    if not batch.num_rows:
-        return [], {}
-    values = reading_columns(batch, own.partition_time)
-    if own.schema_evolution == "review" and (lost := lakehouse.unstored(values, stream.plan.left_out)):
-        table = lakehouse.quoted(own.table)
-        raise ConfigError(lakehouse.review(own.table, table, lost, batch.num_rows, "`schema_evolution: leave_out`"))
+def cut(
+    stream: Stream, values: dict[str, pa.Array], rows: int, ends: npt.NDArray[np.int64]
+) -> tuple[list[Request], dict[int, str]]:
+    """Encode rows and cut them to the service's limits; those that it would never take are told by number and reason.
+
+    Args:
+        stream: Where they go.
+        values: The columns of the stream's plan.
+        rows: How many rows there are.
+        ends: By row, how many readings are written when it and those before it are.
+    """
     refused = encode.missing(values, stream.plan.columns)
     records: Any
     if stream.protobuf is not None:
-        records = stream.protobuf.encode(values, batch.num_rows)
+        records = stream.protobuf.encode(values, rows)
         sizes = encode.record_sizes(records)
     else:
         records = encode.to_arrow(values, stream.plan.columns, stream.plan.arrow)
         sizes = encode.arrow_sizes(records)
     refused = encode.oversized(sizes) | refused
-    rows = np.arange(batch.num_rows)
     if refused:
-        rows = np.delete(rows, list(refused))
-        records, sizes = records.take(pa.array(rows)), sizes[rows]
+        kept = np.delete(np.arange(rows), list(refused))
+        records, sizes, ends = records.take(pa.array(kept)), sizes[kept], ends[kept]
     requests = []
     for start, stop in encode.requests(sizes):
-        cut = records.slice(start, stop - start)
-        payload = cut if stream.protobuf is None else cut.to_numpy(zero_copy_only=False).tolist()
-        requests.append(_Request(payload, int(rows[stop - 1]) + 1))
+        some = records.slice(start, stop - start)
+        payload = some if stream.protobuf is None else some.to_numpy(zero_copy_only=False).tolist()
+        requests.append(Request(payload, int(ends[stop - 1])))
     return requests, refused
 
 
@@ -128,7 +132,7 @@ class ZeroBusWriter(Writer, Checks):
         self._table = config.provider_config.table
         self._context = context
         self._sdk: Any = None
-        self._stream: _Stream | None = None
+        self._stream: Stream | None = None
         self._opening = asyncio.Lock()
         self.limits = Limits(
             rows=config.batch_size or 10_000,
@@ -148,19 +152,19 @@ class ZeroBusWriter(Writer, Checks):
     @override
     async def write(self, batch: pa.RecordBatch, unit: int) -> None:
         done, rejected = 0, dict[int, str]()
-        stream: _Stream | None = None
+        stream: Stream | None = None
         try:
             async with asyncio.timeout(self._own.flush_timeout):
                 for last in (False, True):
                     stream = await self._ready()
-                    requests, refused = _requests(stream, batch.slice(done), self._own)
+                    requests, refused = self._requests(stream, batch.slice(done))
                     rejected |= {done + row: reason for row, reason in refused.items()}
                     first = done
                     try:
                         offsets = [await self._send(stream, request.payload) for request in requests]
                         for request, offset in zip(requests, offsets, strict=True):
                             await stream.inner.wait_for_offset(offset)
-                            done = first + request.stop
+                            done = first + request.done
                         break
                     except _raised() as error:
                         if last or not (rotated(error) or was_dead(error)):
@@ -183,14 +187,25 @@ class ZeroBusWriter(Writer, Checks):
 
         return await findings(self._config, self._context)
 
-    async def _ready(self) -> _Stream:
+    def _requests(self, stream: Stream, batch: pa.RecordBatch) -> tuple[list[Request], dict[int, str]]:
+        """A batch as requests, and the readings that the service would never take."""
+        if not batch.num_rows:
+            return [], {}
+        own = self._own
+        values = reading_columns(batch, own.partition_time)
+        if own.schema_evolution == "review" and (lost := lakehouse.unstored(values, stream.plan.left_out)):
+            table = lakehouse.quoted(own.table)
+            raise ConfigError(lakehouse.review(own.table, table, lost, batch.num_rows, LEAVE_OUT))
+        return cut(stream, values, batch.num_rows, np.arange(1, batch.num_rows + 1))
+
+    async def _ready(self) -> Stream:
         """The open stream; a new one when there is none."""
         async with self._opening:
             if self._stream is None:
                 self._stream = await self._connect()
             return self._stream
 
-    async def _forget(self, stream: _Stream | None) -> None:
+    async def _forget(self, stream: Stream | None) -> None:
         """End `stream`, unless another write has done so."""
         if stream is None or self._stream is not stream:
             return
@@ -199,16 +214,16 @@ class ZeroBusWriter(Writer, Checks):
             async with asyncio.timeout(_CLOSING):
                 await stream.inner.close()
 
-    async def _send(self, stream: _Stream, payload: Any) -> int:
+    async def _send(self, stream: Stream, payload: Any) -> int:
         if stream.protobuf is None:
             return int(await stream.inner.ingest_batch(payload))
         return int(await stream.inner.ingest_records_offset(payload))
 
-    async def _connect(self) -> _Stream:
+    async def _connect(self) -> Stream:
         """Look at the table as it is now, and open a stream that fits it."""
         where = access(self._config)
         catalog = Catalog(where.workspace_url, where.client_id, where.client_secret, self._config.timeout)
-        fitting = plan(columns(await asyncio.to_thread(catalog.table, self._table)))
+        fitting = plan(columns(await asyncio.to_thread(catalog.table, self._table)), self._own.layout)
         if fitting.problems:
             msg = f"{self._table}: {'; '.join(fitting.problems)}"
             raise ConfigError(msg)
@@ -223,7 +238,7 @@ class ZeroBusWriter(Writer, Checks):
             # the token was the SDK's cached one and has been revoked; the SDK has let go of it and asks for another
             return await self._create(where, fitting)
 
-    async def _create(self, where: Access, fitting: Plan) -> _Stream:
+    async def _create(self, where: Access, fitting: Plan) -> Stream:
         library = _library()
         timeout, ack = int(self._config.timeout * 1000), int(self._own.ack_timeout * 1000)
         bounds = {
@@ -242,14 +257,14 @@ class ZeroBusWriter(Writer, Checks):
                 where.client_secret,
                 ArrowStreamConfigurationOptions(connection_timeout_ms=timeout, **bounds),
             )
-            return _Stream(inner, fitting, None)
+            return Stream(inner, fitting, None)
         inner = await self._sdk.create_stream(
             where.client_id,
             where.client_secret,
             library.TableProperties(self._table, descriptor(fitting.columns)),
             library.StreamConfigurationOptions(**bounds),
         )
-        return _Stream(inner, fitting, ProtobufEncoder(fitting.columns))
+        return Stream(inner, fitting, ProtobufEncoder(fitting.columns))
 
 
 def _library() -> Any:

@@ -1,5 +1,6 @@
 """The SQL about tables of readings: read by sqlglot as Databricks's, run by DuckDB."""
 
+import functools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -13,12 +14,18 @@ from normalization.reading import TABLE
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
-def run(db: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Run Databricks's SQL, but for what DuckDB has no word for."""
+@functools.cache
+def in_duckdb(sql: str) -> list[str]:
+    """Databricks's SQL as DuckDB's, but for what it has no word for."""
     plain = "\n".join(
         line for line in sql.splitlines() if not line.startswith(("COMMENT", "LOCATION", "PARTITIONED", "USING DELTA"))
     )
-    for statement in sqlglot.transpile(plain, read="databricks", write="duckdb"):
+    return sqlglot.transpile(plain, read="databricks", write="duckdb")
+
+
+def run(db: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Run Databricks's SQL."""
+    for statement in in_duckdb(sql):
         db.execute(statement)
 
 

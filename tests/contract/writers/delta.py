@@ -12,20 +12,21 @@ from connectors.settings import TargetConfig
 from connectors.targets.delta import DeltaConfig
 from tests.connectors.targets.s3_store import S3Store, s3_store
 from tests.contract.counterpart import Counterpart, Provider
-from tests.contract.readings import Row, table_rows
+from tests.contract.readings import INEXACT, Row, table_rows, wide, wide_rows
 
 
 class Tables:
-    def __init__(self, folder: Path, per: str) -> None:
+    def __init__(self, folder: Path, **own: str) -> None:
         self.folder = folder / "delta"
-        self.per = per
+        self.own = own
 
     def config(self, **settings: Any) -> TargetConfig:
-        return DeltaConfig.model_validate({"endpoint": str(self.folder), "per": self.per} | settings)
+        return DeltaConfig.model_validate({"endpoint": str(self.folder)} | self.own | settings)
 
     def rows(self) -> list[Row]:
         tables = [DeltaTable(path) for path in sorted(self.folder.iterdir()) if DeltaTable.is_deltatable(str(path))]
-        return [row for table in tables for row in table_rows(table.to_pyarrow_table().to_pylist())]
+        read = wide_rows if self.own.get("layout") == "wide" else table_rows
+        return [row for table in tables for row in read(table.to_pyarrow_table().to_pylist())]
 
     @contextmanager
     def outage(self) -> Iterator[None]:
@@ -70,16 +71,22 @@ def object_store(_: Path) -> Iterator[Counterpart]:
 
 @contextmanager
 def one_table(folder: Path) -> Iterator[Counterpart]:
-    yield Tables(folder, "target")
+    yield Tables(folder)
 
 
 @contextmanager
 def table_per_source(folder: Path) -> Iterator[Counterpart]:
-    yield Tables(folder, "source")
+    yield Tables(folder, per="source")
+
+
+@contextmanager
+def wide_tables(folder: Path) -> Iterator[Counterpart]:
+    yield Tables(folder, layout="wide", per="source")
 
 
 PROVIDERS = [
     Provider("delta", "delta", one_table),
     Provider("delta", "delta, table per source", table_per_source),
     Provider("delta", "delta, object store", object_store),
+    Provider("delta", "delta, wide", wide_tables, refuses=INEXACT, names=False, shows=wide, columns=True),
 ]

@@ -6,6 +6,7 @@ What is read back is the Delta table that the emulator has filled, opened here w
 import atexit
 import functools
 import itertools
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from typing_extensions import override
 
+from connectors.contract import ConfigError, Context, Writer
 from connectors.settings import TargetConfig
 from connectors.targets.zerobus import ZeroBusConfig, ddl
+from connectors.targets.zerobus.wide_writer import WideZeroBusWriter
 from simulator.zerobus.process import EmulatorProcess
 from tests.contract.counterpart import Counterpart, Provider
-from tests.contract.readings import Row, table_rows
+from tests.contract.readings import INEXACT, Row, table_rows, wide, wide_rows
 
 _numbers = itertools.count()
 
@@ -54,12 +59,36 @@ def service() -> Service:
     return Service()
 
 
+class Owner(WideZeroBusWriter):
+    """A writer whose table has an owner who adds the columns that it asks for, by the statement that it tells."""
+
+    @override
+    async def write(self, batch: pa.RecordBatch, unit: int) -> None:
+        try:
+            await super().write(batch, unit)
+        except ConfigError as error:
+            if not (asked := re.findall(r"`(\w+)` (\w+) COMMENT", str(error))):
+                raise
+            added = [{"name": name, "type_text": kind.lower()} for name, kind in asked]
+            service().process.call("PATCH", f"/tables/{self._table}", {"add": added})
+            await self.close()
+            await self.open()
+            await super().write(batch, unit)
+
+
+class OwnedConfig(ZeroBusConfig):
+    @override
+    def writer(self, context: Context) -> Writer:
+        return Owner(self, context)
+
+
 class Table:
-    def __init__(self, record_format: str) -> None:
+    def __init__(self, record_format: str, layout: str = "narrow") -> None:
         self.service = service()
+        self.layout = layout
         self.record_format = record_format
         self.name = f"main.plant.contract_{next(_numbers)}"
-        create = ddl(self.name).split(";\n")[0] + ";"
+        create = ddl(self.name, signals=None if layout == "narrow" else {}).split(";\n")[0] + ";"
         self.service.process.call("POST", "/tables", {"name": self.name, "ddl": create})
 
     def config(self, **settings: Any) -> TargetConfig:
@@ -71,14 +100,17 @@ class Table:
             "client_secret": emulator.client_secret,
             "record_format": self.record_format,
             "ack_timeout": "10s",
+            "layout": self.layout,
         }
         whole = {"endpoint": emulator.endpoint, "timeout": "10s", "provider_config": own}
-        return ZeroBusConfig.model_validate(whole | settings)
+        model = ZeroBusConfig if self.layout == "narrow" else OwnedConfig
+        return model.model_validate(whole | settings)
 
     def rows(self) -> list[Row]:
         self.service.process.count(self.name)  # returns when all that was acknowledged is in the table
         path = self.service.process.call("GET", f"/tables/{self.name}")["path"]
-        return table_rows(DeltaTable(path).to_pyarrow_table().to_pylist())
+        read = table_rows if self.layout == "narrow" else wide_rows
+        return read(DeltaTable(path).to_pyarrow_table().to_pylist())
 
     @contextmanager
     def outage(self) -> Iterator[None]:
@@ -90,11 +122,11 @@ class Table:
 
 
 @contextmanager
-def _table(record_format: str) -> Iterator[Counterpart]:
+def _table(record_format: str, layout: str = "narrow") -> Iterator[Counterpart]:
     with pytest.MonkeyPatch.context() as patch:  # the SDK would go to loopback through a proxy
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1,localhost")
-        yield Table(record_format)
+        yield Table(record_format, layout)
 
 
 @contextmanager
@@ -109,7 +141,23 @@ def arrow(_: Path) -> Iterator[Counterpart]:
         yield running
 
 
+@contextmanager
+def wide_table(_: Path) -> Iterator[Counterpart]:
+    with _table("protobuf", "wide") as running:
+        yield running
+
+
 PROVIDERS = [
     Provider("zerobus", "zerobus, protobuf", protobuf, counterpart="a stand-in for ZeroBus"),
     Provider("zerobus", "zerobus, arrow", arrow, counterpart="a stand-in for ZeroBus"),
+    Provider(
+        "zerobus",
+        "zerobus, wide",
+        wide_table,
+        refuses=INEXACT,
+        counterpart="a stand-in for ZeroBus",
+        names=False,
+        shows=wide,
+        columns=True,
+    ),
 ]
