@@ -1,4 +1,5 @@
 """The encoders: readings per CPU-second, alone, in batches of 1,000 readings of 1,000 tags, nine in ten of them doubles.
+Rows of the layout `wide` are of the same readings as 50 signals of 20 machines at one time.
 
 ``python -m benchmarks.encoders [SECONDS]`` prints one JSON line; the runs of all encoders are interleaved.
 """
@@ -22,8 +23,11 @@ from connectors.wire.avro import AvroEncoder
 from connectors.wire.json_lines import JsonLinesEncoder
 from connectors.wire.line_protocol import LineEncoder
 from connectors.wire.messages import pack
+from connectors.wire.pivot import Pivot
 from connectors.wire.protobuf import ProtobufEncoder, reading_columns
-from normalization.reading import TABLE, TagTable
+from connectors.wire.wide_tables import batches as batches_of_rows
+from connectors.wire.wide_tables import pivot as wide_pivot
+from normalization.reading import FACTS, TABLE, Tag, TagTable, view
 
 ROWS: Final = 1_000
 AIMS: Final = {"line protocol": 800_000, "json": 600_000, "protobuf": 500_000, "copy": 500_000, "arrow": 2_000_000}
@@ -60,21 +64,40 @@ def encoders() -> dict[str, Callable[[pa.RecordBatch], Any]]:
     }
 
 
+def machines(batch: pa.RecordBatch, tags: TagTable) -> pa.RecordBatch:
+    """The same readings as those of 50 signals of 20 machines, all of one time."""
+    paths = [f"plant1/packer{number // 50}/signal {number % 50}" for number in range(len(batch))]
+    ids = [tags.intern(Tag("synthetic", "opcua", "plc", path, path, path=path)) for path in paths]
+    facts = {name: batch.column(name) for name in FACTS.names} | {"tag": pa.array(ids, pa.int32())}
+    facts["source_time"] = facts["source_time"].take(pa.array(np.zeros(len(batch), np.int64)))
+    gateway, shard, value, priority = (batch.column(name) for name in ("gateway", "shard", "value", "priority"))
+    return view(list(facts.values()), gateway, shard, tags, value, priority)
+
+
+def wide(batch: pa.RecordBatch, pivot: Pivot) -> list[pa.RecordBatch]:
+    """The rows of the layout `wide`, as Delta and ZeroBus have them."""
+    found = pivot.signals(batch, {})
+    return list(batches_of_rows(batch, pivot.rows(batch), found.signals))
+
+
 def measure(seconds: float = 6.0) -> dict[str, Any]:
     """Readings per CPU-second of each, the median of interleaved rounds."""
-    work, ready = encoders(), list(batches(TagTable(), 0, _VARIANTS * ROWS, ROWS))
-    for act in work.values():
-        for batch in ready:
+    ready = list(batches(TagTable(), 0, _VARIANTS * ROWS, ROWS))
+    tags, pivot = TagTable(), wide_pivot("source_time")
+    work = {name: (act, ready) for name, act in encoders().items()}
+    work["wide rows"] = (lambda batch: wide(batch, pivot)), [machines(batch, tags) for batch in ready]
+    for act, given in work.values():
+        for batch in given:
             act(batch)
     found: dict[str, list[float]] = defaultdict(list)
     share = seconds / _ROUNDS / len(work)
     for _ in range(_ROUNDS):
-        for name, act in work.items():
+        for name, (act, given) in work.items():
             began, done = time.process_time(), 0
             while time.process_time() - began < share:
-                for batch in ready:
+                for batch in given:
                     act(batch)
-                done += len(ready) * ROWS
+                done += len(given) * ROWS
             found[name].append(done / (time.process_time() - began))
     return {
         name: {"readings_per_cpu_s": round(evidence.median(runs)), "aim": AIMS.get(name), "rows_per_batch": ROWS}
