@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from connectors.wire.wide_tables import column_name
 from normalization.reading import Columns, Quality, Tag, TagTable, ValueType, numbers, repeat, view
 
 BASE_TIME = 1_790_000_000_123_456
+STEP = 1_001  # µs from one reading to the next
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Source:
                 unsigned=bool(unsigned and unsigned[row]),
                 quality=Quality.BAD if value is None else Quality.GOOD,
                 status=0x80050000 if value is None else None,
-                source_time=BASE_TIME + (self.next + row) * 1_001 if source_times is None else source_times[row],
+                source_time=BASE_TIME + (self.next + row) * STEP if source_times is None else source_times[row],
             )
         facts = columns.to_batch(np.full(count, BASE_TIME + 10**9, np.int64), self.next)
         self.next += count
@@ -172,7 +173,7 @@ def table_rows(items: Iterable[dict[str, Any]]) -> list[Row]:
     return made
 
 
-def wide(row: Row) -> Row:
+def wide(row: Row, name: Callable[[str], str] = column_name) -> Row:
     """What the layout `wide` keeps of a reading: numbers are doubles, JSON is text, and the last place of its path a column."""
     place, slash, last = row.path.rpartition("/")
     kept, kind = row.value, row.type
@@ -180,7 +181,7 @@ def wide(row: Row) -> Row:
         kept, kind = float(row.value), "DOUBLE"
     elif kind == "JSON":
         kept, kind = json.dumps(row.value, ensure_ascii=False, separators=(",", ":")), "TEXT"
-    return replace(row, path=f"{place}{slash}{column_name(last)}", value=kept, type=kind)
+    return replace(row, path=f"{place}{slash}{name(last)}", value=kept, type=kind)
 
 
 def wide_rows(items: Iterable[dict[str, Any]]) -> list[Row]:

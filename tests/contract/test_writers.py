@@ -166,7 +166,7 @@ async def test_a_reading_without_source_time_is_written(
     await writer.open()
     await writer.write(batch, 1)
     await writer.close()
-    assert [row.value for row in sorted(counterpart.rows(), key=lambda r: r.sequence)] == [1.0, 2.0]
+    assert sorted(row.value for row in counterpart.rows()) == [1.0, 2.0]
 
 
 async def test_a_full_batch_and_the_next_are_written(

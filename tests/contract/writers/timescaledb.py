@@ -17,7 +17,7 @@ from connectors.settings import TargetConfig
 from connectors.targets.timescaledb import TimescaleConfig
 from normalization.reading import ValueType
 from tests.contract.counterpart import Counterpart, Provider
-from tests.contract.readings import Row, table_rows
+from tests.contract.readings import BASE_TIME, INEXACT, STEP, Row, Source, table_rows, wide, wide_rows
 from tests.postgres_server import PASSWORD, SUPERUSER, PostgresServer
 
 _numbers = itertools.count()
@@ -26,6 +26,11 @@ _READ = (
     "SELECT gateway, shard, sequence, path, type, value, value_int, value_uint, value_text, value_bytes, quality, "
     "CASE WHEN source_time IS NULL THEN NULL ELSE (extract(epoch FROM source_time) * 1000000)::bigint END FROM "
 )
+_NAMES = (
+    "SELECT array_agg(attname::text) FROM pg_attribute WHERE attrelid = 'public.readings'::regclass AND attnum > 0 "
+    "AND NOT attisdropped AND attname <> 'time'"
+)
+_MICROS = "(extract(epoch FROM time) * 1000000)::bigint"
 
 
 @functools.cache
@@ -90,6 +95,31 @@ class Database:
             self.server.start()
 
 
+class WideDatabase(Database):
+    """A row per equipment and time: it keeps no identity, but the suite's readings have a time each that tells it."""
+
+    def rows(self) -> list[Row]:
+        if not self.server.run("SELECT 1 FROM pg_tables WHERE tablename = 'readings'", database=self.name):
+            return []
+        (names,) = self.server.run(_NAMES, database=self.name)
+        read = ", ".join('"' + name.replace('"', '""') + '"' for name in names[0])
+        found = self.server.run(f"SELECT {_MICROS}, {read} FROM public.readings", database=self.name)
+        items = [dict(zip(("time", *names[0]), values, strict=True)) for values in found]
+        for item in items:
+            at = item["time"]
+            item |= {
+                "shard": Source().shard,
+                "sequence": (at - BASE_TIME) // STEP,
+                "time": _EPOCH + timedelta(microseconds=at),
+            }
+        return wide_rows(items)
+
+
+@contextmanager
+def wide_table(_: Path) -> Iterator[Counterpart]:
+    yield WideDatabase({"layout": "wide"})
+
+
 @contextmanager
 def database(_: Path) -> Iterator[Counterpart]:
     yield Database({})
@@ -103,5 +133,15 @@ PROVIDERS = [
         counterpart="PostgreSQL",
         able=frozenset({"network", "credentials"}),
         names=False,  # NUL
-    )
+    ),
+    Provider(
+        "timescaledb",
+        "timescaledb, wide, plain PostgreSQL",
+        wide_table,
+        counterpart="PostgreSQL",
+        refuses=INEXACT,
+        names=False,
+        shows=lambda row: wide(row, str),
+        columns=True,
+    ),
 ]
