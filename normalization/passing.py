@@ -233,6 +233,7 @@ def _times(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
 
 
 _INTEGER: Final = np.int64(0x1B56_C4E9_3A7F_2D61)  # an integer is not the double of the same bits, as 0 would be
+_NAN: Final = np.float64(np.nan).view(np.int64)
 
 
 def _values(batch: pa.RecordBatch) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int8]]:
@@ -247,10 +248,13 @@ def _values(batch: pa.RecordBatch) -> tuple[npt.NDArray[np.float64], npt.NDArray
         value, number = np.where(valid, value, 0.0), number & valid
     kind = np.where(number, _NUMBER, _OTHER + type_).astype(np.int8)
     usable = value if number.all() else np.where(number, value, 0.0)
+    bits = (value + 0.0).view(np.int64)  # -0.0 is 0.0
+    if usable is not value:
+        bits[np.isnan(value)] = _NAN  # whatever its bits
     if double.all():
-        return usable, value.view(np.int64), kind
+        return usable, bits, kind
     integers = raw_numbers(batch.column("value_int"))
-    code = np.where(double, value.view(np.int64), integers ^ _INTEGER)
+    code = np.where(double, bits, integers ^ _INTEGER)
     for name, types in (("value_text", (ValueType.TEXT, ValueType.JSON)), ("value_bytes", (ValueType.BYTES,))):
         rows = np.flatnonzero(np.isin(type_, types))
         if len(rows):

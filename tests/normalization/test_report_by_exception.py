@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import pickle
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -268,6 +269,19 @@ def test_a_number_that_becomes_an_integer_or_is_none_any_more_passes(one: float,
     for part in parts([Given(0, one, 0), Given(0, other, 1)], []):
         feed.take(part)
     assert [sequence for _, sequence in feed.passed] == [0, 1]
+
+
+@pytest.mark.parametrize("rule", [{}, {"max_interval": 60}, {"swinging_door": 0.1, "max_interval": 60}])
+@pytest.mark.parametrize("beside", [[], [Given(1, "text", 3)]])
+def test_equal_values_with_other_bits_are_unchanged(rule: dict[str, Any], beside: list[Given]) -> None:
+    odd = struct.unpack("<d", struct.pack("<Q", 0xFFF8_0000_0000_0001))[0]
+    for one, other in ((0.0, -0.0), (-0.0, 0.0), (math.nan, odd), (odd, math.nan)):
+        readings = [Given(0, one, 0), Given(0, other, 1), *beside]
+        feed, model = Feed([rule, None]), Model(rule)
+        feed.take(readings)
+        expected = [identity for at, given in enumerate(readings[:2]) for identity in model(given, at)]
+        assert expected == [("mqtt-0", 0)]
+        assert [identity for identity in feed.passed if identity[1] < 2] == expected
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
