@@ -54,6 +54,9 @@ class NodeConfig(Mapping):
     discard_oldest: bool | None = Field(None, description="what goes when that is full, instead of the source's")
     trigger: _Trigger | None = Field(None, description="what is a change of this node, instead of the source's")
     server_deadband: _Deadband | None = Field(None, description="deadband of this node, instead of the source's")
+    watchdog: Duration | None = Field(
+        None, ge=0, description="time within which this node must change, instead of the source's; 0 = it need not"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -217,6 +220,12 @@ class OpcUaConfig(SourceConfig):
         description="change of a number below which the server does not report it: in the unit of the value, or in percent of "
         "the range that the node states (EURange), such as 2%",
     )
+    watchdog: Duration | None = Field(
+        None,
+        gt=0,
+        description="time within which every node must change, in seconds or as 1m; one that does not is read, and is STALE when "
+        "the server has nothing else to say of it, else the server is asked anew to report it; with mode subscription only",
+    )
     publish_requests: int = Field(
         10, ge=1, le=500, description="requests that wait for notifications at the server at once; it may take fewer"
     )
@@ -326,6 +335,10 @@ class OpcUaConfig(SourceConfig):
             raise ValueError(msg)
         if self.events and self.mode != "subscription":
             msg = "`events` come by subscription only; write mode: subscription"
+            raise ValueError(msg)
+        watched = self.watchdog or any(node.watchdog for node in self.nodes)
+        if watched and self.mode != "subscription":
+            msg = "`watchdog` is for what a server reports; with mode: polling each poll is a reading"
             raise ValueError(msg)
         if self.history.backfill is not None and self.timestamps != "source":
             msg = "`history.backfill` needs the source's timestamps; write timestamps: source"

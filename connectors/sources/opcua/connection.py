@@ -1,5 +1,6 @@
 """What the parts of one connection share: the session, the nodes that are read, and where readings go."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from asyncua import ua
@@ -19,6 +20,7 @@ class Connection:
         intake: Where readings go.
         described: The nodes that are read.
         types: The server's structures.
+        counts: How often something was odd, by what it is.
 
     Attributes:
         config: The source.
@@ -28,11 +30,19 @@ class Connection:
         timestamps: Which times are asked for.
     """
 
-    def __init__(self, session: Session, intake: Intake, described: list[Described], types: DataTypes) -> None:
+    def __init__(
+        self,
+        session: Session,
+        intake: Intake,
+        described: list[Described],
+        types: DataTypes,
+        counts: Counter[str] | None = None,
+    ) -> None:
         self.config = session.config
         self.session = session
         self.intake = intake
         self.types = types
+        self.counts = Counter() if counts is None else counts
         self.described: list[Described] = []
         self.tags: list[int] = []
         server = self.config.timestamps == "server"

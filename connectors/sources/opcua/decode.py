@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from connectors.sources.opcua.binary import EPOCH, LAST, Malformed, Types, data_value, microseconds
+from connectors.sources.opcua.heard import Heard
 from connectors.sources.opcua.notification import (
     OVERFLOW,
     layouts,
@@ -68,6 +69,7 @@ class ValueDecoder:
         seen: Handles and times of what was decoded, one by one or in arrays, until somebody takes them; None when nobody does.
             `LostBefore` stands before a value of a node in `fillable` whose queue overflowed.
         fillable: Whether what overflowed can be had otherwise, by client handle.
+        heard: What was last heard of each node; None when nobody watches.
     """
 
     def __init__(self, items: Sequence[Item], types: Types, *, server_time: bool = False) -> None:
@@ -76,6 +78,7 @@ class ValueDecoder:
         self._layouts = layouts(server_time=server_time)
         self._read_layouts = layouts(server_time=server_time, handles=False)
         self.items: list[Item] = []
+        self.heard: Heard | None = None
         self._tags, self._named, self._any_named = np.empty(0, np.int32), np.empty(0, np.bool_), False
         self.extend(items)
         self.seen: list[Any] | None = None
@@ -87,6 +90,8 @@ class ValueDecoder:
         self._tags = np.array([item.tag for item in self.items], np.int32)
         self._named = np.array([item.names is not None for item in self.items], np.bool_)
         self._any_named = bool(self._named.any())
+        if self.heard is not None:
+            self.heard.extend(len(self.items))
 
     def data_change(self, data: bytes, rows: Columns) -> list[int]:
         """Append the values of a DataChangeNotification (OPC 10000-4 clause 7.25.2), given its body.
@@ -131,6 +136,8 @@ class ValueDecoder:
                 if self.seen is not None and when is not None:
                     self.seen.append((handle, when))
                 value = values[2]
+                if self.heard is not None:
+                    self.heard.one(handle, value, status)
                 add(
                     item.tag,
                     value,
@@ -178,6 +185,8 @@ class ValueDecoder:
             for at in np.flatnonzero(self._named[handles]).tolist():
                 names[at] = (self.items[handles[at]].names or {}).get(values[at].item())
         times = times_of(run)
+        if self.heard is not None and not flags:
+            self.heard.many(handles, values, status)
         begin = 0
         for at in lost:
             if self.seen is not None and times is not None and at > begin:
@@ -290,6 +299,8 @@ class ValueDecoder:
         when = microseconds(server if self._server_time else source)
         if self.seen is not None and when is not None and not flags:
             self.seen.append((handle, when))
+        if self.heard is not None and not flags:
+            self.heard.one(handle, value, status)
         if self.types.problems:
             reason = "; ".join(self.types.problems)
             self.types.problems.clear()

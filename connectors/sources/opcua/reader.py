@@ -7,6 +7,7 @@ time of the last reading, and the subscription with the number of its last messa
 """
 
 import logging
+from collections import Counter
 from typing import Final
 
 from asyncua.ua.attribute_ids import AttributeIds
@@ -14,7 +15,7 @@ from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError
 from typing_extensions import override
 
-from connectors.contract import Checks, Context, Finding, Intake, Reader, SourceState
+from connectors.contract import Checks, Context, Counts, Finding, Intake, Reader, SourceState
 from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.connection import Connection
 from connectors.sources.opcua.datatypes import DataTypes
@@ -36,7 +37,7 @@ _UNREADABLE: Final = {  # the node is wrong, not its value
 _WARNED: Final[set[str]] = set()  # sources whose weak security was logged; a reader is made for every attempt
 
 
-class OpcUaReader(Reader, Checks):
+class OpcUaReader(Reader, Checks, Counts):
     """Reads one OPC UA server."""
 
     def __init__(self, config: OpcUaConfig, context: Context) -> None:
@@ -46,6 +47,7 @@ class OpcUaReader(Reader, Checks):
         self._session_is_open = False  # that of the last connection
         self._failed_on_content = False
         self._event_tags: set[int] = set()
+        self.counts: Counter[str] = Counter()
         self._order: dict[str, int] = {}  # client handles of the last connection, by address
         if config.name not in _WARNED:
             _WARNED.add(config.name)
@@ -69,7 +71,7 @@ class OpcUaReader(Reader, Checks):
             described = await describe(session, self._config, wanted, types)
             described.sort(key=lambda d: self._order.get(d.variable.address, len(self._order)))  # handles stay the same
             before = State.from_json(state)
-            run = Run(Connection(session, intake, described, types), self._event_tags)
+            run = Run(Connection(session, intake, described, types, self.counts), self._event_tags)
             await run.begin(before if self._hands_over else State(before.last_reading))
             intake.state(SourceState.CONNECTED, run.summary)
             connected = run

@@ -21,6 +21,7 @@ from connectors.sources.opcua.polling import Polling
 from connectors.sources.opcua.publishing import Publishing
 from connectors.sources.opcua.state import State, microseconds_now
 from connectors.sources.opcua.subscription import Subscription
+from connectors.sources.opcua.watchdog import Watchdog
 from normalization.quality import opcua_quality
 from normalization.reading import Columns
 
@@ -61,6 +62,7 @@ class Run:
         self._has_events = bool(config.events) or config.browsing is not None
         publishing = Publishing(connection.session, self)
         self._monitoring = Monitoring(connection, publishing, self._events, self._refuse)
+        self._watchdog = Watchdog(connection, self._append, self._create_anew, self._lost)
         self._publishing = publishing if config.mode == "subscription" else None
         self._position_texts = _NOWHERE  # the server's start and what is subscribed to, in JSON
         self._replaced_since: int | None = (
@@ -135,6 +137,8 @@ class Run:
                     tasks.create_task(self._publish(self._publishing))
                     tasks.create_task(self._monitoring.retry())
                     tasks.create_task(self._monitoring.refresh_conditions())
+                    if self._watchdog.is_needed:
+                        tasks.create_task(self._watchdog.run(self._usable, self._publishing))
         except ExceptionGroup as group:
             error: Exception = group
             while isinstance(error, ExceptionGroup):
@@ -210,6 +214,7 @@ class Run:
                 self._overflow_from = since
             self._overflowed.update(dict.fromkeys(overflowed))
             self._overflow_to = microseconds_now()
+            self._connection.counts["queue that overflowed in the server"] += len(overflowed)
         if self._overflowed and self._overflow_to - self._overflow_said >= _OVERFLOW_EVERY:
             self._say_overflow()
         return future
@@ -245,6 +250,7 @@ class Run:
 
     def lost(self, subscription: int, since: int, reason: str) -> None:
         """Messages of a subscription will never come."""
+        self._connection.counts["notifications that did not come"] += 1
         self._lost(self._monitoring.handles_in([subscription]), since, reason)
 
     def _lost(self, handles: set[int] | None, since: int, reason: str) -> None:
@@ -262,6 +268,13 @@ class Run:
         """Nothing has changed until now."""
         self._say_overflow()
         self._missing.keep_overflowed()
+
+    async def _create_anew(self, handles: Sequence[int]) -> None:
+        """Have the server report some nodes by new items."""
+        rows = Columns()
+        await self._monitoring.adapt(handles, handles, rows)
+        if len(rows):
+            self._append(rows)
 
     # -- nodes that come and go
 

@@ -5,6 +5,7 @@
 // Each line of input is a command in JSON: {"set": [NAME, VALUE]}, {"bad": [NAME]}, {"burst": [NAME, FROM, TO, MS]},
 // {"add": NAME} and {"remove": NAME} of a variable in Extra, which the server reports as a change of its model,
 // {"event": [SEVERITY, MESSAGE]} of the server's object. Level in Extra has a limit alarm: above 80 high, above 95 high high.
+// {"forget": NAME} disables what clients have subscribed to of a variable, and says nothing of it.
 // node-opcua samples every 50 ms at most, so a burst with a shorter pause is not seen value by value.
 const path = require("node:path");
 const readline = require("node:readline");
@@ -102,6 +103,13 @@ const [limit, items] = [Number(process.argv[4] || 0), Number(process.argv[5] || 
     if (command.bad) nodes[command.bad[0]].setValueFromSource({ dataType: "Null" }, o.StatusCodes.BadSensorFailure);
     if (command.add) grow(command.add);
     if (command.remove) space.deleteNode(nodes[command.remove]);
+    if (command.forget) {
+      for (const session of Object.values(server.engine._sessions))
+        for (const subscription of session.publishEngine.subscriptions)
+          for (const item of subscription.monitoredItems.values())
+            if (item.node === nodes[command.forget]) item.setMonitoringMode(o.MonitoringMode.Disabled);
+      console.log("forgotten", command.forget);
+    }
     if (command.event) {
       const [severity, message] = command.event;
       space.rootFolder.objects.server.raiseEvent("BaseEventType", {
