@@ -13,7 +13,6 @@ from bifrost.try_source import read_for
 from config.models import Configuration
 from connectors.contract import Intake, SourceState
 from connectors.settings import SourceConfig
-from connectors.sources.modbus import ModbusConfig
 from normalization.reading import Columns, Tag, TagTable
 
 
@@ -23,15 +22,17 @@ class Taken:
 
     Attributes:
         source: Name of the source.
-        patterns: Each `match` of its `tags`, in order, and how many tags it took; None where the tags are not known.
-        others: Tags that no pattern took; None where the tags are not known.
+        patterns: Each `match` of its `tags`, in order, and how many tags it took; None where none is known.
+        others: Tags that no pattern took; None where none is known.
         problem: Why the device could not be looked at; empty when it was, or nobody looked.
+        complete: Whether these are all tags; else the device knows more.
     """
 
     source: str
     patterns: list[tuple[str, int | None]]
     others: int | None
     problem: str = ""
+    complete: bool = True
 
 
 class _Tags(Intake):
@@ -75,16 +76,23 @@ async def _all(config: Configuration, seconds: float | None) -> list[Taken]:
 
 async def _one(source: SourceConfig, config: Configuration, seconds: float | None) -> Taken:
     found: dict[int | None, set[str]] = {}
-    if isinstance(source, ModbusConfig):
-        source.matcher.taken = found
-        source.tag_rows()
+    source.matcher.taken = found
+    complete = source.named_tags()
+    source.matcher.taken = None
+    if complete:
         return _taken(source, found)
     if seconds is None:
-        return Taken(source.name, [(mapping.match, None) for mapping in source.tags], None)
+        return _at_least(source, found)
+    found.clear()
     trial = source.trial()
     trial.matcher.taken = found
     problem = await read_for(seconds, trial, config, _Tags())
     return _taken(source, found, problem)
+
+
+def _at_least(source: SourceConfig, found: dict[int | None, set[str]]) -> Taken:
+    counts = [(mapping.match, len(found.get(number, ())) or None) for number, mapping in enumerate(source.tags)]
+    return Taken(source.name, counts, len(found.get(None, ())) or None, complete=False)
 
 
 def _taken(source: SourceConfig, found: dict[int | None, set[str]], problem: str = "") -> Taken:
@@ -94,17 +102,21 @@ def _taken(source: SourceConfig, found: dict[int | None, set[str]], problem: str
     return Taken(source.name, counts, len(found.get(None, ())), problem)
 
 
+def _shown(count: int | None, of: Taken) -> str:
+    if count is None:
+        return "?"
+    return f"{count:,}" if of.complete else f"≥ {count:,}"
+
+
 def table(found: Sequence[Taken]) -> Table:
     """What was found, for people."""
     shown = Listing(["source", "match"], ["tags"], ["note"], title="Tags by pattern")
     for one in found:
         for match, count in one.patterns:
             note = "takes no tag" if count == 0 and not one.problem else ""
-            shown.add_row(one.source, match, "?" if count is None else f"{count:,}", note)
-        if one.others is None:
-            shown.add_row(one.source, "", "?", "the device tells its tags; look with --read 10s")
-        else:
-            shown.add_row(one.source, "(no pattern)", f"{one.others:,}", one.problem)
+            shown.add_row(one.source, match, _shown(count, one), note)
+        note = one.problem if one.complete else "the device tells its tags; look with --read 10s"
+        shown.add_row(one.source, "(no pattern)", _shown(one.others, one), note)
     return shown
 
 
@@ -115,6 +127,7 @@ def plain(found: Sequence[Taken]) -> list[dict[str, Any]]:
             "source": one.source,
             "patterns": [{"match": match, "tags": count} for match, count in one.patterns],
             "others": one.others,
+            "complete": one.complete,
             "problem": one.problem or None,
         }
         for one in found

@@ -73,7 +73,7 @@ Read = Annotated[
 def check(config: ConfigFile = DEFAULT_CONFIG, read: Read = None, as_json: AsJson = False) -> None:
     """Check a configuration: every problem at once, with file, line and column. Exit code 2 when there is one.
 
-    Shows how many tags each pattern of `tags` takes: at once where the configuration names the tags (Modbus), else with --read.
+    Shows how many tags each pattern of `tags` takes, as far as the configuration names the tags; with --read all of them.
     """
     loaded = load(config)
     from bifrost.check import plain, table, taken

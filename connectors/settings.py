@@ -49,6 +49,14 @@ class SourceConfig(Place):
         """The reader of this source; each protocol's config returns its own."""
         raise TypeError(f"{type(self).__name__} has no reader")
 
+    def named_tags(self) -> bool:
+        """Make each tag that the configuration names, by `tag`, without a connection.
+
+        Returns:
+            Whether those are all, and all of their names are known.
+        """
+        return False
+
     def trial(self) -> Self:
         """The source for a look that must leave nothing behind at the device and disturb no gateway that reads it."""
         return self

@@ -32,7 +32,23 @@ sources:
   - name: plc
     protocol: opcua
     endpoint: opc.tcp://h
-    tags: [{match: "*/temp"}]
+    nodes:
+      - ns=2;s=Oven/temp
+      - path: /Objects/2:Line 1/2:temp
+      - ns=2;s=Speed
+    tags: [{match: "*/temp"}, {match: "*Pressure"}]
+  - name: broker
+    protocol: mqtt
+    endpoint: mqtt://h
+    subscriptions:
+      - {topic: hall/oven/temp, format: plain}
+      - {topic: $share/g/hall/press, value: {temp: a, force: b}}
+      - {topic: hall/pump, value: "s[*].v"}
+    tags: [{match: "*temp"}]
+  - name: hall
+    protocol: mqtt
+    endpoint: mqtt://h
+    tags: [{match: "*temp"}]
 """
 
 
@@ -77,19 +93,44 @@ def test_tags_that_the_configuration_names_are_counted_and_others_are_said_to_be
                 "source": "meter",
                 "patterns": [{"match": regex, "tags": 2}, {"match": "*current", "tags": 0}],
                 "others": 1,
+                "complete": True,
                 "problem": None,
             },
-            {"source": "plc", "patterns": [{"match": "*/temp", "tags": None}], "others": None, "problem": None},
+            {
+                "source": "plc",
+                "patterns": [{"match": "*/temp", "tags": 2}, {"match": "*Pressure", "tags": None}],
+                "others": 1,
+                "complete": False,
+                "problem": None,
+            },
+            {
+                "source": "broker",
+                "patterns": [{"match": "*temp", "tags": 2}],
+                "others": 2,
+                "complete": True,
+                "problem": None,
+            },
+            {
+                "source": "hall",
+                "patterns": [{"match": "*temp", "tags": None}],
+                "others": None,
+                "complete": False,
+                "problem": None,
+            },
         ],
     }
     said = typer.testing.CliRunner().invoke(app, command).stdout
     assert "is sound" in said
-    assert [line.split() for line in said.splitlines() if line.split()[:1] in (["meter"], ["plc"])] == [
+    unknown = ["the", "device", "tells", "its", "tags;", "look", "with", "--read", "10s"]
+    assert [line.split() for line in said.splitlines() if line.startswith((" meter", " plc", " hall"))] == [
         ["meter", regex, "2"],
         ["meter", "*current", "0", "takes", "no", "tag"],
         ["meter", "(no", "pattern)", "1"],
-        ["plc", "*/temp", "?"],
-        ["plc", "?", "the", "device", "tells", "its", "tags;", "look", "with", "--read", "10s"],
+        ["plc", "*/temp", "≥", "2"],
+        ["plc", "*Pressure", "?"],
+        ["plc", "(no", "pattern)", "≥", "1", *unknown],
+        ["hall", "*temp", "?"],
+        ["hall", "(no", "pattern)", "?", *unknown],
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["g.yaml"]
 

@@ -230,6 +230,11 @@ class ModbusConfig(SourceConfig):
         return rows
 
     @override
+    def named_tags(self) -> bool:
+        self.tag_rows()
+        return True
+
+    @override
     def reader(self, context: Context) -> Reader:
         from connectors.sources.modbus.reader import ModbusReader
 

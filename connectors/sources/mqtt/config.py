@@ -308,6 +308,21 @@ class MqttConfig(SourceConfig):
         return [Subscription.model_validate({"topic": topic, "format": "sparkplug"}), *rules]
 
     @override
+    def named_tags(self) -> bool:
+        from connectors.sources.mqtt.payload import Decoder
+
+        decoder = Decoder(self, lambda _: 0)
+        complete = bool(self.subscriptions)
+        for one in self.subscriptions:
+            topic = one.topic.split("/", 2)[-1] if one.topic.startswith("$share/") else one.topic
+            said = one.value is not None or one.format == "plain"  # else a payload may be an object of many tags
+            if {"+", "#"} & set(topic.split("/")) or one.format == "sparkplug" or one.name or not said:
+                complete = False
+            else:
+                decoder.tags_of(topic, [(field, "") for field, _ in one.fields() or [("", "")]])
+        return complete
+
+    @override
     def trial(self) -> Self:
         """A session of its own, which the broker forgets and nobody is told of: the gateway's keeps its messages."""
         mute = self.sparkplug.model_copy(update={"host_id": None})

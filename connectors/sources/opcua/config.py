@@ -366,6 +366,17 @@ class OpcUaConfig(SourceConfig):
         return self
 
     @override
+    def named_tags(self) -> bool:
+        for node in self.nodes:
+            if node.path is not None:
+                names = [name for _, name in parse_path(node.path)]
+                path = "/".join(names[1:] if names[0] == "Objects" else names)
+                self.tag("", node.path, names[-1], own=node, names=[path])
+            elif node.id is not None:
+                self.tag("", node.id, str(parse_node_id(node.id).identifier), own=node)
+        return False  # the server knows further names of these, and further nodes may be browsed
+
+    @override
     def trial(self) -> Self:
         return self.model_copy(update={"history": HistoryConfig(gaps=False)})
 
