@@ -205,8 +205,12 @@ class OpcUaConfig(SourceConfig):
         None, description="time between the server's samples of a node, 0 = as fast as it can; the publishing interval"
     )
     polling_interval: Duration = Field(1.0, gt=0, description="time between polls, in seconds or as 1s")
-    queue_size: int = Field(
-        10, ge=1, le=1_000_000, description="values that the server keeps per node between notifications"
+    queue_size: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="values that the server keeps per node between notifications; twice as many as it samples in that time, and 10 "
+        "at least, when absent",
     )
     discard_oldest: bool = Field(
         True, description="when there are more, the oldest go; when false, the newest is replaced by what comes"

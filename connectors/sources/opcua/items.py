@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -19,6 +20,8 @@ FILTER_REFUSED: Final = {
     StatusCodes.BadFilterNotAllowed,
     StatusCodes.BadDeadbandFilterInvalid,
 }
+_FEWEST: Final = 10  # values in a queue
+_FASTEST: Final = 0.01  # seconds; a server that samples faster, or sends each change, is told by `queue_size`
 _TRIGGERS: Final = {
     "status": ua.DataChangeTrigger.Status,
     "status_value": ua.DataChangeTrigger.StatusValue,
@@ -44,10 +47,7 @@ def monitored(
         handle: Its client handle.
         filtered: Whether the server is asked to filter changes, where that is configured.
     """
-    node = described.variable.config
-    sampling = node.interval if node is not None else None
-    if sampling is None:
-        sampling = config.sampling_interval
+    sampling = _sampling(config, described)
     return ua.MonitoredItemCreateRequest(
         ItemToMonitor=ua.ReadValueId(NodeId=described.variable.id or ua.NodeId(), AttributeId=AttributeIds.Value),
         MonitoringMode=ua.MonitoringMode.Reporting,
@@ -55,10 +55,24 @@ def monitored(
             ClientHandle=ua.IntegerId(handle),
             SamplingInterval=-1.0 if sampling is None else sampling * 1000,
             Filter=_filter(config, described) if filtered else None,
-            QueueSize=ua.Counter(setting(config, described, "queue_size")),
+            QueueSize=ua.Counter(
+                setting(config, described, "queue_size") or _enough(config.publishing_interval, sampling)
+            ),
             DiscardOldest=setting(config, described, "discard_oldest"),
         ),
     )
+
+
+def _sampling(config: OpcUaConfig, described: Described) -> float | None:
+    node = described.variable.config
+    own = node.interval if node is not None else None
+    return own if own is not None else config.sampling_interval
+
+
+def _enough(publishing: float, sampling: float | None) -> int:
+    """Values that a queue must hold for a notification that is late by a whole interval."""
+    between = publishing / max(sampling, _FASTEST) if sampling is not None else 1
+    return max(_FEWEST, 2 * math.ceil(between))
 
 
 def has_no_range(config: OpcUaConfig, described: Described) -> bool:

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from connectors.contract import SourceState
 from connectors.sources.opcua import monitoring
-from connectors.sources.opcua.items import revisions
-from normalization.reading import Quality
+from connectors.sources.opcua.items import monitored, revisions
+from connectors.sources.opcua.nodes import Described, Variable
+from normalization.reading import Quality, Tag
 from tests.connectors.sources.opcua.conftest import MACHINE, PlantServer, Reading, source
 from tests.connectors.sources.opcua.test_opcua_interop import NodeServer, installed, node  # noqa: F401 - fixtures
 from tests.ports import free_port
@@ -95,6 +96,34 @@ async def test_what_the_server_revises_is_said(node, tmp_path):  # noqa: F811
         (said,) = [detail for state, detail in intake.states if state is SourceState.CONNECTED]
         assert said.startswith("1 nodes; the server ")
         assert "of 1 nodes, not 1000000" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"sampling_interval": None}, 10),
+        ({"sampling_interval": "100ms"}, 20),
+        ({"sampling_interval": 0}, 200),
+        ({"queue_size": 7, "sampling_interval": "10ms"}, 7),
+    ],
+)
+def test_a_queue_holds_what_is_sampled_in_two_notifications(more, expected):
+    config = source("opc.tcp://h", nodes=["ns=1;s=A"], publishing_interval=1.0, **more)
+    described = Described(
+        Variable(ua.NodeId("A", 1), "ns=1;s=A", config=config.nodes[0]), Tag("plant", "opcua", "d", "a", "A"), None
+    )
+    assert monitored(config, described, 0).RequestedParameters.QueueSize == expected
+
+
+@pytest.mark.interop("node-opcua", "a queue holds what is sampled between two notifications")
+async def test_what_is_sampled_between_two_notifications_is_kept(node, tmp_path):  # noqa: F811
+    config = extra(node.endpoint, "Analog", queue_size=None, sampling_interval="50ms", publishing_interval=2.0)
+    async with Reading(config, tmp_path) as intake:
+        await intake.until(lambda: intake.last("Analog"), 10)
+        node.command(burst=["Analog", 1000, 1025, 60])
+        await intake.until(lambda: intake.last("Analog").value == 1024, 10)
+        assert [r.value for r in intake.readings("Analog") if r.value >= 1000] == list(range(1000, 1025))
+        assert not intake.gaps
 
 
 def test_revisions_are_summed_up_in_one_sentence():
