@@ -161,6 +161,17 @@ class Counts(Protocol):
     counts: Counter[str]
 
 
+@runtime_checkable
+class Measures(Protocol):
+    """A reader that measures its devices.
+
+    Attributes:
+        measures: The last value of each, by names in the manner of metrics that do not grow in number; read from any thread.
+    """
+
+    measures: dict[str, float]
+
+
 @dataclass(frozen=True, slots=True)
 class PoolUse:
     """How a pool of connections, channels or the like is used.

@@ -47,6 +47,12 @@ ODDITIES: Final = _gauge(
     "source",
     "what",
 )
+MEASURES: Final = _gauge(
+    "bifrost_source_measure",
+    "What a source's reader measures: seconds that a server's clock is ahead, when certificates end …",
+    "source",
+    "what",
+)
 LEDGER: Final = _gauge(
     "bifrost_ledger_records",
     "Readings of a source by what became of them, since the journal was begun",

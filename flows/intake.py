@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 from typing_extensions import override
 
-from connectors.contract import Context, Counts, Intake, Reader, SourceState
+from connectors.contract import Context, Counts, Intake, Measures, Reader, SourceState
 from connectors.settings import SourceConfig
 from delivery import metrics
 from delivery.journal import Journal, shard_of
@@ -52,6 +52,7 @@ class SourceStatus:
         gaps: Gaps since the process began.
         last_gap: The newest of them.
         counts: How often its reader has met what it counts, by what it is.
+        measures: What its reader measures, by what it is.
     """
 
     protocol: str
@@ -63,6 +64,7 @@ class SourceStatus:
     gaps: int = 0
     last_gap: Gap | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
     tags: set[int] = field(default_factory=set)
 
 
@@ -152,6 +154,8 @@ async def supervise(config: SourceConfig, context: Context, intake: SourceIntake
                 reader = config.reader(context)
                 if isinstance(reader, Counts):
                     intake.status.counts = reader.counts
+                if isinstance(reader, Measures):
+                    intake.status.measures = reader.measures
             await reader.run(intake, journal.state(config.name))
         except Exception as error:  # noqa: BLE001 - the edge of the reader's loop
             failure = error

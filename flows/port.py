@@ -56,6 +56,7 @@ def status(process: Observed) -> dict[str, Any]:
             "tags": len(intake.status.tags),
             "gaps": intake.status.gaps,
             "counts": dict(intake.status.counts),
+            "measures": dict(intake.status.measures),
             "last_gap": asdict(intake.status.last_gap) if intake.status.last_gap is not None else None,
         }
         for name, intake in dict(process.intakes).items()

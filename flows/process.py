@@ -407,6 +407,8 @@ class Process:
         for source, intake in self.intakes.items():
             for what, times in list(intake.status.counts.items()):
                 metrics.ODDITIES.labels(source, what).set(times)
+            for what, value in list(intake.status.measures.items()):
+                metrics.MEASURES.labels(source, what).set(value)
         metrics.QUEUE_SIZE.set(self.journal.waiting_rows)
         metrics.QUEUE_CAPACITY.set(self.journal.memory_rows)
         metrics.SPOOLED_BYTES.set(self.journal.size + sum(spool.size for spool in self.spools.values()))

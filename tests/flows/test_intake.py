@@ -131,17 +131,19 @@ async def test_one_reader_makes_all_attempts_of_a_source(journal, tags):
     assert len(made) == 1
 
 
-async def test_what_a_reader_counts_is_in_the_status(journal, tags):
+async def test_what_a_reader_counts_and_measures_is_in_the_status(journal, tags):
     class Counting(Script):
         def reader(self, context):
             made = super().reader(context)
             made.counts = Counter({"rebirth: sequence gap": 2})
+            made.measures = {"server_clock_ahead_seconds": 1.5}
             return made
 
     config = Counting(name="press", steps=[hang])
     async with supervised(config, journal, tags) as intake:
         await eventually(lambda: len(config.started) == 1)
         assert intake.status.counts == {"rebirth: sequence gap": 2}
+        assert intake.status.measures == {"server_clock_ahead_seconds": 1.5}
 
 
 async def test_every_connection_after_the_first_is_a_reconnection(journal, tags):

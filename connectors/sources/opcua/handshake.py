@@ -59,12 +59,14 @@ class Handshake(Client):
 
     Attributes:
         endpoint: URL of the server.
+        measures: What was measured: when the certificates in use end, and how far the server's clock is ahead.
     """
 
     def __init__(self, config: OpcUaConfig, context: Context, endpoint: str | None = None) -> None:
         self.endpoint = endpoint or config.endpoint
         super().__init__(self.endpoint, timeout=config.timeout)
         self.config = config
+        self.measures: dict[str, float] = {}
         self.directory = context.directory
         self.name = self.description = f"Bifrost {config.name}"
         self.application_uri = own.application_uri(context.gateway, config.name)
@@ -143,6 +145,7 @@ class Handshake(Client):
         except (ValueError, IndexError) as error:
             msg = f"the server's certificate cannot be read: {error}"
             raise ServerRefusedError(msg) from None
+        self.measures["server_certificate_end_timestamp_seconds"] = peer.not_valid_after_utc.timestamp()
         refusals: list[str] = []
         for identity in identities:
             self.security_policy = choice.policy.crypto(
@@ -160,6 +163,9 @@ class Handshake(Client):
                     raise
                 refusals.append("it closed the connection")
             else:
+                self.measures["own_certificate_end_timestamp_seconds"] = (
+                    identity.certificate.not_valid_after_utc.timestamp()
+                )
                 if refusals:
                     _log.warning(
                         "source %s: the server refuses the renewed certificate (%s); the one before it is used until %s",

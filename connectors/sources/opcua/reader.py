@@ -15,7 +15,7 @@ from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError
 from typing_extensions import override
 
-from connectors.contract import Checks, Context, Counts, Finding, Intake, Reader, SourceState
+from connectors.contract import Checks, Context, Counts, Finding, Intake, Measures, Reader, SourceState
 from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.connection import Connection
 from connectors.sources.opcua.datatypes import DataTypes
@@ -37,7 +37,7 @@ _UNREADABLE: Final = {  # the node is wrong, not its value
 _WARNED: Final[set[str]] = set()  # sources whose weak security was logged; a reader is made for every attempt
 
 
-class OpcUaReader(Reader, Checks, Counts):
+class OpcUaReader(Reader, Checks, Counts, Measures):
     """Reads one OPC UA server."""
 
     def __init__(self, config: OpcUaConfig, context: Context) -> None:
@@ -48,6 +48,7 @@ class OpcUaReader(Reader, Checks, Counts):
         self._failed_on_content = False
         self._event_tags: set[int] = set()
         self.counts: Counter[str] = Counter()
+        self.measures: dict[str, float] = {}
         self._order: dict[str, int] = {}  # client handles of the last connection, by address
         if config.name not in _WARNED:
             _WARNED.add(config.name)
@@ -60,6 +61,8 @@ class OpcUaReader(Reader, Checks, Counts):
     async def run(self, intake: Intake, state: bytes | None) -> None:
         intake.state(SourceState.CONNECTING, self._config.endpoint)
         session = await open_session(self._config, self._context)
+        self.measures |= session.measures
+        session.measures = self.measures
         connected: Run | None = None
         failed = False
         try:

@@ -28,6 +28,7 @@ from normalization.reading import Columns
 _log = logging.getLogger(__name__)
 
 _OVERFLOW_EVERY: Final = 1_000_000  # µs between records of what overflowed
+_CLOCK_EVERY: Final = 60.0  # seconds between looks at the server's clock
 _NOWHERE: Final = b'"",""'  # as a position: it is not gone on from there
 _SETTLE: Final = 0.5  # seconds from a change of the model to a look at it: a change rarely comes alone
 
@@ -129,6 +130,7 @@ class Run:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_alive())
                 tasks.create_task(self._history.run())
+                tasks.create_task(self._watch_clock())
                 if self._config.browsing is not None:
                     tasks.create_task(self._watch_model(self._config.browsing.rebrowse_interval))
                 if self._publishing is None:
@@ -338,6 +340,11 @@ class Run:
             else:
                 await self._session.prove(min(pause, self._config.timeout))
                 self._heard = time.monotonic()
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await self._session.compare_clocks()
+            await asyncio.sleep(_CLOCK_EVERY)
 
     async def _publish(self, publishing: Publishing) -> None:
         """Take what the subscriptions say; those that fall silent while the server answers are replaced."""

@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import logging
 import struct
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from connectors.sources.opcua.security import ServerRefusedError
 
 _log = logging.getLogger(__name__)
 
+_AHEAD: Final = "server_clock_ahead_seconds"
+_MUCH: Final = 5.0  # seconds between two clocks
 _CLOSING: Final = 0.5  # seconds for the server to take leave
 # asyncua's server says yes to a transfer, and goes on to answer the requests of the old session only
 _FORGETFUL: Final = {"urn:freeopcua.github.io:python:server"}
@@ -139,6 +142,21 @@ class Session(Handshake):
         self.hands_over = product not in _FORGETFUL
         if isinstance(started, datetime.datetime):
             self.started, self.started_at = started.isoformat(), int(started.timestamp() * 1e6)
+
+    async def compare_clocks(self) -> None:
+        """Measure how far the server's clock is ahead of ours; say so when that is much."""
+        before = time.time()
+        node = node_id(ObjectIds.Server_ServerStatus_CurrentTime)
+        (answer,) = await self.read_attributes_of([node], AttributeIds.Value)
+        said = answer.Value.Value if answer.Value is not None else None
+        if not isinstance(said, datetime.datetime):
+            return
+        ahead = said.replace(tzinfo=said.tzinfo or datetime.UTC).timestamp() - (before + time.time()) / 2
+        much, was = abs(ahead) > _MUCH, abs(self.measures.get(_AHEAD, 0.0)) > _MUCH
+        self.measures[_AHEAD] = ahead
+        if much and not was:
+            way = "ahead of" if ahead > 0 else "behind"
+            _log.warning("source %s: the server's clock is %.1f s %s ours", self.config.name, abs(ahead), way)
 
     async def prove(self, wait: float) -> None:
         """Read the server's state, to prove the connection.
