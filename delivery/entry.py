@@ -133,6 +133,9 @@ class TagReader:
         if segment != self._segment:
             self._segment, self._ids = segment, []
         first, *data = rows
+        known = self._ids[first : first + len(data)]
+        if len(known) == len(data) and -1 not in known:
+            return  # it is read again: a number never stands for another row of its segment
         self._ids.extend([-1] * (first - len(self._ids)))  # rows of a damaged record
         self._ids[first:] = [self._tags.intern(Tag.from_json(row)) for row in data]
         self._array = np.array(self._ids, np.int32)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delivery.entry import COLUMNS, Compression, TagReader, TagScribe, decode, encode
-from normalization.reading import Columns, TagTable, ValueType
+from normalization.reading import Columns, Tag, TagTable, ValueType
 from tests.delivery.stores import columns, raw_columns, stream, tag_table
 
 VALUES = st.one_of(
@@ -101,6 +101,22 @@ def test_tags_are_numbered_anew_in_each_segment_and_found_again_in_another_proce
         assert reader.translate(segment, arrays)
         assert [later[i] for i in arrays[0].to_pylist()] == [table[i] for i in ids]
         assert (local.type, arrays[0].type) == (pa.int32(), pa.int32())
+
+
+def test_a_segment_that_is_read_again_from_its_head_is_understood_at_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, later = tag_table(5), TagTable()
+    scribe, reader = TagScribe(table), TagReader(later)
+    said = [scribe.translate(1, pa.array(ids, pa.int32())) for ids in ([4, 2], [0, 2, 3])]
+    for _, rows in said:
+        reader.learn(1, rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tag, "from_json", lambda _: pytest.fail("it is known"))
+        for local, rows in said:
+            reader.learn(1, rows)
+            assert reader.translate(1, [local])
+    arrays = [said[1][0]]
+    assert reader.translate(1, arrays)
+    assert [later[i] for i in arrays[0].to_pylist()] == [table[i] for i in (0, 2, 3)]
 
 
 def test_nothing_is_announced_twice() -> None:
