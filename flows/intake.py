@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
 from typing_extensions import override
 
@@ -110,8 +111,14 @@ class SourceIntake(Intake):
         self._gaps.inc()
         described = to_json({"gap": {"start": start, "end": end, "reason": reason}})
         rows = Columns()
-        for tag in tags:
-            rows.add(tag, None, quality=Quality.STALE, source_time=start, flags=Flags.GAP, properties=described)
+        rows.add_arrays(
+            np.array(tags, np.int32),
+            None,
+            quality=Quality.STALE,
+            source_time=start,
+            flags=Flags.GAP,
+            properties=described,
+        )
         self._journal.append(self._source, self._gateway_shard, rows, None)
 
     @override
@@ -134,8 +141,7 @@ class SourceIntake(Intake):
     def _mark_stale(self, detail: str) -> None:
         rows = Columns()
         why = to_json({"state": "down", "detail": detail})
-        for tag in sorted(self.status.tags):
-            rows.add(tag, None, quality=Quality.STALE, properties=why)
+        rows.add_arrays(np.array(sorted(self.status.tags), np.int32), None, quality=Quality.STALE, properties=why)
         if len(rows):
             self._journal.append(self._source, self._gateway_shard, rows, None)
 
