@@ -113,6 +113,11 @@ class BrowseConfig(Settings):
     )
     max_depth: int = Field(20, ge=1, le=100, description="levels below a root that are browsed")
     max_nodes: int = Field(50_000, ge=1, description="variables that are read at most; more are reported and left out")
+    nodeset_files: list[Path] = Field(
+        [],
+        description="NodeSet2 files (XML) that describe the nodes; they are looked through instead of browsing the server, which "
+        "spares a slow one. What a file refers to and is not in the files is not found",
+    )
     properties: bool = Field(False, description="read properties (HasProperty) of objects as well")
     tag_name: Literal["path", "name"] = Field(
         "path", description="name of a tag: its browse path joined by dots, or the browse name alone"

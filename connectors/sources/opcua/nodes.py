@@ -1,5 +1,6 @@
 """Which nodes a source reads, and what the server says about them."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -14,7 +15,15 @@ from asyncua.ua.uaerrors import UaStatusCodeError
 from connectors.sources.opcua.config import BrowseConfig, NodeConfig, OpcUaConfig
 from connectors.sources.opcua.datatypes import DataTypes, names_by_value
 from connectors.sources.opcua.decode import Item
-from connectors.sources.opcua.names import PathFilter, format_identifier, format_node_id, parse_node_id, parse_path
+from connectors.sources.opcua.names import (
+    NodeName,
+    PathFilter,
+    format_identifier,
+    format_node_id,
+    parse_node_id,
+    parse_path,
+)
+from connectors.sources.opcua.nodeset import NodeSet
 from connectors.sources.opcua.selection import are_of_types, at_paths
 from connectors.sources.opcua.session import Session, batches, node_id, plain_id
 from normalization.reading import Tag
@@ -68,7 +77,11 @@ class Found:
 
 def resolve(text: str, namespaces: list[str]) -> ua.NodeId | None:
     """The node id in a session with these namespaces; None when its namespace is not among them."""
-    name = parse_node_id(text)
+    return resolve_name(parse_node_id(text), namespaces)
+
+
+def resolve_name(name: NodeName, namespaces: list[str]) -> ua.NodeId | None:
+    """The same of a node id in parts."""
     if isinstance(name.namespace, str):
         if name.namespace not in namespaces:
             return None
@@ -142,6 +155,49 @@ async def browse(session: Session, config: BrowseConfig, progress: Callable[[Fou
     return out
 
 
+async def described_by_files(session: Session, config: BrowseConfig) -> Found:
+    """Find the variables below the roots in NodeSet2 files, as `browse` finds them in the server."""
+    files = await asyncio.to_thread(NodeSet.read, config.nodeset_files)
+    paths = PathFilter(config.include, config.exclude)
+    out = Found()
+    roots = [parse_node_id(root) for root in config.roots]
+    level = [(root._replace(namespace=_uri(root.namespace, session.namespaces)), "") for root in roots]
+    seen = {name for name, _ in level}
+    found: set[NodeName] = set()
+    for _ in range(config.max_depth):
+        deeper: list[tuple[NodeName, str]] = []
+        for parent, path in level:
+            for name, node, is_property in files.children(parent):
+                child = f"{path}/{node.name}" if path else node.name
+                if (is_property and (not config.properties or not name.namespace)) or paths.excludes(child):
+                    continue
+                if node.is_variable and name.namespace and name not in found and paths.selects(child):
+                    if len(found) >= config.max_nodes:
+                        out.truncated = True
+                        return out
+                    found.add(name)
+                    address = format_node_id(name.namespace, name.identifier)
+                    text = child.replace("/", ".") if config.tag_name == "path" else node.name
+                    own = {
+                        other.name: resolve_name(one, session.namespaces)
+                        for one, other, is_ in files.children(name)
+                        if is_
+                    }
+                    properties = {key: id_ for key, id_ in own.items() if id_ is not None}
+                    id_ = resolve_name(name, session.namespaces)
+                    out.variables.append(Variable(id_, address, text, child, properties=properties))
+                if name not in seen:
+                    seen.add(name)
+                    deeper.append((name, child))
+        level = deeper
+    return out
+
+
+def _uri(namespace: int | str, namespaces: list[str]) -> int | str:
+    known = isinstance(namespace, int) and 0 < namespace < len(namespaces)
+    return namespaces[int(namespace)] if known else namespace
+
+
 async def _report_roots(session: Session, roots: list[ua.NodeId]) -> None:
     """Say which roots are not there: a browse of them finds nothing and says nothing."""
     for root, name in zip(roots, await session.read_attributes_of(roots, AttributeIds.BrowseName), strict=True):
@@ -167,10 +223,11 @@ async def variables(session: Session, config: OpcUaConfig) -> list[Variable]:
     wanted = config.browsing
     if wanted is not None:
         known = {variable.id for variable in out}
-        found = [v for v in (await browse(session, wanted)).variables if v.id not in known]
+        look = described_by_files if wanted.nodeset_files else browse
+        found = [v for v in (await look(session, wanted)).variables if v.id not in known]
         ids = [v.id for v in found if v.id is not None]
-        kept = await are_of_types(session, ids, wanted.types, wanted.type_definitions)
-        out += [v for v, keep in zip(found, kept, strict=True) if keep]
+        kept = iter(await are_of_types(session, ids, wanted.types, wanted.type_definitions))
+        out += [v for v in found if v.id is None or next(kept)]  # of a file's nodes the server may lack a namespace
     return out
 
 

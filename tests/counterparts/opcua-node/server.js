@@ -1,7 +1,7 @@
-// An OPC UA server made with node-opcua: node server.js PORT PKI-FOLDER [LIMIT [ITEMS]]. Listens on 127.0.0.1 until its input ends.
+// An OPC UA server made with node-opcua: node server.js PORT PKI-FOLDER [LIMIT [ITEMS [NODESET]]]. Listens on 127.0.0.1 until its input ends.
 // Policies None, Basic256Sha256, Aes128_Sha256_RsaOaep and Aes256_Sha256_RsaPss; anonymous, and user1 with secret1.
 // LIMIT is what the server states, and enforces, for nodes per read, per browse and monitored items per call (0: none);
-// a subscription takes ITEMS items at most.
+// a subscription takes ITEMS items at most. NODESET is a further NodeSet2 file to serve.
 // Each line of input is a command in JSON: {"set": [NAME, VALUE]}, {"bad": [NAME]}, {"burst": [NAME, FROM, TO, MS]},
 // {"add": NAME} and {"remove": NAME} of a variable in Extra, which the server reports as a change of its model,
 // {"event": [SEVERITY, MESSAGE]} of the server's object. Level in Extra has a limit alarm: above 80 high, above 95 high high.
@@ -24,7 +24,7 @@ const [limit, items] = [Number(process.argv[4] || 0), Number(process.argv[5] || 
     alternateHostname: ["127.0.0.1", "localhost"],
     port,
     resourcePath: "/lab",
-    nodeset_filename: [o.nodesets.standard, path.join(__dirname, "types.xml")],
+    nodeset_filename: [o.nodesets.standard, path.join(__dirname, "types.xml"), ...process.argv.slice(6)],
     serverCertificateManager: certificates,
     securityPolicies: ["None", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"].map((p) => o.SecurityPolicy[p]),
     securityModes: [o.MessageSecurityMode.None, o.MessageSecurityMode.Sign, o.MessageSecurityMode.SignAndEncrypt],
