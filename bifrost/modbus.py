@@ -42,7 +42,7 @@ def profile(
 ) -> None:
     """Find out unit ids, tables, addresses, orders, block size and pace of a device, and draft its configuration.
 
-    It only reads (function codes 1 to 4). Exit code 1 when the device cannot be reached or nothing can be read.
+    It only reads (function codes 1 to 4, and 43/14 for the identification). Exit code 1 when the device cannot be reached or nothing can be read.
     """
     from connectors.sources.modbus.draft import draft, draft_yaml
     from connectors.sources.modbus.profile import UNITS, Profiler, Search, known_values, unit_ids
@@ -63,6 +63,7 @@ def profile(
             {
                 "units": found.units,
                 "any_unit": found.any_unit,
+                "identities": found.identities,
                 "orders": [
                     {"byte_order": o.byte_order, "word_order": o.word_order, "score": o.score} for o in found.orders
                 ],

@@ -55,6 +55,10 @@ def draft_yaml(found: Found, name: str = "device") -> str:
     lines = [
         "# A draft by `bifrost modbus profile`: names, units and scales are yours to add, and types are guesses.",
         f"# Answers: {_units(found)}",
+        *(
+            f"# Unit {unit} says it is: {', '.join(f'{k} {v}' for k, v in of.items() if v)}"
+            for unit, of in found.identities.items()
+        ),
         f"# Addresses: {why}" + (f"; manual {shift:+d} = wire" if shift else ""),
         *(
             f"# Order bytes {o.byte_order}, words {o.word_order}: {o.score:.2f} ({o.floats} plausible floats)"

@@ -19,10 +19,10 @@ from connectors.sources.modbus.protocol import (
     Ask,
     BadReplyError,
     Framing,
+    Identify,
     RefusedError,
     RtuFraming,
     TcpFraming,
-    reply_data,
 )
 
 _STRAY_LIMIT: Final = 64  # late and foreign frames in a row; more is not a line that one can talk on
@@ -81,7 +81,7 @@ class Line(ModbusProtocol):
         self._stray = 0
         self._buffer = b""
         self._echo = b""  # what an adapter will give back of what was sent
-        self._asks: Sequence[Ask] = ()
+        self._asks: Sequence[Ask | Identify] = ()
         self._answers: list[bytes] = []  # by request; empty where there is none yet
         self._leading = 0  # requests answered without one before them missing
         self._sent = 0  # requests sent
@@ -94,7 +94,9 @@ class Line(ModbusProtocol):
         self._deadline = self._last_start = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._quiet_until = 0.0
-        self._overdue: dict[int, tuple[float, Ask]] = {}  # units whose answer may still come, until when, and to what
+        self._overdue: dict[
+            int, tuple[float, Ask | Identify]
+        ] = {}  # units whose answer may still come, until when, and to what
 
     # ---------------------------------------------------------------------- connecting
 
@@ -137,7 +139,7 @@ class Line(ModbusProtocol):
 
     # ---------------------------------------------------------------------- asking
 
-    async def ask(self, asked: Ask) -> bytes:
+    async def ask(self, asked: Ask | Identify) -> bytes:
         """Send a request and return the data of its reply.
 
         Raises:
@@ -151,7 +153,7 @@ class Line(ModbusProtocol):
             raise failure
         return data[0]
 
-    async def ask_all(self, asks: Sequence[Ask], seconds: float = 0.0) -> Answers:
+    async def ask_all(self, asks: Sequence[Ask | Identify], seconds: float = 0.0) -> Answers:
         """Send requests one after the other, up to the first that fails; its error is the one that `ask` would raise.
 
         Args:
@@ -206,7 +208,7 @@ class Line(ModbusProtocol):
         if done is not None and done is self._done and not done.done():
             self._send()
 
-    def _wait_for_late(self, asked: Ask, now: float) -> float:
+    def _wait_for_late(self, asked: Ask | Identify, now: float) -> float:
         """Until when a unit must not be asked, because its late answer to something else could be taken for the new one."""
         until, before = self._overdue.get(asked.unit_id, (0.0, asked))
         if until <= now:
@@ -348,9 +350,9 @@ class Line(ModbusProtocol):
                     self._fail(BadReplyError("replies that nobody asked for", frame))
                     return
 
-    def _reply(self, transaction: int, asked: Ask, pdu: bytes) -> None:
+    def _reply(self, transaction: int, asked: Ask | Identify, pdu: bytes) -> None:
         try:
-            self._took(transaction, reply_data(pdu, asked.kind, asked.size))
+            self._took(transaction, asked.data_of(pdu))
         except (RefusedError, BadReplyError) as error:
             self.frames += 1
             self._stray = 0

@@ -1,6 +1,6 @@
 """Finding out about a device that nobody has described: which units, tables and addresses answer, how much at once, how fast.
 
-It asks with function codes 1 to 4 and cannot ask with others (`protocol.Ask`). What it proposes is a draft: only who knows
+It asks with function codes 1 to 4, and 43/14 for the identification, and cannot ask with others (`protocol.Ask`, `Identify`). What it proposes is a draft: only who knows
 the device can say what its values mean.
 """
 
@@ -16,7 +16,7 @@ from connectors.sources.modbus.endpoint import SCHEMES
 from connectors.sources.modbus.line import Line
 from connectors.sources.modbus.plan import Kind
 from connectors.sources.modbus.plausible import Extent, Known, Match, Scored, match, orders
-from connectors.sources.modbus.protocol import Ask, BadReplyError, RefusedError
+from connectors.sources.modbus.protocol import IDENTITY, Ask, BadReplyError, Identify, RefusedError, identity
 
 UNITS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 247, 255, 0)
 _MOST: Final = 125
@@ -54,6 +54,7 @@ class Found:
     Attributes:
         endpoint: Where.
         units: Unit ids that answer, with what speaks for each, 0 to 1.
+        identities: What units say they are: vendor, product and revision, in frames of Modbus TCP.
         any_unit: Whether the device answers whatever the unit id, with the same values.
         extents: What can be read.
         max_registers: Registers that the device gives in one request.
@@ -66,6 +67,7 @@ class Found:
 
     endpoint: str
     units: dict[int, float] = field(default_factory=dict)
+    identities: dict[int, dict[str, str]] = field(default_factory=dict)
     any_unit: bool = False
     extents: list[Extent] = field(default_factory=list)
     max_registers: int = 125
@@ -146,6 +148,7 @@ class Profiler:
             self._limit = None  # few are needed for what was found
             await self._measure()
             await self._look_again()
+            await self._identify(units)
         finally:
             self._line.abort()
         found.extents.sort(key=lambda extent: (extent.unit_id, extent.kind, extent.address))
@@ -170,6 +173,30 @@ class Profiler:
             return error
         except (RefusedError, BadReplyError, TimeoutError) as error:
             return error
+
+    async def _identify(self, units: Sequence[int]) -> None:
+        """Ask units what they are; last, since a device may not like what it does not know."""
+        if self._config.at.mode != "socket":
+            return
+        for unit_id in units:
+            said: dict[str, str] = {}
+            first: int | None = 0
+            for _ in IDENTITY:
+                if first is None:
+                    break
+                self._found.requests += 1
+                try:
+                    if self._line.broken:
+                        await self._line.open()
+                    part, first = identity(await self._line.ask(Identify(unit_id, first)))
+                except (RefusedError, BadReplyError):
+                    break
+                except OSError:
+                    return  # it does not answer what it does not know, and would not for another unit
+                said |= part
+            if any(said.values()):
+                self._found.identities[unit_id] = said
+                self._tell(f"unit {unit_id} is {' '.join(filter(None, said.values()))}")
 
     async def _find_units(self) -> None:
         answers: dict[int, bytes] = {}

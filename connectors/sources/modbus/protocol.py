@@ -72,6 +72,70 @@ class Ask:
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "head", bytes([kind, size]))
 
+    def data_of(self, pdu: bytes) -> bytes:
+        """The data of a reply; see `reply_data`."""
+        return reply_data(pdu, self.kind, self.size)
+
+
+_IDENTIFY: Final = bytes([0x2B, 14])  # function code, and kind of the request
+_BASIC: Final = 1  # vendor, product and revision
+IDENTITY: Final = {0: "vendor", 1: "product", 2: "revision"}
+
+
+@dataclass(frozen=True, slots=True)
+class Identify:
+    """A request for what a unit says it is (function code 43 with 14): it reads, too. In frames of Modbus TCP only.
+
+    Attributes:
+        unit_id: The device on the line.
+        first: Number of the text to begin with.
+        pdu: The request from the function code on.
+        size: 0; how long the reply is, it says itself.
+        head: What the reply's PDU begins with.
+    """
+
+    unit_id: int
+    first: int = 0
+    pdu: bytes = field(init=False)
+    size: int = 0
+    head: bytes = _IDENTIFY
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pdu", _IDENTIFY + bytes([_BASIC, self.first]))
+
+    def data_of(self, pdu: bytes) -> bytes:
+        """What follows the head of a reply.
+
+        Raises:
+            RefusedError: The reply is an exception.
+            BadReplyError: The reply is not one to this request.
+        """
+        if len(pdu) == 2 and pdu[0] == _IDENTIFY[0] | 0x80 and pdu[1]:
+            raise RefusedError(pdu[1])
+        if len(pdu) < 7 or not pdu.startswith(_IDENTIFY):
+            raise BadReplyError("no reply to a request for the identification", pdu)
+        return pdu[2:]
+
+
+def identity(data: bytes) -> tuple[dict[str, str], int | None]:
+    """What a reply to `Identify` says, by name, and the number of the text to go on with; None when that is all.
+
+    Raises:
+        BadReplyError: It makes no sense.
+    """
+    said: dict[str, str] = {}
+    more, following, count = data[2:5]
+    at = 5
+    for _ in range(count):
+        number, length = data[at : at + 2] if len(data) >= at + 2 else (0, len(data))
+        at += 2 + length
+        if at > len(data):
+            raise BadReplyError("an identification that is cut off", data)
+        if number in IDENTITY:
+            text = data[at - length : at].decode("utf-8", "replace")
+            said[IDENTITY[number]] = "".join(c if c.isprintable() else "?" for c in text).strip()
+    return said, following if more == 0xFF else None
+
 
 def ask(block: Block) -> Ask:
     """The request for a block."""
@@ -146,10 +210,10 @@ class Framing(Protocol):
             BadReplyError: What follows in the buffer cannot be trusted.
         """
 
-    def length(self, asked: Ask) -> int:
+    def length(self, asked: Ask | Identify) -> int:
         """Bytes of the frame of a sound reply."""
 
-    def plain(self, buffer: bytes, transaction: int, asked: Ask) -> bytes | None:
+    def plain(self, buffer: bytes, transaction: int, asked: Ask | Identify) -> bytes | None:
         """The data of the reply, where `buffer` is the sound reply to `asked` and nothing else; None for all the rest.
 
         It says what `unwrap` and `reply_data` say, in one step for what comes all day.
@@ -175,11 +239,11 @@ class TcpFraming:
         end = 6 + length
         return Frame(end, transaction, unit_id, buffer[7:end]) if len(buffer) >= end else INCOMPLETE
 
-    def length(self, asked: Ask) -> int:
+    def length(self, asked: Ask | Identify) -> int:
         """Bytes of the frame of a sound reply."""
         return asked.size + 9
 
-    def plain(self, buffer: bytes, transaction: int, asked: Ask) -> bytes | None:
+    def plain(self, buffer: bytes, transaction: int, asked: Ask | Identify) -> bytes | None:
         """The data of the reply when there is nothing else."""
         size = asked.size
         head = struct.pack(">HHHB", transaction, 0, size + 3, asked.unit_id) + asked.head
@@ -215,11 +279,11 @@ class RtuFraming:
             raise BadReplyError("RTU frame with a wrong checksum", buffer[:end])
         return Frame(end, 0, buffer[0], buffer[1 : end - 2])
 
-    def length(self, asked: Ask) -> int:
+    def length(self, asked: Ask | Identify) -> int:
         """Bytes of the frame of a sound reply."""
         return asked.size + 5
 
-    def plain(self, buffer: bytes, transaction: int, asked: Ask) -> bytes | None:  # noqa: ARG002
+    def plain(self, buffer: bytes, transaction: int, asked: Ask | Identify) -> bytes | None:  # noqa: ARG002
         """The data of the reply when there is nothing else."""
         if len(buffer) != asked.size + 5 or buffer[0] != asked.unit_id or not buffer.startswith(asked.head, 1):
             return None
@@ -256,11 +320,11 @@ class AsciiFraming:
             raise BadReplyError("ASCII frame with a wrong checksum", line)
         return Frame(end, 0, frame[0], frame[1:-1])
 
-    def length(self, asked: Ask) -> int:
+    def length(self, asked: Ask | Identify) -> int:
         """Bytes of the frame of a sound reply."""
         return 2 * asked.size + 11
 
-    def plain(self, buffer: bytes, transaction: int, asked: Ask) -> bytes | None:  # noqa: ARG002
+    def plain(self, buffer: bytes, transaction: int, asked: Ask | Identify) -> bytes | None:  # noqa: ARG002
         """Nothing: it is slow on the line anyway."""
         return None
 

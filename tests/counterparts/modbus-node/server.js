@@ -8,7 +8,7 @@
  *
  * Each table has 10,000 addresses. Input registers hold their address, holding registers three times their address as 16 bits,
  * coils are set where the address can be divided by 3, discrete inputs by 5. Holding register 0 of modbus-serial counts its
- * requests, 100 and 101 are -1234.5677490234375 as float32, and it takes a new value of any of them. Of modbus-serial unit 6 is late (300 ms), unit 7 is busy (exception 6) for every first and second of three requests,
+ * requests, 100 and 101 are -1234.5677490234375 as float32, and it takes a new value of any of them. modbus-serial says what it is (43/14). Of modbus-serial unit 6 is late (300 ms), unit 7 is busy (exception 6) for every first and second of three requests,
  * unit 8 is out of a gateway's reach (exception 11), unit 9 never answers, and what is beyond the tables is exception 2.
  */
 "use strict";
@@ -57,7 +57,8 @@ const vector = {
     done(null);
   },
   getCoil: one(address => address % 3 === 0),
-  getDiscreteInput: one(address => address % 5 === 0)
+  getDiscreteInput: one(address => address % 5 === 0),
+  readDeviceIdentification: () => ({ 0: "Lab\nInc", 1: "PM-3000", 2: "V2.11" })
 };
 
 /* The same as the buffers that jsmodbus serves from. */

@@ -22,6 +22,7 @@ class Request(NamedTuple):
 
 
 HANG_UP = b"hang up"
+IDENTIFY = 43
 
 
 def word(request: Request, address: int) -> int:
@@ -63,6 +64,7 @@ class Device:
 
     Attributes:
         answer: PDU of the answer to a request; None for silence, `HANG_UP` to close the connection.
+        identify: The same for a request for its identification, at whose `address` it is to begin.
         raw: Bytes to send for a request instead of a framed PDU; where it returns None, `answer` counts.
         delay: Seconds before an answer.
         requests: All requests, with the loop's time of their arrival in `times`.
@@ -71,6 +73,7 @@ class Device:
     def __init__(self, mode: str = "socket") -> None:
         self.mode = mode
         self.answer: Callable[[Request], bytes | None] = pdu
+        self.identify: Callable[[Request], bytes | None] = lambda request: exception(request, 1)
         self.raw: Callable[[Request], bytes | None] = lambda request: None
         self.delay: Callable[[Request], float] = lambda request: 0.0
         self.requests: list[Request] = []
@@ -105,18 +108,21 @@ class Device:
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         if self.mode == "ascii":
             return await reader.readuntil(b"\r\n")
-        return await reader.readexactly(8 if self.mode == "rtu" else 12)
+        if self.mode == "rtu":
+            return await reader.readexactly(8)
+        head = await reader.readexactly(6)
+        return head + await reader.readexactly(int.from_bytes(head[4:], "big"))
 
     async def reply(self, octets: bytes) -> bytes | None:
         """What is sent for a request; None for silence."""
         request = self._request(octets)
         self.requests.append(request)
         self.times.append(asyncio.get_running_loop().time())
-        assert request.function in {1, 2, 3, 4}, "a function code that could write"
+        assert request.function in {1, 2, 3, 4, IDENTIFY}, "a function code that could write"
         await asyncio.sleep(self.delay(request))
         out = self.raw(request)
         if out is None:
-            answer = self.answer(request)
+            answer = self.identify(request) if request.function == IDENTIFY else self.answer(request)
             out = answer if answer in {None, HANG_UP} else frame(request, answer, mode=self.mode)
         return out
 
@@ -125,6 +131,8 @@ class Device:
             used, unit, _, pdu_ = FramerAscii(DecodePDU(True)).decode(octets)
             assert used == len(octets)
             return Request(0, unit, *struct.unpack(">BHH", pdu_))
+        if self.mode == "socket" and octets[7:10] == bytes([IDENTIFY, 14, 1]):
+            return Request(int.from_bytes(octets[:2], "big"), octets[6], IDENTIFY, octets[10], 0)
         if self.mode == "socket":
             transaction, protocol, length, unit, function, address, count = struct.unpack(">HHHBBHH", octets)
             assert (protocol, length) == (0, 6)

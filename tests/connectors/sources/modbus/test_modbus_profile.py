@@ -20,8 +20,9 @@ from connectors.sources.modbus.plausible import ORDERS, Extent, Known, floats, m
 from connectors.sources.modbus.profile import Found, Profiler, Search, known_values, unit_ids
 from connectors.sources.modbus.protocol import Ask
 from normalization.reading import Quality
-from tests.connectors.sources.modbus.device import Request, exception, running
+from tests.connectors.sources.modbus.device import IDENTIFY, Request, exception, pdu, running
 from tests.connectors.sources.modbus.harness import good, reading
+from tests.connectors.sources.modbus.node_devices import install, node
 
 ROOT = Path(__file__).parents[4]
 VALUES = [230.1, 229.8, 231.4, 12.25, 0.87, 49.98, 1500.0, -3.5, 71.2, 0.0, 1013.25, 22.5]
@@ -101,7 +102,7 @@ async def test_a_meter_is_found_with_its_orders_and_its_draft_reads_it(byte_orde
     ]
     assert got["holding_102"] == 250 if byte_order == "big" else 250 << 8
     assert got["holding_110"] == "METER 4711-B"
-    assert {r.function for r in device.requests} <= {1, 2, 3, 4}
+    assert {r.function for r in device.requests} <= {1, 2, 3, 4, IDENTIFY}
 
 
 @pytest.mark.parametrize("most", [16, 60, 100, 125])
@@ -187,6 +188,58 @@ def test_a_request_has_no_other_code_than_its_table():
             Ask(1, kind, 7, 3).pdu = b"\x06"
 
 
+def _said(*texts: tuple[int, bytes], more: int = 0, following: int = 0) -> bytes:
+    return (
+        b"\x2b\x0e\x01\x01"
+        + bytes([more, following, len(texts)])
+        + b"".join(bytes([number, len(text)]) + text for number, text in texts)
+    )
+
+
+async def test_what_a_unit_says_it_is_is_put_together_and_cannot_leave_its_comment():
+    async with running() as device:
+        device.answer = lambda r: pdu(r) if r.unit in {1, 16} and r.address < 4 else exception(r, 2)
+        parts = {
+            0: _said((0, b"Acme\nsources:"), more=0xFF, following=1),
+            1: _said((1, b"PM"), (2, b"\xff2"), (9, b"x")),
+        }
+        device.identify = lambda r: parts[r.address] if r.unit == 1 else exception(r, 1)
+        found = await Profiler(device.endpoint, search(last=9)).run()
+    assert found.identities == {1: {"vendor": "Acme?sources:", "product": "PM", "revision": "\ufffd2"}}
+    assert "# Unit 1 says it is: vendor Acme?sources:, product PM, revision \ufffd2\n" in draft_yaml(found)
+    assert list(yaml.safe_load(draft_yaml(found))) == ["sources"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        b"\x2b\x0e",
+        b"\x2b\x0d\x01\x01\x00\x00\x00",
+        _said((0, b"cut"))[:-1],
+        b"\x2b\x0e\x01\x01\x00\x00\xff",
+        _said(more=0xFF, following=0),
+        _said((0, b"again"), more=0xFF, following=0),
+    ],
+)
+async def test_an_identification_that_makes_no_sense_does_no_harm(answer):
+    async with running() as device:
+        device.answer = lambda r: pdu(r) if r.unit == 1 and r.address < 4 else exception(r, 2)
+        device.identify = lambda r: answer
+        found = await Profiler(device.endpoint, search(last=9), 0.1).run()
+        assert len([r for r in device.requests if r.function == IDENTIFY]) <= 3 * len(found.units)
+    assert found.extents
+    assert found.identities in ({}, {unit: {"vendor": "again"} for unit in found.units})
+
+
+@pytest.mark.interop("modbus-serial", "a profile says what the device says it is (43/14)")
+async def test_modbus_serial_is_identified():
+    install()
+    with node() as (ports, _):
+        found = await Profiler(f"tcp://127.0.0.1:{ports['serial']}", search(units=(1,), last=99)).run()
+    assert found.identities == {1: {"vendor": "Lab?Inc", "product": "PM-3000", "revision": "V2.11"}}
+
+
 @pytest.mark.interop("libmodbus")
 def test_libmodbus_saw_only_reads_from_the_command_and_its_draft_is_a_configuration(tmp_path):
     subprocess.run([ROOT / "tests/counterparts/modbus-c/install.sh"], check=True, timeout=300)
@@ -215,7 +268,7 @@ def test_libmodbus_saw_only_reads_from_the_command_and_its_draft_is_a_configurat
     assert "unit 1 answers\n" in ran.stderr
     assert "unit 8" not in ran.stderr
     assert "unit 9" not in ran.stderr
-    assert {code for code, count in enumerate(counts) if count} == {1, 2, 3, 4}
+    assert {code for code, count in enumerate(counts) if count} == {1, 2, 3, 4, 43}
     text = (tmp_path / "draft.yaml").read_text()
     source = ModbusConfig.model_validate(yaml.safe_load(text)["sources"][0])
     assert (source.max_registers, source.unit_id, source.word_order) == (125, 1, "big")
