@@ -192,8 +192,21 @@ async def running(
 ) -> AsyncIterator[Device]:
     """A device that listens until the end of the block; what it did not expect fails the test."""
     device = Device("rtu" if rtu else mode)
-    scheme = SCHEMES[over, device.mode]
     wrong: list[BaseException] = []
+    try:
+        async with _listening(device, over, tls, wrong):
+            yield device
+    except BaseException as error:
+        error.add_note(f"the device has seen {len(device.requests)} requests, and did not expect {wrong}")
+        raise
+    assert not wrong, wrong
+
+
+@asynccontextmanager
+async def _listening(
+    device: Device, over: str, tls: ssl.SSLContext | None, wrong: list[BaseException]
+) -> AsyncIterator[None]:
+    scheme = SCHEMES[over, device.mode]
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -212,7 +225,7 @@ async def running(
         reader, writer = await _pty_streams(ours)
         serving = asyncio.create_task(serve(reader, writer))
         try:
-            yield device
+            yield
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
@@ -227,7 +240,7 @@ async def running(
         )
         device.endpoint = f"{scheme}://127.0.0.1:{transport.get_extra_info('sockname')[1]}"
         try:
-            yield device
+            yield
         finally:
             transport.close()
             await asyncio.gather(*protocol.tasks)
@@ -236,11 +249,10 @@ async def running(
         host, port = server.sockets[0].getsockname()
         device.endpoint = f"{scheme}://{host}:{port}"
         try:
-            yield device
+            yield
         finally:
             server.close()
             for _ in range(8):  # a connection that was accepted just now gets its task in some steps
                 await asyncio.sleep(0)
             device.hang_up()
             await asyncio.gather(*tasks)
-    assert not wrong, wrong

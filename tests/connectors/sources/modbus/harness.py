@@ -38,6 +38,10 @@ async def reading(
     try:
         yield intake, source
         assert not task.done(), task
+    except BaseException as error:
+        if task.done() and not task.cancelled():
+            error.add_note(f"the reader had ended: {task.exception()!r}")
+        raise
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
