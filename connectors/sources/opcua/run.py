@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from asyncua.ua.uaerrors import UaError
+
 from connectors.contract import SourceState
 from connectors.sources.opcua.connection import Connection
 from connectors.sources.opcua.events import EVENTS, MODEL_HANDLE, Events
@@ -343,7 +345,8 @@ class Run:
 
     async def _watch_clock(self) -> None:
         while True:
-            await self._session.compare_clocks()
+            with contextlib.suppress(UaError, TimeoutError):  # whether the connection holds is told by others
+                await self._session.compare_clocks()
             await asyncio.sleep(_CLOCK_EVERY)
 
     async def _publish(self, publishing: Publishing) -> None:

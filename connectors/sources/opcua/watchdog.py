@@ -16,11 +16,13 @@ import numpy as np
 from asyncua import ua
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.ua_binary import struct_to_binary
+from asyncua.ua.uaerrors import UaStatusCodeError
 
 from connectors.sources.opcua.connection import Connection
 from connectors.sources.opcua.decode import ValueDecoder
 from connectors.sources.opcua.heard import Heard
 from connectors.sources.opcua.items import setting
+from connectors.sources.opcua.limits import TOO_MUCH
 from connectors.sources.opcua.publishing import Publishing
 from connectors.sources.opcua.session import batches
 from connectors.sources.opcua.state import microseconds_now
@@ -56,6 +58,7 @@ class Watchdog:
         self._counts = connection.counts
         self._limits = np.zeros(0)
         self._said: set[int] = set()  # nodes that were called stale
+        self._told = False  # that they cannot be read
         self._suspects: dict[int, float] = {}  # nodes whose report may be under way, since when
         self._heard = Heard()
         config = connection.config
@@ -98,7 +101,15 @@ class Watchdog:
         self._limits = np.concatenate([self._limits, new])
 
     async def _look_at(self, silent: Sequence[int], reporting: float) -> None:
-        said, now = await self._read(silent), time.monotonic()
+        try:
+            said, now = await self._read(silent), time.monotonic()
+        except (UaStatusCodeError, TimeoutError) as error:  # whether the connection holds is told by others
+            if isinstance(error, UaStatusCodeError) and error.code in TOO_MUCH and len(silent) > 1:
+                self._connection.session.limits.learn("read", len(silent) // 2)
+            elif not self._told:
+                self._told = True
+                _log.warning("source %s: silent nodes cannot be read: %r", self._connection.config.name, error)
+            return
         stale: list[int] = []
         forgotten: list[int] = []
         for at, handle in enumerate(silent):
