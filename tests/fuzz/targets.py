@@ -21,10 +21,12 @@ from connectors.sources.modbus.plan import Kind, Point, plan
 from connectors.sources.modbus.protocol import (
     AsciiFraming,
     BadReplyError,
+    Identify,
     RefusedError,
     RtuFraming,
     TcpFraming,
     ask,
+    identity,
     reply_bytes,
     reply_data,
 )
@@ -86,6 +88,10 @@ def modbus(data: bytes) -> None:
                 rest = rest[frame.used :]
                 decoder.decode(reply_data(frame.pdu, asked.kind.value, size), rows)
         _bounded(rows, data)
+    with contextlib.suppress(BadReplyError, RefusedError):
+        said, _ = identity(Identify(1).data_of(data))
+        assert all(text.isprintable() for text in said.values())
+        assert sum(map(len, said.values())) <= len(data)
 
 
 def modbus_values(data: bytes) -> None:
@@ -102,7 +108,8 @@ def _modbus_seeds() -> tuple[bytes, ...]:
     asked, size = ask(block), reply_bytes(block)
     pdu = bytes([asked.kind.value, size]) + bytes(range(size))
     framings = (TcpFraming(), RtuFraming(FramerRTU.compute_CRC), AsciiFraming())
-    return tuple(framing.wrap(1, 1, reply) for framing in framings for reply in (pdu, b"\x83\x02"))
+    replies = tuple(framing.wrap(1, 1, reply) for framing in framings for reply in (pdu, b"\x83\x02"))
+    return (*replies, b"\x2b\x0e\x01\x01\xff\x01\x02\x00\x04Acme\x01\x02PM")
 
 
 # ---------------------------------------------------------------------- OPC UA

@@ -169,6 +169,9 @@ class EventConfig(Settings):
         [],
         description="event types, with their subtypes: names such as AlarmConditionType, or node ids; all when empty",
     )
+    sources: list[str] = Field(
+        [], description="names of sources (SourceName) whose events are read, `*` for any part; all when empty"
+    )
     severity_min: int = Field(1, ge=1, le=1000, description="severity from which on they are read")
     fields: list[str] = Field([], description="further fields for the properties, by browse path, such as 2:BatchId")
     refresh: bool = Field(True, description="ask for the state of all conditions at each connect (ConditionRefresh)")

@@ -6,9 +6,11 @@ and all other fields are its properties. While a condition is enabled and active
 
 import base64
 import logging
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from asyncua import ua
@@ -124,6 +126,15 @@ class _Event:
     time: int | None = None
 
 
+def _is_wanted(event: _Event) -> bool:
+    """Of what the server is not asked to filter, or does not filter though it is asked."""
+    entry, name = event.entry, str(event.fields.get("source") or "")
+    names = {name, re.sub(r"^\d+:", "", name)}  # some servers write the namespace before it
+    if entry.sources and not any(fnmatchcase(one, pattern) for pattern in entry.sources for one in names):
+        return False
+    return int(event.fields.get("severity") or 1) >= entry.severity_min  # some say 0
+
+
 class Events:
     """The events of one connection.
 
@@ -193,7 +204,7 @@ class Events:
                     told.refresh = True
                 case "i=3035":  # EventQueueOverflowEventType
                     told.overflow = True
-                case _ if int(event.fields.get("severity") or 1) >= event.entry.severity_min:  # some say 0
+                case _ if _is_wanted(event):
                     self._append(event, await self._name_of(kind), rows)
         return told
 

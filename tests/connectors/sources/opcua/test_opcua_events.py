@@ -82,6 +82,17 @@ async def test_events_of_little_severity_stay_away(quiet, tmp_path):
         assert (fire.quality, fire.tag.tag_name) == (Quality.GOOD, "Server.BaseEventType")
 
 
+@pytest.mark.interop("node-opcua", "events of the sources that are named are read, and no others")
+async def test_events_of_other_sources_stay_away(quiet, tmp_path):
+    quiet.command(set=["Level", 50])
+    async with Reading(events(quiet.endpoint, {"sources": ["Lev*"]}), tmp_path) as intake:
+        await intake.until(lambda: connected(intake), 10)
+        quiet.command(event=[900, "the hall is on fire"])
+        quiet.command(set=["Level", 99])
+        await intake.until(lambda: last_alarm(intake) == (Quality.ALARM, True), 10)
+        assert {r.tag.tag_name.partition(".")[0] for r in intake.readings()} == {"1:Level"}
+
+
 @pytest.mark.interop(
     "node-opcua", "after a lost connection active alarms are said again, and the time between is a gap"
 )
