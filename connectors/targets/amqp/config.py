@@ -15,7 +15,7 @@ _URL: Final = re.compile(
 )
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 _CLASSIC_ALONE: Final = (
-    "vhost", "exchange", "exchange_type", "routing_key", "queue", "queue_type", "bindings", "declare", "mandatory", "channels",
+    "vhost", "exchange", "exchange_type", "routing_key", "queue", "queue_type", "bindings", "declare", "channels",
 )  # fmt: skip
 _ONE_ALONE: Final = ("address", "subject")
 
@@ -113,7 +113,8 @@ class AmqpSettings(Settings):
     mandatory: bool = Field(
         True,
         description="whether a message that no queue takes is an error; when false the broker drops it, and it counts as "
-        "delivered (0.9.1)",
+        "delivered (0.9.1; in 1.0 RabbitMQ before 3.13 tells nobody, and is written to only when this is false or `address` "
+        "names a queue as /queue/<name>)",
     )
     channels: int = Field(
         1, ge=1, le=64,
@@ -122,8 +123,8 @@ class AmqpSettings(Settings):
     )  # fmt: skip
     address: str = Field(
         "bifrost",
-        description="address of the queue, topic or exchange, e.g. /exchange/plant at RabbitMQ; a template like `routing_key`, "
-        "with a link for each address (1.0)",
+        description="address of the queue, topic or exchange, at RabbitMQ /queue/<name> (made where it is missing), "
+        "/amq/queue/<name> or /exchange/<name>; a template like `routing_key`, with a link for each address (1.0)",
     )
     subject: str = Field(
         "{path}", description="template of the messages' subject, which RabbitMQ takes as the routing key (1.0)"

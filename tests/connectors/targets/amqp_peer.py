@@ -17,9 +17,16 @@ class Peer:
     Args:
         outcome: Says what becomes of a message, by its number among those of the connection; None for nothing yet.
         credit: Messages that are taken before more credit is given, which is done when they are settled.
+        about: What it says of itself.
     """
 
-    def __init__(self, outcome: Callable[[int], Described | None] = lambda _: ACCEPTED, credit: int = 1000) -> None:
+    def __init__(
+        self,
+        outcome: Callable[[int], Described | None] = lambda _: ACCEPTED,
+        credit: int = 1000,
+        about: dict[Any, Any] | None = None,
+    ) -> None:
+        self._about = about or {}
         self.port = 0
         self.mechanisms: list[str] = []
         self.responses: list[bytes] = []
@@ -74,7 +81,7 @@ class Peer:
             found, data = await self._next(reader)
             match found.code:
                 case code if code == OPEN:
-                    send(OPEN, ["peer", None, Uint(4096), None, Uint(60_000)])
+                    send(OPEN, ["peer", None, Uint(4096), None, Uint(60_000), None, None, None, None, self._about])
                 case code if code == BEGIN:
                     send(BEGIN, [Uint(0), Uint(0), Uint(2048), Uint(2048)])
                 case code if code == ATTACH:

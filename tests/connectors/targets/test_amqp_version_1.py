@@ -150,6 +150,51 @@ async def test_a_check_says_what_is_there(server: RabbitServer, tmp_path: Path) 
     assert (missing.ok, missing.subject) == (False, "connection")
 
 
+@pytest.mark.interop("RabbitMQ", "AMQP 1.0: a queue that the address makes outlasts a restart")
+async def test_a_queue_that_the_address_makes_is_durable(server: RabbitServer, tmp_path: Path, source: Source) -> None:
+    for address, persistent, durable in ((fresh(), True, "true"), (f"/queue/{fresh()}", False, "false")):
+        async with opened(sending(tmp_path, address=address, persistent=persistent)) as writer:
+            await writer.write(source.batch([1.0]), 1)
+        name = address.removeprefix("/queue/")
+        assert f"{name}\t{durable}" in server.control("list_queues", "name", "durable").splitlines()
+        assert len(server.take(name)) == 1
+
+
+@pytest.mark.interop("RabbitMQ", "AMQP 1.0: before 3.13 what no queue takes is accepted and dropped, which is told")
+async def test_a_broker_that_accepts_what_no_queue_takes_is_not_written_to_unless_that_is_wanted(
+    server: RabbitServer, tmp_path: Path, source: Source
+) -> None:
+    nowhere = f"/amq/queue/{fresh()}"
+    writer = sending(tmp_path, address=nowhere, mandatory=True)
+    with pytest.raises(ConfigError, match="when no queue takes it"):
+        await writer.open()
+    assert [(one.ok, one.subject) for one in await writer.check()][1] == (False, "unroutable messages")
+    async with opened(sending(tmp_path, address=nowhere, mandatory=False)) as wanted:
+        await wanted.write(source.batch([1.0]), 1)  # which RabbitMQ accepts
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "address", "told"),
+    [
+        ("RabbitMQ", "3.12.14", "/exchange/x", False),
+        ("RabbitMQ", "3.13.0", "/exchange/x", True),
+        ("RabbitMQ", "4.1.2", "/queues/x", True),
+        ("RabbitMQ", "3.10.8", "/queue/{line}", True),
+        ("RabbitMQ", "3.10.8", "x", True),
+        ("apache-activemq-artemis", "2.31.0", "/exchange/x", True),
+    ],
+)
+async def test_only_brokers_that_do_not_tell_are_refused(
+    tmp_path: Path, product: str, version: str, address: str, told: bool
+) -> None:
+    about = {Symbol("product"): product, Symbol("version"): version}
+    async with Peer(about=about) as peer:
+        writer = sending(
+            tmp_path, f"amqp://127.0.0.1:{peer.port}", username=None, password=None, address=address, mandatory=True
+        )
+        assert told is all(finding.ok for finding in await writer.check())
+
+
 # ---------------------------------------------------------------------- every outcome
 
 

@@ -79,11 +79,9 @@ class Address(Queue):
 
     def __init__(self) -> None:
         super().__init__({"version": "1.0"})
-        with self.server.channel() as channel:
-            channel.queue_declare(self.name, durable=True)
 
     def destination(self) -> dict[str, Any]:
-        return {"address": f"/amq/queue/{self.name}"}
+        return {"address": f"/queue/{self.name}"}
 
 
 @contextmanager

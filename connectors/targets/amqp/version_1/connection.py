@@ -20,6 +20,7 @@ _AMQP_HEADER: Final = b"AMQP\x00\x01\x00\x00"
 OPEN, BEGIN, ATTACH, FLOW, TRANSFER, DISPOSITION, DETACH, END, CLOSE = range(0x10, 0x19)
 _ERROR, _SOURCE, _TARGET, _ACCEPTED = 0x1D, 0x28, 0x29, 0x24
 _MECHANISMS, _INIT, _OUTCOME = 0x40, 0x41, 0x44
+_CONFIGURATION: Final = 1  # the least durability that makes RabbitMQ's queue outlast a restart
 _MAX_FRAME: Final = 131_072
 _WINDOW: Final = 2_048
 _CLOSE_PATIENCE: Final = 1.0
@@ -79,13 +80,17 @@ def _ended(performative: Described, index: int, what: str) -> Ended:
 class Connection:
     """A connection with one session. `open` it, `attach` links, send, `close` it.
 
+    Args:
+        durable: Whether the peer is asked for addresses that outlast it, where it makes them.
+
     Attributes:
         server: What the peer says of itself.
         frame_max: Bytes of a frame, at most.
         next: Number of the next delivery.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = True) -> None:
+        self._durability = Uint(_CONFIGURATION if durable else 0)
         self.server: dict[str, Any] = {}
         self.frame_max = 512
         self.next = 0
@@ -185,7 +190,7 @@ class Connection:
                     Ubyte(0),
                     Ubyte(0),
                     Described(_SOURCE, []),
-                    Described(_TARGET, [address, Uint(0)]),
+                    Described(_TARGET, [address, self._durability]),
                     None,
                     None,
                     Uint(0),

@@ -1,10 +1,11 @@
 """Sends units over one session of AMQP 1.0; a unit is delivered when the peer has accepted each message."""
 
 import asyncio
+import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from connectors.contract import (
     TransientError,
     Writer,
 )
-from connectors.targets.amqp.config import AmqpConfig, addresses, vhost_of
+from connectors.targets.amqp.config import AmqpConfig, AmqpSettings, addresses, vhost_of
 from connectors.targets.amqp.messages import Messages
 from connectors.targets.amqp.tls import tls_of
 from connectors.targets.amqp.version_1.connection import Connection, Ended, Link, Login
@@ -31,6 +32,7 @@ from connectors.targets.amqp.version_1.errors import ended_error, judged
 
 _CHUNK: Final = 128 * 1024
 _MOST_LINKS: Final = 256
+_TELLS: Final = (3, 13)  # release of RabbitMQ from which on a message that no queue takes comes back
 
 
 class Amqp1Writer(Writer):
@@ -57,6 +59,8 @@ class Amqp1Writer(Writer):
         async with self._delivery_errors():
             connection = await self._connected()
             try:
+                if untold := _unroutable_untold(connection.server, self._config.provider_config):
+                    raise ConfigError(f"{self._where}: {untold}")
                 if "{" not in self._config.provider_config.address:
                     await connection.attach(self._config.provider_config.address)
             except BaseException:
@@ -106,6 +110,8 @@ class Amqp1Writer(Writer):
                 plain = self._config.endpoint.startswith("amqp://")
                 if plain and any(host not in {"localhost", "127.0.0.1"} for host, _ in addresses(self._where)):
                     found.append(Finding(False, "encryption", "readings and password travel in clear; use amqps://"))
+                if untold := _unroutable_untold(about, own):
+                    found.append(Finding(False, "unroutable messages", untold))
                 if "{" in own.address:
                     return [*found, Finding(True, "address", f"{own.address} depends on the tag and is not looked at")]
                 link = await connection.attach(own.address)
@@ -129,7 +135,7 @@ class Amqp1Writer(Writer):
             if vhost_of(url) != "/":
                 hostname = f"vhost:{vhost_of(url)}"
             login = Login(own.login.upper(), response, hostname, f"bifrost {self._context.gateway}", own.heartbeat)
-            connection = Connection()
+            connection = Connection(durable=own.persistent)
             try:
                 await connection.open(host, port, tls, own.tls.server_name if own.tls else None, login)
             except ssl.SSLError:
@@ -185,6 +191,20 @@ class Amqp1Writer(Writer):
             raise TransientError(f"{self._where}: no answer in {self._config.timeout:g} s") from error
         except (Ended, OSError) as error:
             raise ended_error(error, self._where) from error
+
+
+def _unroutable_untold(server: Mapping[str, Any], own: AmqpSettings) -> str:
+    """Why what is accepted may be in no queue; empty when it cannot be, or is not asked for."""
+    release = str(server.get("version", ""))
+    known = re.match(r"(\d+)\.(\d+)", release)
+    told = server.get("product") != "RabbitMQ" or known is None or (int(known[1]), int(known[2])) >= _TELLS
+    makes_queue = own.address.startswith("/queue/") or not own.address.startswith("/")
+    if told or makes_queue or not own.mandatory:
+        return ""
+    return (
+        f"RabbitMQ {release} says in AMQP 1.0 that it has accepted a message also when no queue takes it, and drops it; use "
+        'version "0.9.1", an address /queue/<name>, or a RabbitMQ from 3.13 on; `mandatory: false` writes all the same'
+    )
 
 
 def _readings(messages: Messages, message: int) -> np.ndarray:
