@@ -32,6 +32,7 @@ class Authority:
         ):
             cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
             issued.private_key_pem.write_to_path(str(key))
+            key.chmod(0o600)  # libpq takes no other
 
     def stranger(self, name: str) -> tuple[Path, Path]:
         """A certificate of the same authority for another client."""

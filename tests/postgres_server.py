@@ -7,9 +7,13 @@ import contextlib
 import os
 import pwd
 import shutil
+import socket
+import ssl
+import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from tests.ports import free_port
 
 INSTALLER = Path(__file__).parent / "counterparts" / "postgres.sh"
 SUPERUSER, PASSWORD = "keeper", "kept secret"
+_SSL_REQUEST = struct.pack(">II", 8, 80877103)
+_END = "-----END CERTIFICATE-----"
 _READY = b"database system is ready to accept connections"
 
 
@@ -50,9 +56,12 @@ class PostgresServer:
     Args:
         settings: Lines of postgresql.conf.
         tls: Certificate and key of the server in PEM; no TLS without.
+        access: Lines of pg_hba.conf that come before those that let in whoever has a password.
     """
 
-    def __init__(self, settings: Sequence[str] = (), tls: tuple[bytes, bytes] | None = None) -> None:
+    def __init__(
+        self, settings: Sequence[str] = (), tls: tuple[bytes, bytes] | None = None, access: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
         self._programs, self._user = programs(), _user()
         self._folder = Path(tempfile.mkdtemp(prefix="bifrost-postgres-"))
@@ -61,6 +70,8 @@ class PostgresServer:
         self._log: list[bytes] = []
         self._logging: threading.Thread | None = None
         self._initialize(settings, tls)
+        usual = (self._data / "pg_hba.conf").read_text()
+        self.replace("pg_hba.conf", "\n".join([*access, usual]).encode())
 
     def _initialize(self, settings: Sequence[str], tls: tuple[bytes, bytes] | None) -> None:
         password = self._folder / "password"
@@ -107,6 +118,25 @@ class PostgresServer:
         path.chmod(0o600)
         if self._user is not None:
             shutil.chown(path, self._user)
+
+    def present(self, certificate: bytes, key: bytes) -> None:
+        """Take another certificate while it runs; returns when it shows it."""
+        self.replace("server.crt", certificate)
+        self.replace("server.key", key)
+        self.run("SELECT pg_reload_conf()")
+        wanted = ssl.PEM_cert_to_DER_cert(certificate.decode().split("-----END")[0] + _END)
+        ends = time.monotonic() + 20
+        while self._presented() != wanted:  # the server reads its files when it comes to it
+            assert time.monotonic() < ends, self.log()
+
+    def _presented(self) -> bytes | None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as plain:
+            plain.sendall(_SSL_REQUEST)
+            assert plain.recv(1) == b"S", self.log()
+            with context.wrap_socket(plain) as connection:
+                return connection.getpeercert(binary_form=True)
 
     def __enter__(self) -> "PostgresServer":
         self.start()

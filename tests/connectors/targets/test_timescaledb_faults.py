@@ -236,9 +236,7 @@ async def test_certificates_are_checked_and_a_renewed_one_is_picked_up(tmp_path:
         await good.write(source.batch([1.0]), 1)
         with pytest.raises(ConfigError, match="does not match host name"):
             await writer().open()
-        for name, content in zip(("server.crt", "server.key"), files(other), strict=True):
-            server.replace(name, content)
-        server.run("SELECT pg_reload_conf()")
+        server.present(*files(other))
         await good.close()
         with pytest.raises(ConfigError, match="certificate verify failed"):
             await good.open()

@@ -1,4 +1,6 @@
-"""PostgreSQL with SCRAM, one server that all tests share, a database for each; read back as text by COPY.
+"""PostgreSQL with SCRAM, servers that all tests share, a database for each; read back as text by COPY.
+
+The suite runs as a user whom the server lets in only over TLS, with the client certificate of that name beside the password.
 
 There is no package of the extension timescaledb: what it adds to the table is tested in
 `tests/connectors/targets/test_timescaledb_hypertable.py`.
@@ -7,6 +9,8 @@ There is no package of the extension timescaledb: what it adds to the table is t
 import atexit
 import functools
 import itertools
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,6 +20,7 @@ from typing import Any
 from connectors.settings import TargetConfig
 from connectors.targets.timescaledb import TimescaleConfig
 from normalization.reading import ValueType
+from tests.certificates import IDENTITY, Authority
 from tests.contract.counterpart import Counterpart, Provider
 from tests.contract.readings import BASE_TIME, INEXACT, STEP, Row, Source, table_rows, wide, wide_rows
 from tests.postgres_server import PASSWORD, SUPERUSER, PostgresServer
@@ -34,11 +39,39 @@ _MICROS = "(extract(epoch FROM time) * 1000000)::bigint"
 
 
 @functools.cache
-def service() -> PostgresServer:
-    """The server; it keeps its port and its data when it is killed and started again."""
-    server = PostgresServer()
+def authority() -> Authority:
+    """Who certifies the server and the user `IDENTITY`."""
+    folder = Path(tempfile.mkdtemp(prefix="bifrost-certificates-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Authority(folder)
+
+
+def _started(*options: Any, **files: bytes) -> PostgresServer:
+    server = PostgresServer(*options)
+    for name, content in files.items():
+        server.replace(name, content)
     server.start()
     atexit.register(server.end)
+    return server
+
+
+@functools.cache
+def service() -> PostgresServer:
+    """The server; it keeps its port and its data when it is killed and started again."""
+    return _started()
+
+
+@functools.cache
+def secured() -> PostgresServer:
+    """The same with TLS, where the user `IDENTITY` needs a certificate."""
+    files = authority()
+    access = [
+        f'hostssl all "{IDENTITY}" 127.0.0.1/32 scram-sha-256 clientcert=verify-full',
+        f'host all "{IDENTITY}" 127.0.0.1/32 reject',
+    ]
+    tls = files.server_cert.read_bytes(), files.server_key.read_bytes()
+    server = _started(["ssl_ca_file = 'authority.crt'"], tls, access, **{"authority.crt": files.ca.read_bytes()})
+    server.run(f"CREATE ROLE \"{IDENTITY}\" LOGIN PASSWORD '{PASSWORD}'")
     return server
 
 
@@ -61,8 +94,8 @@ def read_rows(server: PostgresServer, database: str, table: str = "public.readin
 
 
 class Database:
-    def __init__(self, settings: dict[str, Any], options: str = "") -> None:
-        self.server = service()
+    def __init__(self, settings: dict[str, Any], options: str = "", server: PostgresServer | None = None) -> None:
+        self.server = server or service()
         self.port, self.relay_port = self.server.port, 0
         self.name = f"contract_{next(_numbers)}"
         self.settings = settings
@@ -120,18 +153,34 @@ def wide_table(_: Path) -> Iterator[Counterpart]:
     yield WideDatabase({"layout": "wide"})
 
 
+class SecuredDatabase(Database):
+    """A database of the user who must show a certificate, which the server's is checked as well."""
+
+    def __init__(self) -> None:
+        super().__init__({"username": IDENTITY, "tls": authority().client()}, f'OWNER "{IDENTITY}"', secured())
+
+    def stranger(self) -> TargetConfig:
+        return self.config(provider_config=self.settings | {"password": "wrong-secret"})
+
+    def certify(self, *, expired: bool = False) -> None:
+        files = authority()
+        files.issue(expired=expired)
+        self.server.replace("authority.crt", files.ca.read_bytes())
+        self.server.present(files.server_cert.read_bytes(), files.server_key.read_bytes())
+
+
 @contextmanager
 def database(_: Path) -> Iterator[Counterpart]:
-    yield Database({})
+    yield SecuredDatabase()
 
 
 PROVIDERS = [
     Provider(
         "timescaledb",
-        "timescaledb, plain PostgreSQL",
+        "timescaledb, PostgreSQL with certificates",
         database,
         counterpart="PostgreSQL",
-        able=frozenset({"network", "credentials"}),
+        able=frozenset({"network", "credentials", "certificates"}),
         names=False,  # NUL
     ),
     Provider(
