@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 
 import psutil
 
+from tests.orphans import Server
 from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -83,7 +84,7 @@ class LineServer:
     def start(self) -> None:
         """Start it; returns when it answers."""
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = Server(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 60
         while not self._answers():
             assert self._process.poll() is None, self.log()

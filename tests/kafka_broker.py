@@ -23,6 +23,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from tests.orphans import Server
 from tests.ports import free_port
 from tests.token_server import key_set
 
@@ -150,7 +151,7 @@ class KafkaBroker:
         """Start it; returns when it takes connections."""
         ready, before = threading.Event(), len(self._log)
         command = self._command("kafka.Kafka", str(self._settings))
-        self._process = subprocess.Popen(
+        self._process = Server(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=self.folder
         )
         threading.Thread(target=self._read_log, args=(self._process, ready), daemon=True).start()

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.orphans import Server
 from tests.ports import free_port
 
 INSTALLER = Path(__file__).parent / "counterparts" / "mosquitto.sh"
@@ -58,7 +59,7 @@ class Broker:
     async def start(self) -> None:
         with self._log.open("ab") as log:
             command = [program(), "-c", str(self._directory / "mosquitto.conf")]
-            self._process = await asyncio.to_thread(subprocess.Popen, command, stdout=log, stderr=log)
+            self._process = await asyncio.to_thread(Server, command, stdout=log, stderr=log)
         async with asyncio.timeout(10):
             for port in self._ports:
                 while not await self._answers(port):

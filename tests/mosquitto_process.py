@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mosquitto_broker import Broker, program
+from tests.orphans import Server
 from tests.ports import free_port
 
 USER, PASSWORD = "gateway", "right-secret"
@@ -69,9 +70,7 @@ class Mosquitto:
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [program(), "-c", str(self.folder / "mosquitto.conf")], stdout=log, stderr=log
-            )
+            self._process = Server([program(), "-c", str(self.folder / "mosquitto.conf")], stdout=log, stderr=log)
         wait_for(self.plain, self._process, self.log)
         wait_for(self.port, self._process, self.log)
 
@@ -91,7 +90,7 @@ class Mosquitto:
     def _subscribe(self) -> None:
         command = ["mosquitto_sub", *self._login(), "-i", "reader", "-c", "-q", "1", "-t", "#", "-F", "%q%r %t %p"]
         with self.received.open("wb") as out:
-            self._subscriber = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=os.environ)
+            self._subscriber = Server(command, stdout=out, stderr=subprocess.DEVNULL, env=os.environ)
         self.messages()
 
     def messages(self) -> list[tuple[str, str, str]]:

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import psycopg
 
+from tests.orphans import Server
 from tests.ports import free_port
 
 INSTALLER = Path(__file__).parent / "counterparts" / "postgres.sh"
@@ -148,7 +149,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it; returns when it takes connections."""
         ready = threading.Event()
-        self._process = subprocess.Popen(
+        self._process = Server(
             [self._programs / "postgres", "-D", self._data], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, user=self._user, cwd=self._folder,
         )  # fmt: skip

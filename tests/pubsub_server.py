@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.orphans import Server
 from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +48,7 @@ class PubSubServer:
     def start(self) -> None:
         """Start it; returns when it takes calls."""
         program = ROOT / "build" / "counterparts" / "pubsub" / "server"
-        self._process = subprocess.Popen(
+        self._process = Server(
             [program, "-listen", f"127.0.0.1:{self.port}", "-admin", f"127.0.0.1:{self._admin}", "-file", self._file],
             stdout=subprocess.PIPE,
         )

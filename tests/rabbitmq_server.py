@@ -18,6 +18,7 @@ from typing import Any
 import pika
 import trustme
 
+from tests.orphans import Server
 from tests.ports import free_port
 
 INSTALLER = Path(__file__).parent / "counterparts" / "rabbitmq.sh"
@@ -111,12 +112,12 @@ class RabbitServer:
         """Start it; returns when it takes connections."""
         if self._epmd is None:
             epmd = shutil.which("epmd") or "/usr/bin/epmd"
-            self._epmd = subprocess.Popen(
+            self._epmd = Server(
                 [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         ready = threading.Event()
-        self._process = subprocess.Popen(
+        self._process = Server(
             [self._programs / "rabbitmq-server"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, env=self._environment, cwd=self.folder, start_new_session=True,
         )  # fmt: skip
@@ -166,6 +167,10 @@ class RabbitServer:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def settle(self) -> None:
+        """Bring queues to disk that were made just now; killed before, RabbitMQ forgets them, and what they have confirmed."""
+        self.control("eval", "mnesia:sync_log().")
 
     def connect(self) -> pika.BlockingConnection:
         """A connection of the user."""

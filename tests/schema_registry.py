@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tests.orphans import Server
 from tests.ports import free_port
 
 _INSTALLER = Path(__file__).parent / "counterparts" / "apicurio" / "install.sh"
@@ -32,7 +33,7 @@ class SchemaRegistry:
         """Start it; returns when it answers."""
         (jar,) = _PROGRAM.glob("*-runner.jar")
         settings = ["-Dquarkus.http.host=127.0.0.1", f"-Dquarkus.http.port={self._port}", "-Dquarkus.log.level=WARN"]
-        self._process = subprocess.Popen(
+        self._process = Server(
             ["java", *_JAVA, *settings, "-jar", jar.name],
             cwd=_PROGRAM, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

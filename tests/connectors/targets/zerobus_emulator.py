@@ -20,6 +20,7 @@ from deltalake import DeltaTable
 from connectors.contract import Context
 from connectors.targets.zerobus import ZeroBusConfig, ddl
 from connectors.targets.zerobus.writer import ZeroBusWriter
+from tests.orphans import Server
 
 ROOT = Path(__file__).parents[3]
 FORMATS = ("protobuf", "arrow")
@@ -38,7 +39,7 @@ class Emulator:
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
+        self._process = Server(
             [
                 *(sys.executable, "-m", "simulator.zerobus"),
                 *("--port", str(self._ports[0]), "--http-port", str(self._ports[1])),

@@ -67,6 +67,7 @@ class Queue:
 
     @contextmanager
     def outage(self) -> Iterator[None]:
+        self.server.settle()
         self.server.kill()
         try:
             yield
