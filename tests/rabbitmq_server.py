@@ -169,8 +169,13 @@ class RabbitServer:
         return done.stdout
 
     def settle(self) -> None:
-        """Bring queues to disk that were made just now; killed before, RabbitMQ forgets them, and what they have confirmed."""
-        self.control("eval", "mnesia:sync_log().")
+        """Bring queues to disk that were made just now; killed before, RabbitMQ forgets them, and what they have confirmed.
+
+        What it has made last waits for what is made next, or for some seconds.
+        """
+        with self.channel() as channel:
+            channel.exchange_declare("settled", durable=True)
+            channel.exchange_delete("settled")
 
     def connect(self) -> pika.BlockingConnection:
         """A connection of the user."""

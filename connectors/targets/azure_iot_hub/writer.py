@@ -254,7 +254,8 @@ class AzureIotHubWriter(Writer):
         try:
             await self.open()
             hub = self._assigned[0] if self._assigned else self._config.hub()
-            return [Finding(True, where, f"{hub} takes the device's identity")]
+            text = "the device's identity; a gateway that runs as this device had to connect again for this look"
+            return [Finding(True, where, f"{hub} takes {text}")]
         except DeliveryError as error:
             return [Finding(False, where, str(error))]
         finally:

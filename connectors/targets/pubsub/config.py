@@ -63,6 +63,11 @@ class PubSubSettings(Settings):
         description="key file of a service account; the application default credentials when absent, which workload identity "
         "has too",
     )
+    ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities to trust, such as that of a proxy that looks into TLS; those of Google's library "
+        "when absent",
+    )
     ordering_key: TemplateText = Field(
         "{path}",
         description="messages of one key arrive in order, where the subscription asks for order; columns of the tag in braces, "

@@ -44,7 +44,7 @@ def delivery_error(code: grpc.StatusCode, details: str, where: str) -> DeliveryE
     if "metadata from plugin failed" in details and _CREDENTIALS.search(details):
         return AuthError(f"{text} (check `credentials_file` or the application default credentials)")
     if _CERTIFICATE.search(details):
-        return ConfigError(f"{text} (check `endpoint` and this machine's authorities)")
+        return ConfigError(f"{text} (check `endpoint` and `ca_file`)")
     make, advice = _CODES.get(code, (TransientError, ""))
     return make(f"{text} ({advice})" if advice else text)
 

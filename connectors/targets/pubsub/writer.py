@@ -235,6 +235,8 @@ def _connect(config: PubSubConfig) -> tuple[grpc.Channel, str]:
             project = found.project_id
         else:
             found, project = google.auth.default(scopes=_SCOPES)
+        authorities = config.provider_config.ca_file
+        trusted = grpc.ssl_channel_credentials(authorities.read_bytes() if authorities else None)
     except (GoogleAuthError, OSError, ValueError) as error:
         raise credentials_error(error) from error
     if isinstance(found, Credentials):  # a service account signs its tokens itself
@@ -243,6 +245,6 @@ def _connect(config: PubSubConfig) -> tuple[grpc.Channel, str]:
     if ":" not in target.rpartition("]")[2]:
         target += ":443"
     channel = grpc_helpers.create_channel(
-        target, credentials=found, default_host=SERVICE.partition(":")[0], options=_OPTIONS
+        target, credentials=found, ssl_credentials=trusted, default_host=SERVICE.partition(":")[0], options=_OPTIONS
     )
     return channel, project or ""

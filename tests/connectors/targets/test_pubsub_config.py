@@ -1,17 +1,15 @@
 """How the settings of Pub/Sub are read, and whom the service is told to believe."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import ValidationError
 
 from connectors.contract import AuthError, ConfigError, Context
 from connectors.targets.pubsub import PubSubConfig
 from connectors.targets.pubsub.writer import PubSubWriter, emulator
+from tests.pubsub_guard import key_file, new_key
 
 CONTEXT = Context("gateway 1", Path())
 
@@ -67,24 +65,7 @@ async def test_a_service_account_is_read_from_its_file_and_names_the_project(tmp
 
 def account(folder: Path) -> Path:
     """The key file of a service account that nobody knows."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = folder / "account.json"
-    path.write_text(
-        json.dumps(
-            {
-                "type": "service_account",
-                "project_id": "plant-telemetry",
-                "private_key_id": "1",
-                "private_key": key.decode(),
-                "client_email": "gateway@plant-telemetry.iam.gserviceaccount.com",
-                "client_id": "1",
-                "token_uri": "https://oauth2.googleapis.com/token",
-            }
-        )
-    )
-    return path
+    return key_file(folder / "account.json", new_key())
 
 
 async def test_application_default_credentials_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

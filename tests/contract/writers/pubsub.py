@@ -1,9 +1,14 @@
-"""Google Cloud Pub/Sub: a fake that speaks the official gRPC service, one process that all tests share, a project for each."""
+"""Google Cloud Pub/Sub: a fake that speaks the official gRPC service, one process that all tests share, a project for each.
+
+With one of the payloads it is reached over TLS by a service account, see `tests.pubsub_guard`.
+"""
 
 import atexit
 import functools
 import itertools
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +16,11 @@ from typing import Any
 
 from connectors.settings import TargetConfig
 from connectors.targets.pubsub import PubSubConfig
+from tests.certificates import Authority
 from tests.contract.counterpart import Counterpart, Provider
 from tests.contract.readings import Row
 from tests.contract.writers.file import json_row
+from tests.pubsub_guard import PubSubGuard, key_file, new_key
 from tests.pubsub_server import PubSubServer
 
 _numbers = itertools.count()
@@ -62,20 +69,68 @@ def message_rows(data: bytes) -> list[Row]:
     return [json_row(json.dumps(item)) for item in json.loads(text)]
 
 
+@functools.cache
+def guard() -> PubSubGuard:
+    folder = Path(tempfile.mkdtemp(prefix="bifrost-guard-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    before = PubSubGuard(service().port, authority(), folder)
+    atexit.register(before.end)
+    return before
+
+
+@functools.cache
+def authority() -> Authority:
+    folder = Path(tempfile.mkdtemp(prefix="bifrost-certificates-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Authority(folder)
+
+
+class GuardedProject(Project):
+    """A project that only the service account is let into."""
+
+    def __init__(self, folder: Path, **own: Any) -> None:
+        super().__init__(**own)
+        self.port, self.folder = guard().port, folder
+        self.own |= {"credentials_file": str(guard().account), "ca_file": str(authority().ca)}
+
+    def through(self, port: int, **settings: Any) -> TargetConfig:
+        return super().through(port, **({"endpoint": f"127.0.0.1:{port}"} | settings))
+
+    def stranger(self) -> TargetConfig:
+        file = key_file(self.folder / "stranger.json", new_key(), "wrong-secret")
+        return self.config(provider_config=self.own | {"credentials_file": str(file)})
+
+    def certify(self, *, expired: bool = False) -> None:
+        authority().issue(expired=expired)
+
+
 @contextmanager
-def project(payload: str, _: Path) -> Iterator[Counterpart]:
-    yield Project(payload=payload)
+def guarded(folder: Path) -> Iterator[Counterpart]:
+    yield GuardedProject(folder, payload="reading")
+
+
+@contextmanager
+def packed(_: Path) -> Iterator[Counterpart]:
+    yield Project(payload="array")
 
 
 PROVIDERS = [
     Provider(
         "google-pubsub",
-        f"google-pubsub, {payload}",
-        functools.partial(project, payload),
+        "google-pubsub, reading, service account over TLS",
+        guarded,
+        counterpart="Google Pub/Sub fake",
+        able=frozenset({"network", "credentials", "certificates"}),
+        ordered=True,
+        largest=10_000_000,
+    ),
+    Provider(
+        "google-pubsub",
+        "google-pubsub, array",
+        packed,
         counterpart="Google Pub/Sub fake",
         able=frozenset({"network"}),
         ordered=True,
         largest=10_000_000,
-    )
-    for payload in ("reading", "array")
+    ),
 ]
