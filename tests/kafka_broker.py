@@ -70,8 +70,9 @@ class KafkaBroker:
         self._settings = self.folder / "server.properties"
         self._settings.write_text("\n".join(self._lines()) + "\n")
         scram = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]
+        name = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")  # may begin with a hyphen
         self._java(
-            "kafka.tools.StorageTool", "format", "-t", base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="),
+            "kafka.tools.StorageTool", "format", f"--cluster-id={name}",
             "-c", str(self._settings), "--add-scram", scram[0], "--add-scram", scram[1],
         )  # fmt: skip
 

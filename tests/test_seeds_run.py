@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,8 +17,8 @@ from tests.influx_server import Influx1
 from tests.iot_clouds import AwsIot
 from tests.mosquitto_broker import Broker
 from tests.ports import free_port
+from tests.running_gateway import ROOT, gateway, until
 
-ROOT = Path(__file__).parents[1]
 SEEDS = Path(__file__).parent / "seeds"
 READ = """
 sources:
@@ -58,27 +58,6 @@ def listening(port: int, out: BinaryIO) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-
-
-@contextmanager
-def gateway(file: Path) -> Iterator[None]:
-    with (file.parent / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "bifrost", "run", "-c", str(file)], cwd=ROOT, stderr=log)
-        try:
-            yield
-            process.terminate()
-            assert process.wait(60) == 0, (file.parent / "log").read_text()
-        finally:
-            process.kill()
-
-
-async def until(holds: Callable[[], bool], file: Path) -> None:
-    try:
-        async with asyncio.timeout(60):
-            while not await asyncio.to_thread(holds):
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError((file.parent / "log").read_text()) from None
 
 
 async def test_the_connectors_and_routing_rules_of_the_cloud_example_run(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pytest
 from structlog.testing import capture_logs
 
+from config import models
+from config.reference import choices
 from connectors.contract import AuthError, Checks, Context, DeliveryError, RejectedRecords, TransientError, Writer
 from connectors.settings import TargetConfig
 from delivery.dead_letters import DeadLetterStore
@@ -144,6 +146,7 @@ async def write_on(writer: Writer, batch: pa.RecordBatch, unit: int, patience: f
 
 def test_every_target_has_a_provider() -> None:
     assert {p.type for p in PROVIDERS} == target_types()
+    assert set(choices(models.Target)) <= target_types()
 
 
 async def test_every_kind_of_value_comes_back_equal(
