@@ -73,6 +73,7 @@ bench-peers: install counterparts ## The same for the sources, with Telegraf bes
 evidence: install ## Copy build/evidence to docs/evidence and write the tables of figures
 	mkdir -p docs/evidence && cp build/evidence/*.json docs/evidence/
 	$(PY) -m benchmarks.tables
+	$(PY) -m config.reference
 
 lock: install ## Resolve the dependencies anew
 	$(PY) -m pip install --quiet uv

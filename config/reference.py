@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md and docs/reference/gateway.schema.json from the models.
+"""Writes docs/reference/configuration.md, gateway.schema.json and a page per target from the models.
 
 ``python -m config.reference`` writes them; with ``--check`` it only compares, and ends with exit code 1 when one is stale.
 """
@@ -22,6 +22,7 @@ import normalization.condition
 import normalization.path
 from config import models
 from config.schema import schema
+from config.target_pages import page as target_page
 from connectors.settings import SourceConfig, TargetConfig, seconds, size
 from connectors.targets.zerobus import ZeroBusSection
 
@@ -141,17 +142,31 @@ def choices(union: Any) -> dict[str, type[BaseModel]]:
 
 
 def _connector(name: str, config: type[BaseModel], base: type[BaseModel], path: str, key: str) -> list[str]:
-    said = base.model_fields
-    same = [k for k, f in config.model_fields.items() if k in said and repr(f) == repr(said[k])]
-    own = _table(config, path, skip=(*same, key))
     title = example_of(name) if key == "type" else name
     return [
         f"### {title.replace('_', ' ')}\n",
         _docstring(config),
         _example(title),
-        own,
-        *_inner(config, path, {*same, key}, own_path=name),
+        *_own(name, config, base, path, key),
     ]
+
+
+def _own(name: str, config: type[BaseModel], base: type[BaseModel], path: str, key: str) -> Iterator[str]:
+    """The tables of what a connector has beside what all have."""
+    said = base.model_fields
+    same = [k for k, f in config.model_fields.items() if k in said and repr(f) == repr(said[k])]
+    yield _table(config, path, skip=(*same, key))
+    yield from _inner(config, path, {*same, key}, own_path=name)
+
+
+def target_pages() -> dict[str, str]:
+    """A page per target, by the name of its file."""
+    made = {}
+    for kind, config in choices(models.Target).items():
+        example = (EXAMPLES / f"{example_of(kind)}.yaml").read_text(encoding="utf-8")
+        own = "\n".join(_own(kind, config, TargetConfig, "connectors.*", "type"))
+        made[f"{kind}.md"] = target_page(kind, typing.cast("type[TargetConfig]", config), example, own)
+    return made
 
 
 def example_of(target: str) -> str:
@@ -345,6 +360,7 @@ def _with_references(found: Any) -> Any:
 def files() -> dict[Path, str]:
     """What is generated, by file."""
     return {
+        **{DIRECTORY / "targets" / name: text for name, text in target_pages().items()},
         DIRECTORY / "configuration.md": page(),
         DIRECTORY / "gateway.schema.json": json.dumps(editor_schema(), indent=1, ensure_ascii=False) + "\n",
     }
@@ -355,13 +371,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the configuration reference from the models.")
     parser.add_argument("--check", action="store_true", help="compare only; exit code 1 when a file is stale")
     check = parser.parse_args(arguments).check
-    stale = [path for path, text in files().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    made = files()
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if check:
             print(f"{path} is stale; run `python -m config.reference`", file=sys.stderr)  # noqa: T201
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(files()[path], encoding="utf-8")
+            path.write_text(made[path], encoding="utf-8")
     return 1 if check and stale else 0
 
 

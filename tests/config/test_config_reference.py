@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from config import models, reference
-from config.reference import choices, editor_schema, main, page
+from config.reference import choices, editor_schema, main, page, target_pages
 from tests.contract.counterpart import target_types
 
 
@@ -24,6 +24,19 @@ def test_every_key_of_every_source_and_target_is_described_with_type_and_default
     assert "| `max_message_size` | size, 64KiB or more | `16MiB` | largest message taken" in text
     assert "| `port` | integer, 0 to 65535 |  | HTTP port" in text
     assert "| `schema` | text | **needed** | schema of the table |" in text
+
+
+@pytest.mark.parametrize("kind", choices(models.Target))
+def test_each_target_has_a_page_with_settings_mapping_guarantee_limits_and_evidence(kind: str) -> None:
+    text = target_pages()[f"{kind}.md"]
+    parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert list(found) == [
+        "Settings", "What a reading becomes", "Guarantee", "Limits of a unit", "What it was tested against",
+    ]  # fmt: skip
+    assert all(len(body.strip()) > 60 for body in found.values())
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (reference.DIRECTORY / "targets" / link).resolve().exists(), link
 
 
 def test_conditions_and_the_rule_for_characters_are_told() -> None:
