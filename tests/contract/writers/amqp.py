@@ -79,7 +79,7 @@ class Address(Queue):
     """The same by AMQP 1.0, which RabbitMQ's plugin hands on to an exchange."""
 
     def __init__(self) -> None:
-        super().__init__({"version": "1.0"})
+        super().__init__({"version": "1.0", "tls": {"ca_file": str(service().folder / "ca.crt")}}, tls=True)
 
     def destination(self) -> dict[str, Any]:
         return {"address": f"/queue/{self.name}"}
@@ -110,7 +110,7 @@ PROVIDERS = [
         "amqp 1.0",
         version_1,
         counterpart="RabbitMQ",
-        able=frozenset({"network", "credentials"}),
+        able=frozenset({"network", "credentials", "certificates"}),
         ordered=True,
         largest=LARGEST,
     ),

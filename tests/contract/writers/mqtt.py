@@ -98,7 +98,7 @@ PROVIDERS = [
         "mqtt, 5, packed, mutual TLS",
         packed,
         counterpart="mosquitto",
-        able=frozenset({"certificates"}),
+        able=frozenset({"network", "certificates"}),
         ordered=True,
         largest=_LARGEST,
     ),
