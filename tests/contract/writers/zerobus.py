@@ -91,18 +91,27 @@ class Table:
         create = ddl(self.name, signals=None if layout == "narrow" else {}).split(";\n")[0] + ";"
         self.service.process.call("POST", "/tables", {"name": self.name, "ddl": create})
 
+        self.port, self.relay_port = urlsplit(self.service.process.endpoint).port or 0, 0
+
     def config(self, **settings: Any) -> TargetConfig:
+        return self.through(self.port, **settings)
+
+    def stranger(self) -> TargetConfig:
+        return self.through(self.port, secret="wrong-secret")
+
+    def through(self, port: int, *, secret: str = "", **settings: Any) -> TargetConfig:
         emulator = self.service.process
         own = {
             "table": self.name,
             "workspace_url": emulator.unity_catalog_url,
             "client_id": emulator.client_id,
-            "client_secret": emulator.client_secret,
+            "client_secret": secret or emulator.client_secret,
             "record_format": self.record_format,
             "ack_timeout": "10s",
             "layout": self.layout,
         }
-        whole = {"endpoint": emulator.endpoint, "timeout": "10s", "provider_config": own}
+        endpoint = emulator.endpoint.replace(f":{self.port}", f":{port}")
+        whole = {"endpoint": endpoint, "timeout": "10s", "provider_config": own}
         model = ZeroBusConfig if self.layout == "narrow" else OwnedConfig
         return model.model_validate(whole | settings)
 
@@ -148,8 +157,16 @@ def wide_table(_: Path) -> Iterator[Counterpart]:
 
 
 PROVIDERS = [
-    Provider("zerobus", "zerobus, protobuf", protobuf, counterpart="a stand-in for ZeroBus"),
-    Provider("zerobus", "zerobus, arrow", arrow, counterpart="a stand-in for ZeroBus"),
+    *(
+        Provider(
+            "zerobus",
+            f"zerobus, {name}",
+            start,
+            counterpart="a stand-in for ZeroBus",
+            able=frozenset({"network", "credentials"}),
+        )
+        for name, start in (("protobuf", protobuf), ("arrow", arrow))
+    ),
     Provider(
         "zerobus",
         "zerobus, wide",
