@@ -45,9 +45,14 @@ class Bucket:
 
     def __init__(self, store: S3Store) -> None:
         self.store = store
+        self.port, self.relay_port = store.server_port, 0
 
     def config(self, **settings: Any) -> TargetConfig:
-        own = {"endpoint": "s3://bucket/plant", "storage_options": self.store.options, "timeout": "5s"}
+        return self.through(self.port, **settings)
+
+    def through(self, port: int, **settings: Any) -> TargetConfig:
+        options = self.store.options | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        own = {"endpoint": "s3://bucket/plant", "storage_options": options, "timeout": "5s"}
         return DeltaConfig.model_validate(own | settings)
 
     def rows(self) -> list[Row]:
@@ -87,6 +92,6 @@ def wide_tables(folder: Path) -> Iterator[Counterpart]:
 PROVIDERS = [
     Provider("delta", "delta", one_table),
     Provider("delta", "delta, table per source", table_per_source),
-    Provider("delta", "delta, object store", object_store),
+    Provider("delta", "delta, object store", object_store, able=frozenset({"network"})),
     Provider("delta", "delta, wide", wide_tables, refuses=INEXACT, names=False, shows=wide, columns=True),
 ]
