@@ -15,7 +15,8 @@ from config.reference import choices
 from tests.contract.counterpart import Counterpart, Provider, providers
 from tests.contract.writers.azure_iot_hub import KEY
 from tests.contract.writers.kafka import SecuredTopic
-from tests.mosquitto_broker import Broker, free_port
+from tests.mosquitto_broker import Broker
+from tests.ports import free_port
 from tests.running_gateway import gateway, until
 
 EXAMPLES = Path(__file__).parents[1] / "config" / "examples" / "minimal"
