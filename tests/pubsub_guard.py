@@ -77,6 +77,10 @@ class PubSubGuard(grpc.GenericRpcHandler):
             [(files.server_key.read_bytes(), files.server_cert.read_bytes())]
         )
 
+    def wait(self) -> None:
+        """Return when it has found the fake again, as who calls it would."""
+        grpc.channel_ready_future(self._onward).result(20)
+
     def end(self) -> None:
         """Stop listening."""
         self._server.stop(0).wait()

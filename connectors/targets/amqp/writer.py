@@ -6,7 +6,6 @@ order, because messages are sent whole and their confirms are still counted.
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -25,10 +24,11 @@ from connectors.contract import (
     TransientError,
     Writer,
 )
-from connectors.targets.amqp.config import AmqpConfig, addresses, vhost_of
+from connectors.targets.amqp.config import AmqpConfig, vhost_of
 from connectors.targets.amqp.connection import Channel, Closed, Connection, Login
 from connectors.targets.amqp.encode import FrameEncoder
 from connectors.targets.amqp.errors import delivery_error, largest, unroutable
+from connectors.targets.amqp.hosts import first_to_take, in_clear
 from connectors.targets.amqp.tls import tls_of
 from connectors.targets.amqp.topology import look, prepare
 
@@ -115,11 +115,8 @@ class AmqpWriter(Writer):
                 connection = await self._connected()
                 about = connection.server
                 server = f"{about.get('product', 'a broker')} {about.get('version', '')}".strip()
-                found = [Finding(True, "server", f"{server}, virtual host {self._vhost}")]
-                plain = self._config.endpoint.startswith("amqp://")
-                if plain and any(host not in {"localhost", "127.0.0.1"} for host, _ in addresses(self._where)):
-                    found.append(Finding(False, "encryption", "readings and password travel in clear; use amqps://"))
-                return [*found, *await look(connection, own)]
+                there = Finding(True, "server", f"{server}, virtual host {self._vhost}")
+                return [there, *in_clear(self._where), *await look(connection, own)]
         except DeliveryError as problem:
             return [Finding(False, "connection", str(problem))]
         finally:
@@ -143,22 +140,10 @@ class AmqpWriter(Writer):
         login = Login(
             "PLAIN" if plain else "EXTERNAL", f"\0{user}\0{secret}" if plain else "", self._vhost, round(own.heartbeat)
         )
-        lost: OSError | None = None
-        for host, port in addresses(self._config.endpoint):
-            connection = Connection()
-            try:
-                await connection.open(host, port, tls, own.tls.server_name if own.tls else None, login)
-            except ssl.SSLError:
-                raise
-            except OSError as error:
-                lost = error
-                await connection.close()
-            except BaseException:
-                await connection.close()
-                raise
-            else:
-                return connection
-        raise lost or Closed(0, "the endpoint names no host")
+        name = own.tls.server_name if own.tls else None
+        return await first_to_take(
+            self._config.endpoint, Connection, lambda made, host, port: made.open(host, port, tls, name, login)
+        )
 
     @asynccontextmanager
     async def _channel(self) -> AsyncIterator[Channel]:

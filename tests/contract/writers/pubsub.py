@@ -96,6 +96,12 @@ class GuardedProject(Project):
     def through(self, port: int, **settings: Any) -> TargetConfig:
         return super().through(port, **({"endpoint": f"127.0.0.1:{port}"} | settings))
 
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        with super().outage():
+            yield
+        guard().wait()
+
     def stranger(self) -> TargetConfig:
         file = key_file(self.folder / "stranger.json", new_key(), "wrong-secret")
         return self.config(provider_config=self.own | {"credentials_file": str(file)})

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -23,7 +22,8 @@ from connectors.contract import (
     TransientError,
     Writer,
 )
-from connectors.targets.amqp.config import AmqpConfig, AmqpSettings, addresses, vhost_of
+from connectors.targets.amqp.config import AmqpConfig, AmqpSettings, vhost_of
+from connectors.targets.amqp.hosts import first_to_take, in_clear
 from connectors.targets.amqp.messages import Messages
 from connectors.targets.amqp.tls import tls_of
 from connectors.targets.amqp.version_1.connection import Connection, Ended, Link, Login
@@ -106,10 +106,7 @@ class Amqp1Writer(Writer):
                 connection = await self._connected()
                 about = connection.server
                 server = f"{about.get('product', 'a peer')} {about.get('version', '')}".strip()
-                found = [Finding(True, "server", f"{server}, AMQP 1.0")]
-                plain = self._config.endpoint.startswith("amqp://")
-                if plain and any(host not in {"localhost", "127.0.0.1"} for host, _ in addresses(self._where)):
-                    found.append(Finding(False, "encryption", "readings and password travel in clear; use amqps://"))
+                found = [Finding(True, "server", f"{server}, AMQP 1.0"), *in_clear(self._where)]
                 if untold := _unroutable_untold(about, own):
                     found.append(Finding(False, "unroutable messages", untold))
                 if "{" in own.address:
@@ -129,26 +126,16 @@ class Amqp1Writer(Writer):
         tls = await asyncio.to_thread(tls_of, self._config)
         secret = own.password.get_secret_value() if own.password else ""
         response = f"\0{own.username or ''}\0{secret}".encode() if own.login == "plain" else b""
-        lost: OSError | None = None
-        for host, port in addresses(url):
-            hostname = (own.tls.server_name if own.tls else None) or host
-            if vhost_of(url) != "/":
-                hostname = f"vhost:{vhost_of(url)}"
-            login = Login(own.login.upper(), response, hostname, f"bifrost {self._context.gateway}", own.heartbeat)
-            connection = Connection(durable=own.persistent)
-            try:
-                await connection.open(host, port, tls, own.tls.server_name if own.tls else None, login)
-            except ssl.SSLError:
-                raise
-            except OSError as error:
-                lost = error
-                await connection.close()
-            except BaseException:
-                await connection.close()
-                raise
-            else:
-                return connection
-        raise lost or Ended("", "the endpoint names no host")
+        name = own.tls.server_name if own.tls else None
+        vhost = None if vhost_of(url) == "/" else f"vhost:{vhost_of(url)}"
+
+        async def open_at(made: Connection, host: str, port: int) -> None:
+            login = Login(
+                own.login.upper(), response, vhost or name or host, f"bifrost {self._context.gateway}", own.heartbeat
+            )
+            await made.open(host, port, tls, name, login)
+
+        return await first_to_take(url, lambda: Connection(durable=own.persistent), open_at)
 
     async def _shares(self, connection: Connection, messages: Messages) -> list[tuple[Link, np.ndarray]]:
         """The links, and which messages go over each, in the order in which they first appear."""
