@@ -31,11 +31,14 @@ async def first_to_take(endpoint: str, make: Callable[[], C], open_at: Callable[
         connection = make()
         try:
             await open_at(connection, host, port)
-        except BaseException as error:
+        except OSError as error:
             await connection.close()
-            if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
+            if isinstance(error, ssl.SSLError):
                 raise
             lost = error
+        except BaseException:
+            await connection.close()
+            raise
         else:
             return connection
     raise lost
