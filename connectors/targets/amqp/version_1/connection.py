@@ -81,7 +81,7 @@ class Connection:
     """A connection with one session. `open` it, `attach` links, send, `close` it.
 
     Args:
-        durable: Whether the peer is asked for addresses that outlast it, where it makes them.
+        durable: Whether a RabbitMQ is asked for queues that outlast it, where it makes them.
 
     Attributes:
         server: What the peer says of itself.
@@ -90,7 +90,7 @@ class Connection:
     """
 
     def __init__(self, *, durable: bool = True) -> None:
-        self._durability = Uint(_CONFIGURATION if durable else 0)
+        self._durable = durable
         self.server: dict[str, Any] = {}
         self.frame_max = 512
         self.next = 0
@@ -180,6 +180,7 @@ class Connection:
         self._sound()
         link = self._links.get(address)
         if link is None:
+            durability = _CONFIGURATION if self._durable and self.server.get("product") == "RabbitMQ" else 0
             link = self._links[address] = Link(address, len(self._links))
             self._send(
                 ATTACH,
@@ -190,7 +191,7 @@ class Connection:
                     Ubyte(0),
                     Ubyte(0),
                     Described(_SOURCE, []),
-                    Described(_TARGET, [address, self._durability]),
+                    Described(_TARGET, [address, Uint(durability)]),
                     None,
                     None,
                     Uint(0),
