@@ -9,6 +9,7 @@ import typer
 
 from bifrost.browse import browse
 from bifrost.certs import certs
+from bifrost.configuration import configuration
 from bifrost.create import create
 from bifrost.delta import delta
 from bifrost.dlq import dlq
@@ -60,7 +61,7 @@ def run(config: ConfigFile = DEFAULT_CONFIG, seconds: For = None) -> None:
     for_seconds = duration(seconds)
     loaded = load(config)
     with stores_told():
-        sys.exit(run_gateway(loaded, for_seconds))
+        sys.exit(run_gateway(loaded, for_seconds, config))
 
 
 Read = Annotated[
@@ -268,6 +269,7 @@ def ddl(
 
 
 app.add_typer(certs, name="certs")
+app.add_typer(configuration, name="config")
 app.add_typer(create, name="create")
 app.add_typer(delta, name="delta")
 app.add_typer(dlq, name="dlq")

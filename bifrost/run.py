@@ -4,10 +4,15 @@ import http.client
 import json
 import shutil
 import threading
+import time
 import urllib.request
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, BinaryIO
 
+import structlog
+
+from config.history import record
 from config.models import NAME_FILE, Configuration
 from delivery.account import Account
 from flows.process import Process, prepare_recovery, recovery_directory
@@ -15,8 +20,17 @@ from flows.process import Process, prepare_recovery, recovery_directory
 EPOCH = timedelta(seconds=1)
 
 
-def run(config: Configuration, seconds: float | None = None) -> int:
-    """Run the gateway until SIGTERM or SIGINT, or for `seconds`; returns the exit code if the flow could not go on."""
+log = structlog.get_logger()
+
+
+def run(config: Configuration, seconds: float | None = None, path: Path | None = None) -> int:
+    """Run the gateway until SIGTERM or SIGINT, or for `seconds`; returns the exit code if the flow could not go on.
+
+    Args:
+        config: Its configuration.
+        seconds: How long; None for ever.
+        path: What it was loaded from, which is kept in the gateway's history.
+    """
     import os
 
     from bytewax.recovery import RecoveryConfig
@@ -28,6 +42,8 @@ def run(config: Configuration, seconds: float | None = None) -> int:
     process = Process(config)
     process.on_signals()
     process.claim()
+    if path is not None:
+        _remember(path, config)
     directory = recovery_directory(config)
     prepare_recovery(directory, config.gateway)
     if seconds is not None:
@@ -38,6 +54,16 @@ def run(config: Configuration, seconds: float | None = None) -> int:
     flow = gateway(process)
     process.run(lambda: cli_main(flow, epoch_interval=EPOCH, recovery_config=recovery), EPOCH.total_seconds())  # type: ignore[no-untyped-call]
     return 1
+
+
+def _remember(path: Path, config: Configuration) -> None:
+    try:
+        number = record(path, config, time.time())
+    except OSError as error:
+        log.warning("the configuration is not kept in the history", path=str(path), error=str(error))
+        return
+    if number is not None:
+        log.info("configuration kept in the history", number=number)
 
 
 def address(config: Configuration) -> str:

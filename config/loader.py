@@ -16,7 +16,7 @@ from config.logs import configure
 from config.models import EMBEDDED, NAME_FILE, NO_TARGET, ConfigFile, Configuration, buffer_policy, default_target
 from config.schema import follow, plain
 from config.templates import expand
-from config.yaml_nodes import Problem, ProblemsError, compose, construct, merge, place_of
+from config.yaml_nodes import Place, Problem, ProblemsError, compose, construct, merge, place_of, text
 from connectors.settings import SourceConfig, TargetConfig
 from connectors.targets.zerobus import source_targets, targets
 from delivery.dead_letters import LetterPolicy
@@ -45,6 +45,25 @@ def load(path: Path) -> Configuration:
         if not document.problems:
             return configuration
     raise ProblemsError(document.problems)
+
+
+def places(path: Path) -> dict[tuple[str, str], Place]:
+    """Where each source, target and rule of the configuration in `path` stands, by kind and name; it must be a sound one."""
+    root, _ = _root(path)
+    values = dict(_members(root))
+    found = {("gateway", ""): place_of(root.value[0][0])} if root.value else {}
+    for kind, key in (("source", "sources"), ("rule", "routing_rules")):
+        for item in getattr(values.get(key), "value", ()):
+            if (name := text(dict(_members(item)).get("name", item))) is not None:
+                found[kind, name] = place_of(item)
+    cloud = dict(_members(dict(_members(values.get("gateway"))).get("cloud")))
+    for key, _ in getattr(cloud.get("connectors"), "value", ()):
+        found["target", key.value] = place_of(key)
+    return found
+
+
+def _members(node: yaml.Node | None) -> list[tuple[str, yaml.Node]]:
+    return [(key.value, value) for key, value in node.value] if isinstance(node, yaml.MappingNode) else []
 
 
 def load_or_exit(path: Path) -> Configuration:
