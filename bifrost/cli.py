@@ -13,6 +13,7 @@ from bifrost.configuration import configuration
 from bifrost.create import create
 from bifrost.delta import delta
 from bifrost.dlq import dlq
+from bifrost.explain import explain
 from bifrost.modbus import modbus
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
 from bifrost.secrets import secrets
@@ -160,6 +161,7 @@ def ledger(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
 
 
 app.command()(browse)
+app.command()(explain)
 
 
 @app.command(name="test")

@@ -1,17 +1,20 @@
 """Settings that connectors share: durations, sizes, TLS, tag mappings, and what every source and target can be told."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import pyarrow as pa
 from pydantic import Field, SecretStr
 
 from connectors.contract import Context, Reader, Writer
+from connectors.dry_run import Captured, CapturedError, Sample, Written, columns_of
 from connectors.fields import Duration, Settings, Size, seconds, size
 from connectors.mapping import Mapping, Matcher, Place, Report, ReportSettings, TagMapping
-from normalization.reading import Tag
+from normalization.quality import text_quality
+from normalization.reading import Columns, Quality, Tag, table
 
 
 class TlsSettings(Settings):
@@ -60,6 +63,46 @@ class SourceConfig(Place):
     def trial(self) -> Self:
         """The source for a look that must leave nothing behind at the device and disturb no gateway that reads it."""
         return self
+
+    def rows(self) -> list[Tag]:
+        """The rows of the tags that the configuration names, as far as they are known without a connection."""
+        return []
+
+    def row(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
+        """The row of a tag that the source would give this address; None where it would never read it.
+
+        Args:
+            address: The tag as its protocol names it.
+            device: The device as its protocol names it; the source's own when empty.
+            unit: The unit that its protocol gives.
+            tag_name: The name that its protocol gives; made from the address when empty.
+        """
+        known = next((row for row in self.rows() if address in (row.address, row.tag_name)), None)
+        return known or self.tag(device or self.name, address, tag_name or address, unit)
+
+    def decode(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
+        """The readings that the source's reader makes of what came from the device, in this order; nothing is connected.
+
+        Args:
+            captured: What came.
+            intern: Gives a tag its row of the tag table.
+
+        Returns:
+            The readings of each, as many as there are `captured`.
+
+        Raises:
+            CapturedError: This source gets no such thing.
+        """
+        return [self.decode_sample(one, intern) for one in captured]
+
+    def decode_sample(self, captured: Captured, intern: Callable[[Tag], int]) -> Columns:
+        """The reading of one value, for protocols whose readers are handed values."""
+        if not isinstance(captured, Sample):
+            raise CapturedError(f"a source of the protocol {self.protocol} is given by a tag and a value")
+        rows = Columns()
+        quality = Quality.GOOD if captured.quality == "" else text_quality(captured.quality)
+        rows.add(intern(captured.tag), captured.value, quality=quality, source_time=captured.time)
+        return rows
 
     @cached_property
     def matcher(self) -> Matcher:
@@ -202,6 +245,14 @@ class TargetConfig(Settings):
     def writer(self, context: Context) -> Writer:  # noqa: ARG002 - each type's config overrides it
         """The writer of this target; each type's config returns its own."""
         raise TypeError(f"{type(self).__name__} has no writer")
+
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:  # noqa: ARG002 - see `writer`
+        """What the writer would send of a batch of `normalization.reading.stream_schema`; nothing is connected.
+
+        Raises:
+            DeliveryError: What the writer would raise before it sends anything.
+        """
+        return columns_of(table(batch), self.endpoint or self.name)
 
     def remarks(self) -> list[tuple[str, tuple[str, ...]]]:
         """What is allowed but hardly meant, in words, each with the key that it is about."""

@@ -82,11 +82,13 @@ class Condition:
 
     Attributes:
         tag_columns: Columns of the tag table that it looks at.
+        columns: All columns that it looks at, in the order in which they stand there.
     """
 
-    def __init__(self, condition: Predicate, tag_columns: frozenset[str]) -> None:
+    def __init__(self, condition: Predicate, tag_columns: frozenset[str], columns: tuple[str, ...]) -> None:
         self._test = as_test(condition)
         self.tag_columns = tag_columns
+        self.columns = columns
 
     def __call__(self, rows: Rows) -> Truth:
         """Where it is true: one truth for all rows, or one per row."""
@@ -104,7 +106,7 @@ def compile_condition(text: str) -> Condition:
         condition = compiler.condition(compiler.parse(), negated=False)
     except RecursionError:
         raise RuleError("the condition is nested too deeply") from None
-    return Condition(condition, frozenset(compiler.tag_columns))
+    return Condition(condition, frozenset(compiler.tag_columns), tuple(compiler.columns))
 
 
 _KNOWN_ARGUMENTS: Final = {
@@ -121,6 +123,7 @@ class _Compiler:
         self._exp = exp
         self._text = text
         self.tag_columns: set[str] = set()
+        self.columns: dict[str, None] = {}  # a set that keeps the order
         self._comparisons: dict[Any, Callable[[Any, Any], Any]] = {
             exp.EQ: operator.eq,
             exp.NEQ: operator.ne,
@@ -302,6 +305,7 @@ class _Compiler:
         while isinstance(node, exp.Paren):
             node = node.this
         if isinstance(node, exp.Column) and self._name(node) == "value_bytes":
+            self.columns["value_bytes"] = None
             operand: Operand = Text(lambda rows: rows.texts("value_bytes"))
         else:
             operand = self._operand(node)
@@ -362,6 +366,7 @@ class _Compiler:
             case exp.Column():
                 name = self._name(node)
                 if name in COLUMNS:
+                    self.columns[name] = None
                     if name in TAG_COLUMNS:
                         self.tag_columns.add(name)
                     return operand_of_column(name)

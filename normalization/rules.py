@@ -120,7 +120,7 @@ class Router:
         """Route a batch of `stream_schema`."""
         size = batch.num_rows
         rows = Rows(batch, self._known_tags(batch))
-        truths = [condition(rows) for condition in self._conditions]
+        truths = self._truths(rows)
         tables = self._source_tables(rows)
 
         reject = batch.column("reject")
@@ -156,6 +156,15 @@ class Router:
             unmatched,
             defaulted,
         )
+
+    def verdicts(self, batch: pa.RecordBatch) -> list[tuple[Rule, tuple[str, ...], Truth]]:
+        """Each rule with the columns that its condition looks at, and which readings of a batch it matches."""
+        truths = self._truths(Rows(batch, self._known_tags(batch)))
+        columns = [condition.columns for condition in self._conditions]
+        return list(zip(self._rules, columns, truths, strict=True))
+
+    def _truths(self, rows: Rows) -> list[Truth]:
+        return [condition(rows) for condition in self._conditions]
 
     def _known_tags(self, batch: pa.RecordBatch) -> TagRows:
         token = (batch.schema.metadata or {}).get(b"tags")

@@ -11,6 +11,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from connectors.contract import Context, Finding, Limits, TransientError, Writer
+from connectors.dry_run import Written
 from connectors.settings import TargetConfig
 from connectors.wire import json_lines, rows
 from connectors.wire.json_lines import JsonLinesEncoder
@@ -30,6 +31,11 @@ class ConsoleConfig(TargetConfig):
     @override
     def writer(self, context: Context) -> Writer:
         return ConsoleWriter(self)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        encode = encode_table if self.format == "table" else JsonLinesEncoder().encode
+        return [Written("standard output", encode(batch))]
 
 
 def encode_table(batch: pa.RecordBatch) -> bytes:

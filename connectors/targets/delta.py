@@ -30,12 +30,14 @@ from pydantic import Field, SecretStr, model_validator
 from typing_extensions import override
 
 from connectors.contract import ConfigError, Context, DeliveryError, Finding, Limits, Writer
+from connectors.dry_run import Written, columns_of
 from connectors.settings import Duration, Size, TargetConfig
 from connectors.targets.delta_errors import contract_errors
 from connectors.targets.delta_log import mend, sync, write_durably
 from connectors.targets.delta_table import Standing, misfits, split, standing, unwritable
 from connectors.targets.delta_tags import TagVersions
 from connectors.targets.delta_tidy import claim, merge, no_hooks, sweep
+from connectors.wire import wide_tables
 from connectors.wire.lakehouse import add_columns, review, unstored
 from connectors.wire.rows import fingerprint
 from normalization.reading import TABLE, table
@@ -116,6 +118,16 @@ class DeltaConfig(TargetConfig):
 
             return WideDeltaWriter(self, context)
         return DeltaWriter(self, context)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        """The rows; with the layout `wide`, as they are in a table that has no signals yet."""
+        if (wrong := unwritable(batch)) is not None:
+            raise wrong
+        parts = split(batch, self.table) if self.per == "source" else {self.table: batch}
+        if self.layout == "wide":
+            return [one for name, part in parts.items() for one in wide_tables.written(part, self.partition_time, name)]
+        return [one for name, part in parts.items() for one in columns_of(table(part, self.partition_time), name)]
 
     @property
     def location(self) -> str | Path:

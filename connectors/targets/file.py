@@ -34,6 +34,7 @@ from connectors.contract import (
     TransientError,
     Writer,
 )
+from connectors.dry_run import Written, columns_of, refuse
 from connectors.settings import Duration, Size, TargetConfig
 from connectors.wire import rows
 from connectors.wire.json_lines import JsonLinesEncoder
@@ -65,6 +66,16 @@ class FileConfig(TargetConfig):
     @override
     def writer(self, context: Context) -> Writer:
         return ParquetWriter(self) if self.format == "parquet" else TextWriter(self)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        place = str(self.endpoint)
+        if self.format == "parquet":
+            return columns_of(table(batch), place)
+        lines = TextWriter.encoder(self)(batch)
+        if lines.rejected:
+            refuse(dict(zip(lines.rejected, lines.reasons, strict=True)))
+        return [Written(place, lines.payload)]
 
 
 def delivery_error(error: OSError) -> DeliveryError:
@@ -151,13 +162,14 @@ class TextWriter(Writer):
         self._config = config
         self._folder = Path(config.endpoint or "data/files")
         self._suffix = ".jsonl" if config.format == "jsonl" else ".lp"
-        self._encode = self._encoder(config)
+        self._encode = self.encoder(config)
         self._lock = threading.Lock()  # a write that was given up may still be under way in its thread
         self._file: int | None = None
         self._born = 0.0
 
     @staticmethod
-    def _encoder(config: FileConfig) -> Callable[[pa.RecordBatch], Lines]:
+    def encoder(config: FileConfig) -> Callable[[pa.RecordBatch], Lines]:
+        """What makes the lines of a batch."""
         if config.format == "jsonl":
             encoder = JsonLinesEncoder()
             return lambda batch: Lines(encoder.encode(batch), [], [])

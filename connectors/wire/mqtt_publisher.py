@@ -1,14 +1,15 @@
 """The connection of a target that publishes by MQTT: opened, written to and closed; every failure is a `DeliveryError`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from connectors.contract import ConfigError, DeliveryError, RejectedRecords, TransientError
+from connectors.dry_run import Written, refuse
 from connectors.wire.mqtt import ClosedError, MqttSession
 from connectors.wire.mqtt_errors import causes, check_files, delivery_error, refused_message
 from connectors.wire.mqtt_outbox import QOS2_WINDOW
@@ -56,6 +57,23 @@ class Messages:
     payloads: pa.Array
     rows: Sequence[np.ndarray] | np.ndarray | None = None
     properties: pa.Array | pa.Scalar | None = None
+
+    def written(self, wrong: Mapping[int, str], **beside: Any) -> list[Written]:
+        """The messages one by one, for a look at what would be published.
+
+        Args:
+            wrong: Why some rows have no message.
+            beside: What is published beside each.
+
+        Raises:
+            RejectedRecords: There are such rows.
+        """
+        if wrong:
+            refuse(wrong)
+        payloads = self.payloads.cast(pa.binary()).to_pylist()
+        return [
+            Written(self.names[at], payload, beside) for at, payload in zip(self.index.tolist(), payloads, strict=True)
+        ]
 
     def rows_of(self, message: int) -> list[int]:
         """The rows that a message holds."""

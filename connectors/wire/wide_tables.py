@@ -12,6 +12,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from connectors.contract import ConfigError
+from connectors.dry_run import Written, columns_of, refuse
 from connectors.wire.lakehouse import create, quoted, text
 from connectors.wire.pivot import QUALITY, TEXT, Dialect, Pivot, Rows, Signal, cells
 from normalization.facts import TIMESTAMP, Quality, field_of
@@ -106,6 +108,26 @@ def batches(batch: pa.RecordBatch, rows: Rows, signals: Sequence[Signal]) -> Ite
             values, qualities = cells(batch, rows, signal, start, stop)
             made += [qualities] if values is None else [values, qualities]
         yield pa.RecordBatch.from_arrays(made, schema=schema)
+
+
+def written(batch: pa.RecordBatch, partition_time: str, place: str) -> list[Written]:
+    """The rows of a batch in a table that has no signals yet.
+
+    Args:
+        batch: The readings.
+        partition_time: See `pivot`.
+        place: The table.
+
+    Raises:
+        DeliveryError: A column cannot be, or a reading cannot be in one.
+    """
+    made = pivot(partition_time)
+    found = made.signals(batch, {})
+    if found.unfit:
+        raise ConfigError(f"{place}: {'; '.join(found.unfit)}")
+    if found.rejected:
+        refuse(found.rejected)
+    return [one for some in batches(batch, made.rows(batch), found.signals) for one in columns_of(some, place)]
 
 
 def _columns(signal: Signal) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """What a user writes about a Modbus source, and the values that it means."""
 
 import ssl
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from typing_extensions import override
 
 from connectors.contract import Context, Reader
+from connectors.dry_run import Captured, Registers
 from connectors.settings import Duration, Mapping, Place, Settings, SourceConfig, TlsSettings
 from connectors.sources.modbus.address import Style
 from connectors.sources.modbus.datatypes import Order
@@ -17,7 +19,7 @@ from connectors.sources.modbus.endpoint import Endpoint, endpoint_of
 from connectors.sources.modbus.plan import Forbidden, Kind, Point
 from connectors.sources.modbus.register import RegisterConfig
 from connectors.sources.modbus.tables import raise_all, read_csv
-from normalization.reading import Tag
+from normalization.reading import Columns, Tag
 
 if TYPE_CHECKING:
     from connectors.sources.modbus.serial_line import SerialFormat
@@ -233,6 +235,27 @@ class ModbusConfig(SourceConfig):
     def named_tags(self) -> bool:
         self.tag_rows()
         return True
+
+    @override
+    def rows(self) -> list[Tag]:
+        return self.tag_rows()
+
+    @override
+    def row(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
+        for row in self.tag_rows():
+            names = (row.address, row.tag_name, f"{row.device_id}/{row.address}", f"{row.device_id}/{row.tag_name}")
+            if address in names and device in ("", row.device_id):
+                return row
+        return None
+
+    @override
+    def decode(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
+        from connectors.sources.modbus.captured import decode
+
+        return [
+            decode(self, one, intern) if isinstance(one, Registers) else self.decode_sample(one, intern)
+            for one in captured
+        ]
 
     @override
     def reader(self, context: Context) -> Reader:

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
@@ -10,12 +11,14 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Reader
+from connectors.dry_run import Captured
 from connectors.settings import Duration, SecretStr, Settings, Size, SourceConfig, TlsSettings
 from connectors.sources.mqtt.paths import parse_path
 from connectors.sources.mqtt.times import UNITS
 from connectors.sources.mqtt.topics import pattern_places
 from connectors.wire.mqtt_settings import endpoint_address
 from connectors.wire.sparkplug import state_topic
+from normalization.reading import Columns, Tag
 
 METADATA = "metadata."
 _PLACES = ("site", "area", "line", "equipment", "signal_type")
@@ -309,9 +312,35 @@ class MqttConfig(SourceConfig):
 
     @override
     def named_tags(self) -> bool:
+        return self._named(lambda _: 0)
+
+    @override
+    def rows(self) -> list[Tag]:
+        found: list[Tag] = []
+
+        def keep(tag: Tag) -> int:
+            found.append(tag)
+            return 0
+
+        self._named(keep)
+        return found
+
+    @override
+    def row(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
+        from connectors.sources.mqtt.captured import row
+
+        return row(self, address, device, unit, tag_name)
+
+    @override
+    def decode(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
+        from connectors.sources.mqtt.captured import Replay
+
+        return Replay(self, intern).decode(captured)
+
+    def _named(self, intern: Callable[[Tag], int]) -> bool:
         from connectors.sources.mqtt.payload import Decoder
 
-        decoder = Decoder(self, lambda _: 0)
+        decoder = Decoder(self, intern)
         complete = bool(self.subscriptions)
         for one in self.subscriptions:
             topic = one.topic.split("/", 2)[-1] if one.topic.startswith("$share/") else one.topic

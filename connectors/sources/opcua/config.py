@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,8 +12,10 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Reader
+from connectors.dry_run import Captured
 from connectors.settings import Duration, Mapping, SecretStr, Settings, Size, SourceConfig
 from connectors.sources.opcua.names import PathFilter, parse_node_id, parse_path
+from normalization.reading import Columns, Tag
 
 _Trigger = Literal["status", "status_value", "status_value_timestamp"]
 
@@ -379,14 +382,26 @@ class OpcUaConfig(SourceConfig):
 
     @override
     def named_tags(self) -> bool:
-        for node in self.nodes:
-            if node.path is not None:
-                names = [name for _, name in parse_path(node.path)]
-                path = "/".join(names[1:] if names[0] == "Objects" else names)
-                self.tag("", node.path, names[-1], own=node, names=[path])
-            elif node.id is not None:
-                self.tag("", node.id, str(parse_node_id(node.id).identifier), own=node)
+        self.rows()
         return False  # the server knows further names of these, and further nodes may be browsed
+
+    @override
+    def rows(self) -> list[Tag]:
+        from connectors.sources.opcua.captured import rows
+
+        return [tag for _, tag in rows(self)]
+
+    @override
+    def row(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
+        from connectors.sources.opcua.captured import row
+
+        return row(self, address, device, unit, tag_name)
+
+    @override
+    def decode(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
+        from connectors.sources.opcua.captured import decode
+
+        return [decode(self, one, intern) for one in captured]
 
     @override
     def trial(self) -> Self:

@@ -4,10 +4,12 @@ import re
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote
 
+import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Writer
+from connectors.dry_run import Written
 from connectors.settings import Duration, SecretStr, Settings, Size, TargetConfig, TlsSettings
 
 _URL: Final = re.compile(
@@ -197,3 +199,9 @@ class AmqpConfig(TargetConfig):
         from connectors.targets.amqp.writer import AmqpWriter
 
         return AmqpWriter(self, context)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        from connectors.targets.amqp.written import written
+
+        return written(self, batch)

@@ -3,10 +3,12 @@
 import re
 from typing import Final, Literal, Self
 
+import pyarrow as pa
 from pydantic import Field, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Writer
+from connectors.dry_run import Written
 from connectors.settings import Duration, Settings, TlsSettings, TlsTargetConfig
 from connectors.wire.messages import Template
 from connectors.wire.mqtt_names import TopicTemplate, fault, of_kinds
@@ -134,3 +136,9 @@ class AwsIotConfig(TlsTargetConfig):
         from connectors.targets.aws_iot.writer import AwsIotWriter
 
         return AwsIotWriter(self)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        from connectors.targets.aws_iot.writer import written
+
+        return written(self, batch)

@@ -12,7 +12,8 @@ import pyarrow as pa
 from typing_extensions import override
 
 from connectors.contract import DeliveryError, Finding, Limits, TransientError, Writer
-from connectors.targets.aws_iot.config import AwsIotConfig, topic_fault
+from connectors.dry_run import Written
+from connectors.targets.aws_iot.config import AwsIotConfig, AwsIotSettings, topic_fault
 from connectors.targets.aws_iot.shadow import Shadow, Update, answer, each, refusal
 from connectors.wire.mqtt_messages import MessageEncoder, MessageForm
 from connectors.wire.mqtt_outgoing import properties, topic_fields
@@ -41,6 +42,22 @@ def session_settings(config: AwsIotConfig) -> SessionSettings:
     )
 
 
+def message_form(own: AwsIotSettings) -> MessageForm:
+    """How readings become messages."""
+    common = properties(content_type="application/json") if own.version == "5" else None
+    return MessageForm(own.topics, readings=own.readings_per_message, arrays=True, properties=common, fault=topic_fault)
+
+
+def written(config: AwsIotConfig, batch: pa.RecordBatch) -> list[Written]:
+    """What would be published, the shadow first, as if nothing had been reported yet; nothing is connected."""
+    own, found = config.provider_config, []
+    if own.shadow_update:
+        updates = Shadow(own.thing_name, own.shadow_name, own.shadow_key).updates(batch)
+        found = [Written(update.topic, update.payload, {"qos": 1}) for update in updates]
+    messages, wrong = MessageEncoder(message_form(own)).encode(batch, _MOST_BYTES)
+    return [*found, *messages.written(wrong, qos=own.qos)]
+
+
 class AwsIotWriter(Writer):
     """Writes to one account as one thing."""
 
@@ -52,12 +69,7 @@ class AwsIotWriter(Writer):
             linger=1.0 if config.flush_interval is None else config.flush_interval,
         )
         self._config = config
-        common = properties(content_type="application/json") if own.version == "5" else None
-        self._encoder = MessageEncoder(
-            MessageForm(
-                own.topics, readings=own.readings_per_message, arrays=True, properties=common, fault=topic_fault
-            )
-        )
+        self._encoder = MessageEncoder(message_form(own))
         self._shadow = Shadow(own.thing_name, own.shadow_name, own.shadow_key) if own.shadow_update else None
         self._said: set[str] = set()
         self._waiting: dict[str, asyncio.Future[DeliveryError | None]] = {}

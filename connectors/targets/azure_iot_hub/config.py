@@ -3,10 +3,12 @@
 import re
 from typing import Final, Literal
 
+import pyarrow as pa
 from pydantic import Field, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Writer
+from connectors.dry_run import Written
 from connectors.settings import Duration, SecretStr, Settings, TlsSettings, TlsTargetConfig
 from connectors.targets.azure_iot_hub.tokens import key_bytes
 from connectors.wire.messages import Template
@@ -193,3 +195,9 @@ class AzureIotHubConfig(TlsTargetConfig):
         from connectors.targets.azure_iot_hub.writer import AzureIotHubWriter
 
         return AzureIotHubWriter(self)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        from connectors.targets.azure_iot_hub.writer import written
+
+        return written(self, batch)

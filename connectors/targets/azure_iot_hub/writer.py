@@ -27,8 +27,9 @@ from connectors.contract import (
     TransientError,
     Writer,
 )
+from connectors.dry_run import Written
 from connectors.settings import SecretStr
-from connectors.targets.azure_iot_hub.config import AzureIotHubConfig, DpsSettings
+from connectors.targets.azure_iot_hub.config import AzureIotHubConfig, AzureIotHubSettings, DpsSettings
 from connectors.targets.azure_iot_hub.tokens import device_key, token
 from connectors.wire.mqtt_messages import MessageEncoder, MessageForm
 from connectors.wire.mqtt_outgoing import topic_fields
@@ -121,6 +122,30 @@ def refusal(status: int, what: str) -> DeliveryError:
     return TransientError(text) if status >= 500 else ConfigError(text)
 
 
+def message_form(own: AzureIotHubSettings, device: str) -> MessageForm:
+    """How readings become messages.
+
+    Args:
+        own: The target's settings.
+        device: The device, as the settings or the provisioning service say.
+    """
+    return MessageForm(
+        [topic(device, own.part("module_id"), own.properties)],
+        readings=own.readings_per_message,
+        arrays=True,
+        clean=_escaped,
+        fault=lambda name: "its properties are too long" if len(name) > 60_000 else None,
+    )
+
+
+def written(config: AzureIotHubConfig, batch: pa.RecordBatch) -> list[Written]:
+    """The telemetry that would be sent; nothing is connected. A twin is told apart from it and only what has changed."""
+    own = config.provider_config
+    device = own.part("device_id") or (own.dps.registration_id if own.dps is not None else "")
+    messages, wrong = MessageEncoder(message_form(own, device)).encode(batch, _MOST_BYTES)
+    return messages.written(wrong, qos=own.qos)
+
+
 class AzureIotHubWriter(Writer):
     """Writes to one hub as one device or module."""
 
@@ -150,14 +175,7 @@ class AzureIotHubWriter(Writer):
             self._assigned = await self._register(own.dps)
         hub, device = self._assigned or (config.hub(), own.part("device_id") or "")
         module = own.part("module_id")
-        form = MessageForm(
-            [topic(device, module, own.properties)],
-            readings=own.readings_per_message,
-            arrays=True,
-            clean=_escaped,
-            fault=lambda name: "its properties are too long" if len(name) > 60_000 else None,
-        )
-        self._encoder = MessageEncoder(form)
+        self._encoder = MessageEncoder(message_form(own, device))
         client_id = f"{device}/{module}" if module else device
         place = f"{hub}/devices/{quote(device, safe='')}" + (f"/modules/{quote(module, safe='')}" if module else "")
         key = own.part("shared_access_key") or (_dps_key(own.dps) if own.dps else None)

@@ -3,12 +3,14 @@
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Writer
+from connectors.dry_run import Written, refuse
 from connectors.settings import Duration, SecretStr, Size, TargetConfig, TlsSettings
-from connectors.wire.line_protocol import LineFormat
+from connectors.wire.line_protocol import LineEncoder, LineFormat
 from connectors.wire.line_settings import LineProtocolSettings
 
 Version = Literal["1.x", "2.x", "3.x", "victoriametrics"]
@@ -142,3 +144,10 @@ class InfluxConfig(TargetConfig):
         from connectors.targets.influxdb.writer import InfluxWriter
 
         return InfluxWriter(self)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        lines = LineEncoder(self.provider_config.line_format).encode(batch)
+        if lines.rejected:
+            refuse(dict(zip(lines.rejected, lines.reasons, strict=True)))
+        return [Written(self.address, lines.payload)]

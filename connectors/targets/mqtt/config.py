@@ -3,10 +3,12 @@
 import re
 from typing import Annotated, Literal, Self
 
+import pyarrow as pa
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Writer
+from connectors.dry_run import Written
 from connectors.settings import Duration, SecretStr, Settings, Size, TlsSettings, TlsTargetConfig
 from connectors.wire.mqtt_names import TopicTemplate, of_kinds
 from connectors.wire.mqtt_settings import PLAIN_SCHEMES, endpoint_address
@@ -176,3 +178,9 @@ class MqttTargetConfig(TlsTargetConfig):
         from connectors.targets.mqtt.writer import MqttWriter
 
         return MqttWriter(self, context)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        from connectors.targets.mqtt.written import written
+
+        return written(self, batch, context)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from connectors.contract import ConfigError, Context, Finding, Limits, TransientError, Writer
-from connectors.targets.mqtt.config import MqttTargetConfig
+from connectors.targets.mqtt.config import EdgeSettings, MqttTargetConfig
 from connectors.targets.mqtt.edge import Edge, Outgo
 from connectors.targets.mqtt.writer import check_broker, session_settings
 from connectors.wire.mqtt_outgoing import topic_fields
@@ -28,6 +28,16 @@ from connectors.wire.sparkplug import state_topic
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
+
+
+def edge_name(own: EdgeSettings, gateway: str) -> str:
+    """Name of the edge node."""
+    return re.sub(r"[/+#\x00]", "_", own.node or gateway)
+
+
+def new_edge(own: EdgeSettings, name: str, kept: bytes | None) -> Edge:
+    """The edge node, as it was kept by an earlier process if there is such a state."""
+    return Edge(own.group, name, own.device, own.metric, kept)
 
 
 class EdgeWriter(Writer):
@@ -42,8 +52,7 @@ class EdgeWriter(Writer):
         )
         self._config = config
         self._context = context
-        node = own.sparkplug.node or context.gateway
-        self._name = re.sub(r"[/+#\x00]", "_", node)
+        self._name = edge_name(own.sparkplug, context.gateway)
         # another node has other aliases and another bdSeq
         self._file = context.directory / f"sparkplug-{re.sub(r'[^A-Za-z0-9_.-]', '_', self._name)}.json"
         self._edge: Edge | None = None
@@ -59,7 +68,7 @@ class EdgeWriter(Writer):
             own = self._config.provider_config.sparkplug
             kept = self._file.read_bytes() if self._file.exists() else None
             try:
-                self._edge = Edge(own.group, self._name, own.device, own.metric, kept)
+                self._edge = new_edge(own, self._name, kept)
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{self._file}: cannot be read; remove it and aliases begin anew") from error
         return self._edge

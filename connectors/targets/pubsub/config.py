@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Writer
+from connectors.dry_run import Written, refuse
 from connectors.settings import Settings, Size, TargetConfig
 from connectors.wire.messages import Template
 from normalization.reading import TAG_COLUMNS
@@ -117,3 +119,18 @@ class PubSubConfig(TargetConfig):
         from connectors.targets.pubsub.writer import PubSubWriter
 
         return PubSubWriter(self)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        """The requests; a project that only the credentials name is not in them."""
+        from connectors.targets.pubsub.encode import MessageEncoder
+
+        found = MessageEncoder(self.provider_config).encode(batch)
+        if found.rejected:
+            refuse(found.rejected)
+        project = self.provider_config.project or ""
+        return [
+            Written(request.topic, request.message(project), {"messages": len(request)})
+            for lane in found.lanes
+            for request in lane
+        ]

@@ -3,10 +3,12 @@
 import re
 from typing import Annotated, Literal
 
+import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import override
 
 from connectors.contract import Context, Writer
+from connectors.dry_run import Written
 from connectors.settings import Duration, SecretStr, Settings, TargetConfig, TlsSettings
 
 _URL = re.compile(
@@ -130,3 +132,10 @@ class TimescaleConfig(TargetConfig):
         from connectors.targets.timescaledb.writer import TimescaleWriter
 
         return TimescaleWriter(self, context)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        """The rows; with the layout `wide`, as they are in a table that has no signals yet."""
+        from connectors.targets.timescaledb.written import written
+
+        return written(self, batch)

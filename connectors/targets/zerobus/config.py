@@ -3,12 +3,15 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from pydantic import AfterValidator, Field
 from typing_extensions import override
 
 from connectors.contract import Context, Writer
+from connectors.dry_run import Written, columns_of
 from connectors.settings import Duration, SecretStr, Settings, TargetConfig
 from connectors.targets.zerobus.schema import FULL_NAME
+from normalization.reading import table as table_of
 
 _PART = r"[A-Za-z0-9_]+"
 
@@ -88,6 +91,16 @@ class ZeroBusConfig(TargetConfig):
         from connectors.targets.zerobus.writer import ZeroBusWriter
 
         return ZeroBusWriter(self, context)
+
+    @override
+    def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:
+        """The rows of a table that has every column; which ones it has, only the service knows."""
+        own = self.provider_config
+        if own.layout == "wide":
+            from connectors.wire import wide_tables
+
+            return wide_tables.written(batch, own.partition_time, own.table)
+        return columns_of(table_of(batch, own.partition_time), own.table)
 
 
 class TableTarget(Settings):
