@@ -9,6 +9,7 @@ import typer
 
 from bifrost.browse import browse
 from bifrost.certs import certs
+from bifrost.config_tests import run_tests
 from bifrost.configuration import configuration
 from bifrost.create import create
 from bifrost.delta import delta
@@ -162,6 +163,7 @@ def ledger(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
 
 app.command()(browse)
 app.command()(explain)
+app.command(name="test-config")(run_tests)
 
 
 @app.command(name="test")

@@ -201,7 +201,7 @@ def explain(
     source: SourceConfig,
     captured: Sequence[Captured | pa.RecordBatch],
     tags: TagTable,
-    received: int,
+    received: int | Sequence[int],
 ) -> Explanation:
     """What the flow makes of what came from a source.
 
@@ -211,7 +211,7 @@ def explain(
         captured: What came, in this order; the last is explained, those before it are what the source, and report by
             exception, remember. Batches of ``FACTS`` are readings that a reader has made, whose tags are in `tags`.
         tags: The tag table; an empty one unless readings are given.
-        received: When it was received, µs since the epoch, UTC.
+        received: When it was received, µs since the epoch, UTC; one for all, or one for each.
 
     Raises:
         CapturedError: The source gets no such thing.
@@ -223,12 +223,13 @@ def explain(
     flow = _Flow(config, source, tags)
     readings: list[Reading] = []
     sequence = 0
-    for one in captured:
+    times = [received] * len(captured) if isinstance(received, int) else received
+    for one, when in zip(captured, times, strict=True):
         if isinstance(one, pa.RecordBatch):
             facts = one
         else:
             rows = next(decoded)
-            facts = rows.to_batch(np.full(len(rows), received, np.int64), sequence)
+            facts = rows.to_batch(np.full(len(rows), when, np.int64), sequence)
         readings = flow.readings(facts)
         sequence += len(facts)
     last = captured[-1]
