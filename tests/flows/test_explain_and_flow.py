@@ -1,0 +1,222 @@
+"""What `bifrost explain` says is what the running gateway does: the same input, once through each."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from asyncua import Server, ua
+
+from config.loader import load
+from config.models import Configuration
+from connectors.dry_run import Captured, Message, Registers, Sample
+from connectors.wire.sparkplug_values import DataType
+from flows.explain import Reading, explain, plain
+from normalization.reading import TagTable
+from tests.connectors.sources.modbus.device import Request, running, word
+from tests.connectors.sources.sparkplug_bench import bdseq, metric, payload, properties
+from tests.mosquitto_broker import Broker
+from tests.ports import free_port
+from tests.running_gateway import gateway, until
+
+CONFIG = """
+gateway:
+  name: gw
+  directory: {folder}/data
+  cloud:
+    default_connector: rest
+    connectors:
+      rest: {{type: file, endpoint: {folder}/rest}}
+      hot: {{type: file, endpoint: {folder}/hot, format: line_protocol}}
+      bus:
+        type: mqtt
+        endpoint: mqtt://127.0.0.1:{mqtt}
+        provider_config: {{topic_prefix: out, data_topic: "", topic: "{{path}}"}}
+web_ui: {{enabled: false}}
+sources:
+  - name: lab
+    protocol: mqtt
+    endpoint: mqtt://127.0.0.1:{mqtt}
+    site: hamburg
+    subscriptions:
+      - {{topic: plant/#, pattern: "plant/{{area}}/{{device_id}}/{{tag_name}}"}}
+      - {{topic: spBv1.0/#, format: sparkplug}}
+    tags:
+      - {{match: "*/temperature", scale: 1.8, offset: 32, unit: °F, report: {{deadband: 5}}}}
+      - {{match: "*/level", type: integer}}
+  - name: press
+    protocol: modbus
+    endpoint: {modbus}
+    interval: 200ms
+    timeout: 20s
+    line: line 1
+    registers:
+      - {{name: speed, address: 10, type: uint32, unit: rpm, scale: 0.1}}
+      - {{name: ready, address: 3, type: bit, kind: coil}}
+  - name: oven
+    protocol: opcua
+    endpoint: {opcua}
+    nodes: [{{id: "ns=2;s=Heat", unit: °C, equipment: oven}}]
+routing_rules:
+  - {{name: warm, condition: "unit LIKE '°_' AND value > 50", connectors: [hot, bus], priority: 3}}
+  - {{name: bad, condition: "quality <> 'GOOD'", connectors: [bus]}}
+"""
+SENT = [
+    ("plant/hall/boiler/temperature", b'{"value": 30, "timestamp": "2026-03-04T05:06:07Z"}'),
+    ("plant/hall/boiler/temperature", b'{"value": 31, "timestamp": "2026-03-04T05:06:08Z"}'),
+    ("plant/hall/boiler/state", b'{"mode": "run", "count": 3, "quality": "bad"}'),
+    ("plant/hall/boiler/level", b'{"value": "high"}'),
+    ("plant/hall/boiler/flow", b'{"value": '),
+    ("spBv1.0/G/NBIRTH/N", payload(0, bdseq(0))),
+    ("spBv1.0/G/DBIRTH/N/D", payload(1, properties(metric(DataType.DOUBLE, 60.5, "temp", 7), engUnit="°C"))),
+    ("spBv1.0/G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 70.25, alias=7))),
+]
+BIFROST = [sys.executable, "-m", "bifrost"]
+HEAT, MEASURED = 75.5, datetime(2026, 3, 4, 5, 6, 7, 250_000, tzinfo=UTC)
+
+
+@asynccontextmanager
+async def oven(port: int) -> AsyncIterator[str]:
+    """An OPC UA server with one node."""
+    server = Server()
+    await server.init()
+    server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/oven")
+    await server.register_namespace("urn:oven")
+    node = await server.nodes.objects.add_variable(ua.NodeId("Heat", 2), "2:Heat", 0.0, ua.VariantType.Float)
+    async with server:
+        status = ua.StatusCode(ua.StatusCodes.UncertainSensorNotAccurate)
+        value = ua.Variant(HEAT, ua.VariantType.Float)
+        when = MEASURED.replace(tzinfo=None)
+        await server.write_attribute_value(node.nodeid, ua.DataValue(value, status, when))
+        yield f"opc.tcp://127.0.0.1:{port}/oven"
+
+
+def kept(said: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on when a reading came, among which others, and which journal it was in."""
+    return {key: part for key, part in said.items() if key not in ("shard", "sequence", "received_time")}
+
+
+def lines(folder: Path) -> list[str]:
+    return [line for file in sorted(folder.glob("*")) for line in file.read_text().splitlines()]
+
+
+def explained(config: Configuration, source: str, *captured: Captured) -> list[Reading]:
+    """What explain says of everything that came, one after the other."""
+    (one,) = [one for one in config.sources if one.name == source]
+    found = []
+    for last in range(1, len(captured) + 1):
+        found += explain(config, one, captured[:last], TagTable(), 1_800_000_000_000_000).readings
+    return found
+
+
+def written(readings: list[Reading], target: str) -> list[str]:
+    """The payloads that a target would get."""
+    return [
+        (one.payload or b"").decode()
+        for reading in readings
+        for found in reading.targets
+        if found.name == target
+        for one in found.written
+    ]
+
+
+def without_numbers(line: str) -> str:
+    """A line of line protocol without its number and the journal that gave it."""
+    return re.sub(r",shard=[^ ]+|,sequence=\d+i", "", line.rstrip())
+
+
+async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    (tmp_path / "broker").mkdir()
+    async with Broker(tmp_path / "broker") as broker, running() as device, oven(free_port()) as opcua:
+        text = CONFIG.format(folder=tmp_path, mqtt=broker.port, modbus=device.endpoint, opcua=opcua)
+        file.write_text(text)
+        with (tmp_path / "heard").open("wb") as heard:
+            listener = subprocess.Popen(
+                ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(broker.port), "-t", "out/#", "-v"], stdout=heard
+            )
+            try:
+                with gateway(file):
+                    await until(lambda: broker.log().count("Sending SUBACK") >= 2, file)
+                    for topic, sent in SENT:
+                        command = [
+                            "mosquitto_pub",
+                            "-h",
+                            "127.0.0.1",
+                            "-p",
+                            str(broker.port),
+                            "-q",
+                            "1",
+                            "-t",
+                            topic,
+                            "-s",
+                        ]
+                        await asyncio.to_thread(subprocess.run, command, input=sent, check=True)
+
+                    def arrived() -> bool:
+                        said = "".join(lines(tmp_path / "rest") + lines(tmp_path / "hot"))
+                        bus = (tmp_path / "heard").read_text()
+                        ends = ("press", "oven", "70.25", "uncertain", "mode")
+                        return all(end in (said + bus).lower() for end in ends)
+
+                    await until(arrived, file, 30)
+            finally:
+                listener.kill()
+                listener.wait()
+    config = load(file)
+    readings = explained(config, "lab", *(Message(topic, sent) for topic, sent in SENT))
+    ten, three = Request(0, 1, 3, 10, 2), Request(0, 1, 1, 3, 1)
+    readings += explained(config, "press", Registers(10, (word(ten, 10), word(ten, 11))))
+    readings += explained(config, "press", Registers(3, (word(three, 3) & 1,), "coil"))
+    measured = round(MEASURED.timestamp() * 1e6)
+    (row,) = next(one for one in config.sources if one.name == "oven").rows()
+    heat = Sample(row, HEAT, "UncertainSensorNotAccurate", measured, "Float")
+    readings += explained(config, "oven", heat)
+
+    def once(found: list[str]) -> set[str]:
+        """Each line once, because Modbus is read again and again; a server's name is known at the server only."""
+        known = [
+            kept(json.loads(line)) for line in found if '\\"state\\":' not in line
+        ]  # of a connection, on a slow machine
+        return {
+            json.dumps(one | {"device_id": ""} if one["source"] == "oven" else one, sort_keys=True) for one in known
+        }
+
+    assert once(written(readings, "rest")) == once(lines(tmp_path / "rest"))
+    hot = {without_numbers(line) for line in lines(tmp_path / "hot")}
+    assert {without_numbers(line) for line in written(readings, "hot")} == hot
+    bus = [line.partition(" {") for line in (tmp_path / "heard").read_text().splitlines()]
+    assert once(written(readings, "bus")) == once(["{" + said for _, _, said in bus])
+    topics = {one.place for reading in readings for t in reading.targets if t.name == "bus" for one in t.written}
+    assert topics == {topic for topic, _, _ in bus}
+
+    # what went nowhere, with the reasons that the gateway gives
+    dead = {reading.dead_letter for reading in readings if reading.dead_letter}
+    left_out = [reading.left_out for reading in readings if reading.left_out]
+    told = subprocess.run(
+        [*BIFROST, "dlq", "list", "-c", str(file), "--json", "--each"], capture_output=True, check=True, text=True
+    ).stdout
+    assert len(dead) == 2
+    assert all(json.dumps(reason, ensure_ascii=False)[1:-1] in told for reason in dead), (dead, told)
+    assert left_out == ["report by exception: deadband"]
+    ledger = subprocess.run([*BIFROST, "ledger", "-c", str(file), "--json"], capture_output=True, check=True, text=True)
+    assert json.loads(ledger.stdout)["unaccounted"] == 0
+    assert '"deadband": 1' in ledger.stdout, ledger.stdout
+
+
+def test_the_explanation_is_plain_json(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(CONFIG.format(folder=tmp_path, mqtt=1883, modbus="tcp://127.0.0.1", opcua="opc.tcp://127.0.0.1"))
+    config = load(file)
+    source = config.sources[0]
+    sent = [Message(topic, data) for topic, data in SENT[-3:]]
+    told = plain(explain(config, source, sent, TagTable(), 0))
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    (reading,) = told["readings"]
+    assert reading["normalized"]["value"] == 70.25
