@@ -39,7 +39,8 @@ def explain(
     ] = None,
     quality: Annotated[str, typer.Option(help="Its quality, in words or as the protocol's number.")] = "",
     when: Annotated[
-        str | None, typer.Option("--time", help="When it was measured, ISO 8601.", metavar="TIME", show_default="now")
+        str | None,
+        typer.Option("--time", help="When it was measured, ISO 8601; absent: the device does not say.", metavar="TIME"),
     ] = None,
     unit: Annotated[str, typer.Option(help="The unit that the device gives.")] = "",
     device: Annotated[str, typer.Option(help="The device as its protocol names it.")] = "",
@@ -107,7 +108,7 @@ def _json(text: str | None) -> Any:
 
 def _micros(text: str | None) -> int | None:
     if text is None:
-        return time.time_ns() // 1000
+        return None
     try:
         said = datetime.fromisoformat(text)
     except ValueError:

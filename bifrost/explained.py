@@ -96,6 +96,6 @@ def _target(target: Target, told: dict[str, Any], steps: _Steps) -> None:
             size = len(base64.b64decode(payload["base64"]))
             steps.add("", f"{size} bytes that are no text; --json has them")
         elif payload is not None:
-            steps.add("", _value(payload))
+            steps.add("", _value(payload.rstrip("\n")))
         if beside:
             steps.add("", _value(beside))

@@ -7,6 +7,7 @@ decoder, `Normalizer`, `Reporter`, `Router`, and the targets' encoders. Nothing 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from config.models import Configuration
 from connectors.contract import Context, DeliveryError
-from connectors.dry_run import Captured, CapturedError, Message, Registers, Sample, Written
+from connectors.dry_run import Captured, Message, Registers, Written
 from connectors.settings import SourceConfig
 from connectors.wire.json_lines import JsonLinesEncoder
 from delivery.journal import SHARDS, shard_of
@@ -38,6 +39,7 @@ __all__ = [
     "sources_of",
 ]
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PLACES: Final = ("site", "area", "line", "equipment", "signal_type")
 
 
@@ -373,16 +375,19 @@ def _shown(column: str, value: Any) -> Any:
 
 
 def _told(captured: Captured) -> dict[str, Any]:
-    match captured:
-        case Message():
-            return {"topic": captured.topic, "payload": captured.payload, "retained": captured.retained}
-        case Registers():
-            return asdict(captured)
-        case Sample():
-            tag = captured.tag
-            told = {"device": tag.device_id, "tag": tag.address, "value": captured.value}
-            return told | {k: v for k in ("quality", "time", "type") if (v := getattr(captured, k)) not in ("", None)}
-    raise CapturedError("nothing was captured")
+    if isinstance(captured, Message):
+        return {"topic": captured.topic, "payload": captured.payload, "retained": captured.retained}
+    if isinstance(captured, Registers):
+        told: dict[str, Any] = {"table": captured.table, "first": captured.first, "words": captured.words}
+        if captured.unit_id is not None:
+            told["unit_id"] = captured.unit_id
+    else:
+        tag = captured.tag
+        told = {"device": tag.device_id, "tag": tag.address, "value": captured.value}
+        told |= {key: said for key in ("quality", "type") if (said := getattr(captured, key)) != ""}
+    if captured.time is not None:
+        told["time"] = _EPOCH + timedelta(microseconds=captured.time)
+    return told
 
 
 def plain(explanation: Explanation) -> dict[str, Any]:

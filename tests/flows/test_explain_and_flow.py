@@ -77,7 +77,6 @@ SENT = [
     ("spBv1.0/G/DBIRTH/N/D", payload(1, properties(metric(DataType.DOUBLE, 60.5, "temp", 7), engUnit="°C"))),
     ("spBv1.0/G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 70.25, alias=7))),
 ]
-BIFROST = [sys.executable, "-m", "bifrost"]
 HEAT, MEASURED = 75.5, datetime(2026, 3, 4, 5, 6, 7, 250_000, tzinfo=UTC)
 
 
@@ -131,6 +130,12 @@ def without_numbers(line: str) -> str:
     return re.sub(r",shard=[^ ]+|,sequence=\d+i", "", line.rstrip())
 
 
+async def answer(*arguments: str) -> str:
+    """What a verb prints."""
+    command = [sys.executable, "-m", "bifrost", *arguments]
+    return (await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True, text=True)).stdout
+
+
 async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     (tmp_path / "broker").mkdir()
@@ -138,9 +143,8 @@ async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Pa
         text = CONFIG.format(folder=tmp_path, mqtt=broker.port, modbus=device.endpoint, opcua=opcua)
         file.write_text(text)
         with (tmp_path / "heard").open("wb") as heard:
-            listener = subprocess.Popen(
-                ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(broker.port), "-t", "out/#", "-v"], stdout=heard
-            )
+            command = ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(broker.port), "-t", "out/#", "-v"]
+            listener = await asyncio.create_subprocess_exec(*command, stdout=heard)
             try:
                 with gateway(file):
                     await until(lambda: broker.log().count("Sending SUBACK") >= 2, file)
@@ -168,7 +172,7 @@ async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Pa
                     await until(arrived, file, 30)
             finally:
                 listener.kill()
-                listener.wait()
+                await listener.wait()
     config = load(file)
     readings = explained(config, "lab", *(Message(topic, sent) for topic, sent in SENT))
     ten, three = Request(0, 1, 3, 10, 2), Request(0, 1, 1, 3, 1)
@@ -199,15 +203,13 @@ async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Pa
     # what went nowhere, with the reasons that the gateway gives
     dead = {reading.dead_letter for reading in readings if reading.dead_letter}
     left_out = [reading.left_out for reading in readings if reading.left_out]
-    told = subprocess.run(
-        [*BIFROST, "dlq", "list", "-c", str(file), "--json", "--each"], capture_output=True, check=True, text=True
-    ).stdout
+    told = await answer("dlq", "list", "-c", str(file), "--json", "--each")
     assert len(dead) == 2
     assert all(json.dumps(reason, ensure_ascii=False)[1:-1] in told for reason in dead), (dead, told)
     assert left_out == ["report by exception: deadband"]
-    ledger = subprocess.run([*BIFROST, "ledger", "-c", str(file), "--json"], capture_output=True, check=True, text=True)
-    assert json.loads(ledger.stdout)["unaccounted"] == 0
-    assert '"deadband": 1' in ledger.stdout, ledger.stdout
+    ledger = await answer("ledger", "-c", str(file), "--json")
+    assert json.loads(ledger)["unaccounted"] == 0
+    assert '"deadband": 1' in ledger
 
 
 def test_the_explanation_is_plain_json(tmp_path: Path) -> None:
