@@ -155,7 +155,7 @@ def _of_tag(
         raise CapturedError(f"`{tag}` may be meant in several places, say more, or --source: {names}")
     (one, row), *_ = found
     if unit or device:
-        row = one.row(row.address, device, unit) or row
+        row = one.row_of(row.address, device, unit) or row
     said = int(quality, 0) if quality.strip().isdecimal() or quality.startswith("0x") else quality
     return _explained(config, one, [Sample(row, value, said, when)])
 

@@ -19,7 +19,7 @@ class Sample:
     """A value of one tag.
 
     Attributes:
-        tag: The tag's row, as `SourceConfig.row` gives it.
+        tag: The tag's row, as `SourceConfig.row_of` gives it.
         value: The value, as the device says it.
         quality: Its quality in words or as the protocol's number; empty for good.
         time: When it was measured, µs since the epoch, UTC; None where the device does not say.

@@ -64,11 +64,11 @@ class SourceConfig(Place):
         """The source for a look that must leave nothing behind at the device and disturb no gateway that reads it."""
         return self
 
-    def rows(self) -> list[Tag]:
+    def named_rows(self) -> list[Tag]:
         """The rows of the tags that the configuration names, as far as they are known without a connection."""
         return []
 
-    def row(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
+    def row_of(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
         """The row of a tag that the source would give this address; None where it would never read it.
 
         Args:
@@ -77,10 +77,10 @@ class SourceConfig(Place):
             unit: The unit that its protocol gives.
             tag_name: The name that its protocol gives; made from the address when empty.
         """
-        known = next((row for row in self.rows() if address in (row.address, row.tag_name)), None)
+        known = next((row for row in self.named_rows() if address in (row.address, row.tag_name)), None)
         return known or self.tag(device or self.name, address, tag_name or address, unit)
 
-    def decode(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
+    def decode_captured(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
         """The readings that the source's reader makes of what came from the device, in this order; nothing is connected.
 
         Args:

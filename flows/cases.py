@@ -81,7 +81,7 @@ def _one(config: Configuration, source: SourceConfig, given: Given) -> Captured:
     rows = [row for one, row in sources_of(config, tag, source.name)]
     if given.device or given.unit or not rows:
         address = rows[0].address if rows else tag
-        row = source.row(address, given.device, given.unit)
+        row = source.row_of(address, given.device, given.unit)
         rows = [row] if row is not None else []
     if not rows:
         raise CapturedError(f"the source {source.name} does not read `{tag}`")

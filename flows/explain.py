@@ -174,10 +174,10 @@ def sources_of(config: Configuration, tag: str, source: str = "") -> list[tuple[
         source: Name of the only source to look in.
     """
     wanted = [_counting(one) for one in config.sources if source in ("", one.name)]
-    named = [(one, row) for one in wanted for row in one.rows() if is_named(row, tag, config.path_template)]
+    named = [(one, row) for one in wanted for row in one.named_rows() if is_named(row, tag, config.path_template)]
     if named:
         return list({(one.name, row): (one, row) for one, row in named}.values())
-    return [(one, row) for one in wanted if (row := one.row(tag)) is not None]
+    return [(one, row) for one in wanted if (row := one.row_of(tag)) is not None]
 
 
 def _counting(source: SourceConfig) -> SourceConfig:
@@ -221,7 +221,7 @@ def explain(
     rest = [one for one in captured if not isinstance(one, pa.RecordBatch)]
     if source.matcher.taken is None:
         source = _counting(source)
-    decoded = iter(source.decode(rest, tags.intern) if rest else [])
+    decoded = iter(source.decode_captured(rest, tags.intern) if rest else [])
     flow = _Flow(config, source, tags)
     readings: list[Reading] = []
     sequence = 0

@@ -237,11 +237,11 @@ class ModbusConfig(SourceConfig):
         return True
 
     @override
-    def rows(self) -> list[Tag]:
+    def named_rows(self) -> list[Tag]:
         return self.tag_rows()
 
     @override
-    def row(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
+    def row_of(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
         for row in self.tag_rows():
             names = (row.address, row.tag_name, f"{row.device_id}/{row.address}", f"{row.device_id}/{row.tag_name}")
             if address in names and device in ("", row.device_id):
@@ -249,7 +249,7 @@ class ModbusConfig(SourceConfig):
         return None
 
     @override
-    def decode(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
+    def decode_captured(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
         from connectors.sources.modbus.captured import decode
 
         return [

@@ -315,7 +315,7 @@ class MqttConfig(SourceConfig):
         return self._named(lambda _: 0)
 
     @override
-    def rows(self) -> list[Tag]:
+    def named_rows(self) -> list[Tag]:
         found: list[Tag] = []
 
         def keep(tag: Tag) -> int:
@@ -326,13 +326,13 @@ class MqttConfig(SourceConfig):
         return found
 
     @override
-    def row(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
+    def row_of(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
         from connectors.sources.mqtt.captured import row
 
         return row(self, address, device, unit, tag_name)
 
     @override
-    def decode(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
+    def decode_captured(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
         from connectors.sources.mqtt.captured import Replay
 
         return Replay(self, intern).decode(captured)

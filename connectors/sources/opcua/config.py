@@ -382,23 +382,23 @@ class OpcUaConfig(SourceConfig):
 
     @override
     def named_tags(self) -> bool:
-        self.rows()
+        self.named_rows()
         return False  # the server knows further names of these, and further nodes may be browsed
 
     @override
-    def rows(self) -> list[Tag]:
+    def named_rows(self) -> list[Tag]:
         from connectors.sources.opcua.captured import rows
 
         return [tag for _, tag in rows(self)]
 
     @override
-    def row(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
+    def row_of(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
         from connectors.sources.opcua.captured import row
 
         return row(self, address, device, unit, tag_name)
 
     @override
-    def decode(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
+    def decode_captured(self, captured: Sequence[Captured], intern: Callable[[Tag], int]) -> list[Columns]:
         from connectors.sources.opcua.captured import decode
 
         return [decode(self, one, intern) for one in captured]
