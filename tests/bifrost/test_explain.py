@@ -1,5 +1,6 @@
 """`bifrost explain` and `bifrost test-config`: the page that describes them is run, and what is wrong is said."""
 
+import asyncio
 import json
 import re
 import shlex
@@ -12,6 +13,8 @@ import typer.testing
 
 from bifrost.cli import app
 from tests.command_in_process import quiet
+from tests.connectors.sources.modbus.device import Request, running, word
+from tests.ports import free_port
 
 __all__ = ["quiet"]
 
@@ -131,3 +134,23 @@ def test_names_of_tests_cannot_paint_the_screen_or_break_the_report(folder: Path
     code, said, _ = run("test-config", "-c", "gateway.yaml", "--junit", "out.xml")
     assert (code, "\x1b" in said) == (1, False)
     assert ElementTree.parse(folder / "out.xml").getroot().find(".//failure") is not None
+
+
+async def test_the_plant_itself_tells_the_value(folder: Path) -> None:
+    async with running() as device:
+        text = CONFIG.replace("tcp://192.168.1.20", device.endpoint)
+        (folder / "gateway.yaml").write_text(text, encoding="utf-8")
+        command = ("explain", "-c", "gateway.yaml", "oil_temperature", "-s", "press", "--read", "1500ms", "--json")
+        code, said, wrong = await asyncio.to_thread(run, *command)
+        assert code == 0, wrong
+        (reading,) = json.loads(said)["readings"]
+        seen = word(Request(0, 1, 3, 100, 1), 100)
+        assert reading["raw"]["value"] == (seen if seen < 2**15 else seen - 2**16)
+        assert reading["path"]["path"] == "hamburg/press/temperature/oil_temperature"
+
+
+def test_a_plant_that_does_not_answer_is_told(folder: Path) -> None:
+    text = CONFIG.replace("tcp://192.168.1.20", f"tcp://127.0.0.1:{free_port()}")
+    (folder / "gateway.yaml").write_text(text, encoding="utf-8")
+    code, _, said = run("explain", "-c", "gateway.yaml", "oil_temperature", "-s", "press", "--read", "1s")
+    assert (code, "gave no value within 1 s; press: " in said) == (1, True), said

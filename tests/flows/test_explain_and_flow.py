@@ -179,7 +179,7 @@ async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Pa
     readings += explained(config, "press", Registers(10, (word(ten, 10), word(ten, 11))))
     readings += explained(config, "press", Registers(3, (word(three, 3) & 1,), "coil"))
     measured = round(MEASURED.timestamp() * 1e6)
-    (row,) = next(one for one in config.sources if one.name == "oven").rows()
+    (row,) = next(one for one in config.sources if one.name == "oven").named_rows()
     heat = Sample(row, HEAT, "UncertainSensorNotAccurate", measured, "Float")
     readings += explained(config, "oven", heat)
 
