@@ -5,7 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.orphans import Server
@@ -128,3 +129,32 @@ class Broker:
         )  # fmt: skip
         output, _ = await process.communicate("".join(f"{message}\n" for message in messages).encode())
         assert process.returncode == 0, output.decode()
+
+
+class Onlooker:
+    """mosquitto_sub on one topic."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def line(self) -> list[str]:
+        """Retained flag, QoS and content of the next message, which must come."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(20):
+            return (await self._process.stdout.readline()).decode().rstrip("\n").split(" ", 2)
+
+
+@asynccontextmanager
+async def onlooker(broker: Broker, topic: str, name: str = "onlooker") -> AsyncIterator[Onlooker]:
+    """Somebody subscribed to a topic."""
+    before = broker.log().count(f"Sending SUBACK to {name}")
+    process = await asyncio.create_subprocess_exec(
+        "mosquitto_sub", "-h", "127.0.0.1", "-p", str(broker.port), "-i", name, "-q", "1", "-t", topic, "-F", "%r %q %p",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        await broker.until_logged(lambda log: log.count(f"Sending SUBACK to {name}") > before)
+        yield Onlooker(process)
+    finally:
+        process.kill()
+        await process.wait()

@@ -15,6 +15,7 @@ from connectors.sources.mqtt.config import MqttConfig
 from connectors.sources.mqtt.layout import Layout
 from connectors.sources.mqtt.reader import Connection, session_settings, subscriptions
 from connectors.wire.mqtt import ClosedError, MqttSession
+from connectors.wire.mqtt_status import status_topic
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class MqttReader(Reader, Counts):
         """A reader of the source `config`."""
         self.config: Final = config
         self._client_id = config.client_id or f"{context.gateway}-{config.name}"
+        said = config.status_topic
+        self._status = status_topic(said, gateway=context.gateway, source=config.name) if said else None
         self.counts: Counter[str] = Counter()
         self._brief = 0  # connections in a row that soon came to an end
 
@@ -40,7 +43,9 @@ class MqttReader(Reader, Counts):
     async def run(self, intake: Intake, state: bytes | None) -> None:
         earlier: list[str] = []
         for endpoint in self.config.endpoints:
-            connection = Connection(self.config, endpoint, self._client_id, intake, state, self.counts)
+            connection = Connection(
+                self.config, endpoint, self._client_id, intake, state, self.counts, status=self._status
+            )
             going_back = asyncio.create_task(self._go_back(earlier, connection))
             try:
                 await connection.run()

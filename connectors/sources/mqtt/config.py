@@ -17,6 +17,7 @@ from connectors.sources.mqtt.paths import parse_path
 from connectors.sources.mqtt.times import UNITS
 from connectors.sources.mqtt.topics import pattern_places
 from connectors.wire.mqtt_settings import endpoint_address
+from connectors.wire.mqtt_status import check_status_topic
 from connectors.wire.sparkplug import state_topic
 from normalization.reading import Columns, Tag
 
@@ -262,6 +263,11 @@ class MqttConfig(SourceConfig):
         le=65535,
         description="messages of QoS 1 and 2 that the broker may have under way without acknowledgement (MQTT 5)",
     )
+    status_topic: str | None = Field(
+        None,
+        description="topic that says, retained, `online`, and by a will `offline`; {gateway} and {source} may stand in it; none "
+        "when absent. Sparkplug has STATE for it, see `sparkplug.host_id`",
+    )
     max_unacknowledged: int = Field(
         50_000, ge=1, description="readings on their way to the disk above which nothing more is read from the broker"
     )
@@ -294,6 +300,13 @@ class MqttConfig(SourceConfig):
             raise ValueError(f"subscribed to twice: {', '.join(twice)}")
         if self.sparkplug.host_id is not None and not self.has_sparkplug:
             raise ValueError("`host_id` without a subscription of format sparkplug")
+        if self.status_topic:
+            if self.has_sparkplug:
+                raise ValueError(
+                    "`status_topic` does not go with format sparkplug, whose STATE says whether the gateway is online: set "
+                    "`sparkplug: {host_id: …}`, or read the other topics by a source of their own"
+                )
+            check_status_topic(self.status_topic, "gateway", "source")
         return self
 
     @property
@@ -356,7 +369,9 @@ class MqttConfig(SourceConfig):
         """A session of its own, which the broker forgets and nobody is told of: the gateway's keeps its messages."""
         mute = self.sparkplug.model_copy(update={"host_id": None})
         client_id = f"trial-{uuid.uuid4().hex[:12]}"
-        return self.model_copy(update={"clean_session": True, "client_id": client_id, "sparkplug": mute})
+        return self.model_copy(
+            update={"clean_session": True, "client_id": client_id, "sparkplug": mute, "status_topic": None}
+        )
 
     @override
     def reader(self, context: Context) -> Reader:

@@ -18,6 +18,7 @@ from connectors.sources.sparkplug import SparkplugHost, SparkplugLink
 from connectors.wire.mqtt import MqttSession, RefusedError
 from connectors.wire.mqtt_packets import PUBACK, PUBCOMP, PUBREC, QOS, Publishes
 from connectors.wire.mqtt_settings import SessionSettings
+from connectors.wire.mqtt_status import OFFLINE, ONLINE
 from normalization.reading import Columns
 
 _log = logging.getLogger(__name__)
@@ -95,10 +96,14 @@ class Connection:
         intake: Intake,
         state: bytes | None,
         counts: Counter[str],
+        *,
+        status: str | None = None,
     ) -> None:
         self._config = config
         self._endpoint = endpoint
         self._counts = counts
+        self._status = status
+        self._status_name = (status or "").encode()
         self.began: float | None = None
         self._intake = intake
         self._loop = asyncio.get_running_loop()
@@ -174,18 +179,20 @@ class Connection:
         intake, session = self._intake, self._session
         intake.state(SourceState.CONNECTING)
         try:
-            will = self._sparkplug.will()
+            will = self._sparkplug.will() if self._status is None else (self._status, OFFLINE)
             if will is not None:
                 session.client.will_set(*will, qos=1, retain=True)
             present = await session.open()
             trouble = await self._subscribe(present)
             await self._tell_gaps(present)
             self._sparkplug.begin()
+            self._say(ONLINE)
             intake.state(SourceState.CONNECTED, trouble)
             await asyncio.shield(session.lost)
         except asyncio.CancelledError:
             self._flush_all()
             self._sparkplug.leave()
+            self._say(OFFLINE)  # the broker forgets the will
             await session.close()
             raise
         except Exception as error:
@@ -200,6 +207,11 @@ class Connection:
     def end(self, reason: str) -> None:
         """Break the connection off; the session and what it holds stay at the broker."""
         self._session.fail(ConnectionError(reason))
+
+    def _say(self, status: bytes) -> None:
+        """Say in the status topic how this end is; not before the broker has accepted."""
+        if self._status is not None and self.began is not None:
+            self._session.publish(self._status, status, qos=1, retain=True)
 
     def _begin(self, present: bool) -> None:
         """The broker has accepted; no message has come yet."""
@@ -266,6 +278,9 @@ class Connection:
         """The messages of one network read, and the packet ids that the broker releases."""
         if messages:
             messages = self._news(messages)
+            if self._status is not None and self._status_name in messages.topics:
+                others = [at for at, topic in enumerate(messages.topics) if topic != self._status_name]
+                messages = messages.pick(others)  # what it says of itself is no reading
             self._decoder.decode(messages, self._rows)
             self._dirty = self._dirty or self._host.changed or self._host.holding
             self._bytes += sum(map(len, messages.payloads))

@@ -12,6 +12,7 @@ from connectors.dry_run import Written
 from connectors.settings import Duration, SecretStr, Settings, Size, TlsSettings, TlsTargetConfig
 from connectors.wire.mqtt_names import TopicTemplate, of_kinds
 from connectors.wire.mqtt_settings import PLAIN_SCHEMES, endpoint_address
+from connectors.wire.mqtt_status import check_status_topic
 
 _SECURE = {"tcp": "tls", "mqtt": "mqtts", "ws": "wss"}
 
@@ -118,9 +119,11 @@ class MqttTargetSettings(Settings):
     def _sound(self) -> "MqttTargetSettings":
         for text in (*self.topics, self.sparkplug.device, self.sparkplug.metric):
             TopicTemplate(text)
-        fixed = re.sub(r"\{[^{}]*\}", "", "".join((*self.topics, self.status_topic or "")))
+        fixed = re.sub(r"\{[^{}]*\}", "", "".join(self.topics))
         if wild := [mark for mark in "+#\0" if mark in fixed]:
             raise ValueError(f"`{wild[0]}` cannot stand in a topic that is published to")
+        if self.status_topic:
+            check_status_topic(self.status_topic, "gateway")
         if not all(self.topics):
             raise ValueError("a topic would be empty: set topic_prefix or topic")
         if self.version != "5" and {"message_expiry", "identity_properties"} & self.model_fields_set:

@@ -14,8 +14,8 @@ from connectors.wire.mqtt_messages import MessageEncoder, MessageForm
 from connectors.wire.mqtt_outgoing import properties
 from connectors.wire.mqtt_publisher import Publisher, Will
 from connectors.wire.mqtt_settings import SessionSettings
+from connectors.wire.mqtt_status import OFFLINE, ONLINE, status_topic
 
-ONLINE, OFFLINE = b"online", b"offline"
 _ROWS: Final = 5_000
 
 
@@ -61,7 +61,7 @@ class MqttWriter(Writer):
         )
         self._config = config
         self._context = context
-        self._status = own.status_topic.replace("{gateway}", context.gateway) if own.status_topic else None
+        self._status = status_topic(own.status_topic, gateway=context.gateway) if own.status_topic else None
         self._encoder = MessageEncoder(message_form(own))
         self._publisher = Publisher(config.url, config.timeout)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from connectors.sources.mqtt import MqttConfig
+from tests import mosquitto_broker
 from tests.connectors.sources.mqtt_harness import last_state, reading
 from tests.connectors.sources.sparkplug_bench import data
 from tests.connectors.sources.sparkplug_edges import host_config
-from tests.mosquitto_broker import Broker
+from tests.mosquitto_broker import Broker, Onlooker
 from tests.recording_intake import RecordingIntake
 
 TOPIC = "spBv1.0/STATE/scada"
@@ -24,16 +25,11 @@ def state(online: bool, timestamp: int) -> str:
     return json.dumps({"online": online, "timestamp": timestamp})
 
 
-class Onlooker:
-    """mosquitto_sub on the STATE topic: retained flag, QoS and content of each message."""
+class Host:
+    """What an onlooker sees of the host."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def line(self) -> list[str]:
-        assert self._process.stdout is not None
-        async with asyncio.timeout(20):
-            return (await self._process.stdout.readline()).decode().split(" ", 2)
+    def __init__(self, seen: Onlooker) -> None:
+        self.line = seen.line
 
     async def next(self) -> tuple[int, int, bool, int]:
         retained, qos, content = await self.line()
@@ -44,17 +40,9 @@ class Onlooker:
 
 
 @asynccontextmanager
-async def onlooker(broker: Broker) -> AsyncIterator[Onlooker]:
-    process = await asyncio.create_subprocess_exec(
-        "mosquitto_sub", "-h", "127.0.0.1", "-p", str(broker.port), "-i", "onlooker", "-q", "1", "-t", TOPIC, "-F", "%r %q %p",
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        await broker.until_logged(lambda log: "Sending SUBACK to onlooker" in log)
-        yield Onlooker(process)
-    finally:
-        process.kill()
-        await process.wait()
+async def onlooker(broker: Broker) -> AsyncIterator[Host]:
+    async with mosquitto_broker.onlooker(broker, TOPIC) as seen:
+        yield Host(seen)
 
 
 @pytest.mark.interop(
