@@ -108,8 +108,9 @@ def _modbus_seeds() -> tuple[bytes, ...]:
     asked, size = ask(block), reply_bytes(block)
     pdu = bytes([asked.kind.value, size]) + bytes(range(size))
     framings = (TcpFraming(), RtuFraming(FramerRTU.compute_CRC), AsciiFraming())
-    replies = tuple(framing.wrap(1, 1, reply) for framing in framings for reply in (pdu, b"\x83\x02"))
-    return (*replies, b"\x2b\x0e\x01\x01\xff\x01\x02\x00\x04Acme\x01\x02PM")
+    said = b"\x2b\x0e\x01\x01\xff\x01\x02\x00\x04Acme\x01\x02PM"
+    replies = tuple(framing.wrap(1, 1, reply) for framing in framings for reply in (pdu, b"\x83\x02", said))
+    return (*replies, said)
 
 
 # ---------------------------------------------------------------------- OPC UA

@@ -54,7 +54,7 @@ class Found:
     Attributes:
         endpoint: Where.
         units: Unit ids that answer, with what speaks for each, 0 to 1.
-        identities: What units say they are: vendor, product and revision, in frames of Modbus TCP.
+        identities: What units say they are: vendor, product and revision.
         any_unit: Whether the device answers whatever the unit id, with the same values.
         extents: What can be read.
         max_registers: Registers that the device gives in one request.
@@ -176,8 +176,6 @@ class Profiler:
 
     async def _identify(self, units: Sequence[int]) -> None:
         """Ask units what they are; last, since a device may not like what it does not know."""
-        if self._config.at.mode != "socket":
-            return
         for unit_id in units:
             said: dict[str, str] = {}
             first: int | None = 0
@@ -189,10 +187,10 @@ class Profiler:
                     if self._line.broken:
                         await self._line.open()
                     part, first = identity(await self._line.ask(Identify(unit_id, first)))
-                except (RefusedError, BadReplyError):
-                    break
+                except (RefusedError, BadReplyError, TimeoutError):
+                    break  # some do not answer what they do not know; the next unit may be of another make
                 except OSError:
-                    return  # it does not answer what it does not know, and would not for another unit
+                    return
                 said |= part
             if any(said.values()):
                 self._found.identities[unit_id] = said

@@ -84,7 +84,7 @@ IDENTITY: Final = {0: "vendor", 1: "product", 2: "revision"}
 
 @dataclass(frozen=True, slots=True)
 class Identify:
-    """A request for what a unit says it is (function code 43 with 14): it reads, too. In frames of Modbus TCP only.
+    """A request for what a unit says it is (function code 43 with 14): it reads, too.
 
     Attributes:
         unit_id: The device on the line.
@@ -135,6 +135,26 @@ def identity(data: bytes) -> tuple[dict[str, str], int | None]:
             text = data[at - length : at].decode("utf-8", "replace")
             said[IDENTITY[number]] = "".join(c if c.isprintable() else "?" for c in text).strip()
     return said, following if more == 0xFF else None
+
+
+def _identification_end(buffer: bytes) -> int | None:
+    """Where a reply to `Identify` ends that begins after the first byte of `buffer`; None when that cannot be told yet.
+
+    It says how many texts it has, and each how long it is.
+
+    Raises:
+        BadReplyError: It would be longer than a frame can be.
+    """
+    at = 8
+    for _ in range(buffer[7] if len(buffer) > 7 else 0):
+        if at > _RTU_MOST:
+            raise BadReplyError("an identification that is longer than a frame", buffer[:_RTU_MOST])
+        if len(buffer) < at + 2:
+            return None
+        at += 2 + buffer[at + 1]
+    if at > _RTU_MOST - 2:
+        raise BadReplyError("an identification that is longer than a frame", buffer[:_RTU_MOST])
+    return at if len(buffer) > 7 else None
 
 
 def ask(block: Block) -> Ask:
@@ -211,7 +231,7 @@ class Framing(Protocol):
         """
 
     def length(self, asked: Ask | Identify) -> int:
-        """Bytes of the frame of a sound reply."""
+        """Bytes of the frame of a sound reply, where its request says it."""
 
     def plain(self, buffer: bytes, transaction: int, asked: Ask | Identify) -> bytes | None:
         """The data of the reply, where `buffer` is the sound reply to `asked` and nothing else; None for all the rest.
@@ -251,7 +271,7 @@ class TcpFraming:
 
 
 class RtuFraming:
-    """Unit, PDU and CRC; how long a reply is follows from its function code and byte count."""
+    """Unit, PDU and CRC; how long a reply is follows from its function code and byte count, or the lengths of its texts."""
 
     numbered = False
 
@@ -271,6 +291,11 @@ class RtuFraming:
             end = 5
         elif 1 <= buffer[1] <= 4:
             end = 5 + buffer[2]
+        elif buffer.startswith(_IDENTIFY, 1):
+            found = _identification_end(buffer)
+            if found is None:
+                return INCOMPLETE
+            end = found + 2
         else:
             raise BadReplyError(f"RTU frame with function code {buffer[1]}", buffer[:260])
         if len(buffer) < end:
@@ -287,6 +312,8 @@ class RtuFraming:
         """The data of the reply when there is nothing else."""
         if len(buffer) != asked.size + 5 or buffer[0] != asked.unit_id or not buffer.startswith(asked.head, 1):
             return None
+        if not asked.size:
+            return None  # the beginning of an identification
         sound = self._crc(buffer[:-2]).to_bytes(2, "big") == buffer[-2:]
         return buffer[3:-2] if sound else None
 
@@ -329,6 +356,7 @@ class AsciiFraming:
         return None
 
 
+_RTU_MOST: Final = 256
 _ASCII_MOST: Final = 513
 _HEX: Final = frozenset(b"0123456789ABCDEFabcdef")
 

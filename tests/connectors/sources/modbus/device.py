@@ -23,6 +23,7 @@ class Request(NamedTuple):
 
 HANG_UP = b"hang up"
 IDENTIFY = 43
+ASK_IDENTITY = bytes([IDENTIFY, 14, 1])
 
 
 def word(request: Request, address: int) -> int:
@@ -109,7 +110,8 @@ class Device:
         if self.mode == "ascii":
             return await reader.readuntil(b"\r\n")
         if self.mode == "rtu":
-            return await reader.readexactly(8)
+            head = await reader.readexactly(2)
+            return head + await reader.readexactly(5 if head[1] == IDENTIFY else 6)
         head = await reader.readexactly(6)
         return head + await reader.readexactly(int.from_bytes(head[4:], "big"))
 
@@ -130,14 +132,18 @@ class Device:
         if self.mode == "ascii":
             used, unit, _, pdu_ = FramerAscii(DecodePDU(True)).decode(octets)
             assert used == len(octets)
+            if pdu_[:3] == ASK_IDENTITY:
+                return Request(0, unit, IDENTIFY, pdu_[3], 0)
             return Request(0, unit, *struct.unpack(">BHH", pdu_))
-        if self.mode == "socket" and octets[7:10] == bytes([IDENTIFY, 14, 1]):
+        if self.mode == "socket" and octets[7:10] == ASK_IDENTITY:
             return Request(int.from_bytes(octets[:2], "big"), octets[6], IDENTIFY, octets[10], 0)
         if self.mode == "socket":
             transaction, protocol, length, unit, function, address, count = struct.unpack(">HHHBBHH", octets)
             assert (protocol, length) == (0, 6)
             return Request(transaction, unit, function, address, count)
-        assert FramerRTU.compute_CRC(octets[:6]).to_bytes(2, "big") == octets[6:]
+        assert FramerRTU.compute_CRC(octets[:-2]).to_bytes(2, "big") == octets[-2:]
+        if octets[1:4] == ASK_IDENTITY:
+            return Request(0, octets[0], IDENTIFY, octets[4], 0)
         return Request(0, *struct.unpack(">BBHH", octets[:6]))
 
 

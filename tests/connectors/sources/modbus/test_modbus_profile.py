@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymodbus.framer import FramerRTU
 
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.modbus.datatypes import order_of
@@ -18,11 +19,12 @@ from connectors.sources.modbus.draft import draft, draft_yaml, nice
 from connectors.sources.modbus.plan import Kind
 from connectors.sources.modbus.plausible import ORDERS, Extent, Known, floats, match, orders, runs, texts
 from connectors.sources.modbus.profile import Found, Profiler, Search, known_values, unit_ids
-from connectors.sources.modbus.protocol import Ask
+from connectors.sources.modbus.protocol import Ask, BadReplyError, Identify, RtuFraming
 from normalization.reading import Quality
-from tests.connectors.sources.modbus.device import IDENTIFY, Request, exception, pdu, running
+from tests.connectors.sources.modbus.device import IDENTIFY, SCHEMES, Request, exception, pdu, running
 from tests.connectors.sources.modbus.harness import good, reading
 from tests.connectors.sources.modbus.node_devices import install, node
+from tests.connectors.sources.modbus.serial_pair import serial_pair
 
 ROOT = Path(__file__).parents[4]
 VALUES = [230.1, 229.8, 231.4, 12.25, 0.87, 49.98, 1500.0, -3.5, 71.2, 0.0, 1013.25, 22.5]
@@ -230,6 +232,82 @@ async def test_an_identification_that_makes_no_sense_does_no_harm(answer):
         assert len([r for r in device.requests if r.function == IDENTIFY]) <= 3 * len(found.units)
     assert found.extents
     assert found.identities in ({}, {unit: {"vendor": "again"} for unit in found.units})
+
+
+COMPANY, PRODUCT, REVISION = b"Company identification", b"Product code XX", b"V2.11"  # MODBUS Application Protocol 6.21
+WAYS = pytest.mark.parametrize(("over", "mode"), [way for way in SCHEMES if way[0] != "tls"])
+
+
+@WAYS
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "in two"])
+async def test_the_examples_of_the_specification_are_read_in_every_framing(over, mode, at_once):
+    whole = {0: _said((0, COMPANY), (1, PRODUCT), (2, REVISION))}
+    parts = {0: _said((0, COMPANY), (1, PRODUCT), more=0xFF, following=2), 2: _said((2, REVISION))}
+    async with running(over=over, mode=mode) as device:
+        device.answer = lambda r: pdu(r) if r.unit == 1 and r.address < 4 else exception(r, 2)
+        device.identify = lambda r: (whole if at_once else parts)[r.address]
+        found = await Profiler(device.endpoint, search(units=(1,), last=9)).run()
+    assert found.identities == {1: {"vendor": COMPANY.decode(), "product": PRODUCT.decode(), "revision": "V2.11"}}
+
+
+LINES = pytest.mark.parametrize("mode", ["rtu", "ascii"])
+
+
+@LINES
+async def test_a_unit_that_does_not_answer_what_it_does_not_know_does_not_keep_the_next_from_being_asked(mode):
+    async with running(over="serial", mode=mode) as device:
+        device.answer = lambda r: pdu(r) if r.unit in {1, 2, 3} and r.address < 4 else exception(r, 2)
+        device.identify = lambda r: {1: None, 2: exception(r, 1), 3: _said((0, COMPANY))}[r.unit]
+        found = await Profiler(device.endpoint, search(units=(1, 2, 3), last=9), 0.5).run()
+    assert found.identities == {3: {"vendor": COMPANY.decode()}}
+    assert {extent.unit_id for extent in found.extents} == {1, 2, 3}
+
+
+@LINES
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x2b\x0e",
+        b"\x2b\x0d\x01\x01\x00\x00\x00",
+        _said((0, b"cut"))[:-1],
+        _said((0, b"long")) + b"er",
+        b"\x2b\x0e\x01\x01\x00\x00\xff",
+        b"\x2b\x0e\x01\x01\x00\x00\xff" + bytes(250),
+        _said((0, bytes(200)), (1, bytes(100))),
+        b"\x03\x02\x00\x01",
+    ],
+)
+async def test_an_identification_that_makes_no_sense_does_no_harm_on_a_line_either(mode, answer):
+    async with running(over="serial", mode=mode) as device:
+        device.answer = lambda r: pdu(r) if r.unit == 1 and r.address < 4 else exception(r, 2)
+        device.identify = lambda r: answer
+        found = await Profiler(device.endpoint, search(units=(1,), last=9), 0.5).run()
+    assert found.extents
+    assert mode == "ascii" or not found.identities
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.integers(0, 255), st.binary(max_size=60), max_size=4), st.binary(max_size=8))
+def test_an_identification_ends_where_its_texts_do(texts, behind):
+    framing = RtuFraming(FramerRTU.compute_CRC)
+    said = _said(*texts.items())
+    frame = framing.wrap(0, 9, said)
+    if len(frame) > 256:
+        with pytest.raises(BadReplyError, match="longer than a frame"):
+            framing.unwrap(frame)
+        return
+    for end in range(len(frame)):
+        assert framing.unwrap(frame[:end]).used == 0
+        assert framing.plain(frame[:end], 0, Identify(9)) is None
+    assert framing.unwrap(frame + behind) == (len(frame), 0, 9, said)
+
+
+@pytest.mark.interop("modbus-serial", "a profile says what the device on a serial line says it is (43/14, RTU)")
+async def test_modbus_serial_on_a_serial_line_is_identified():
+    install()
+    with serial_pair() as (here, there), node("--line", there):
+        found = await Profiler(f"rtu://{here}", search(units=(5,), last=99)).run()
+    assert found.identities == {5: {"vendor": "Lab?Inc", "product": "PM-3000", "revision": "V2.11"}}
 
 
 @pytest.mark.interop("modbus-serial", "a profile says what the device says it is (43/14)")
