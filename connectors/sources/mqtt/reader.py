@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_BYTES_WAITING = 64 * 1024 * 1024
 _ANSWERS: Final = {2: PUBACK, 4: PUBREC}  # by QoS, as it stands in a packet's head
+_NO_RETAIN: Final = 0x9A  # reason code of CONNACK
 _SLICE = 100  # topics that are looked up before the loop has its turn
 _PACE = 1.0  # seconds after which the state goes along with readings, so that a gap has a beginning
 _PACE_PER_TOPIC = 50e-6  # seconds after which new tags do, for each topic; to write them takes a fiftieth of that
@@ -182,7 +183,7 @@ class Connection:
             will = self._sparkplug.will() if self._status is None else (self._status, OFFLINE)
             if will is not None:
                 session.client.will_set(*will, qos=1, retain=True)
-            present = await session.open()
+            present = await self._open()
             trouble = await self._subscribe(present)
             await self._tell_gaps(present)
             self._sparkplug.begin()
@@ -207,6 +208,16 @@ class Connection:
     def end(self, reason: str) -> None:
         """Break the connection off; the session and what it holds stay at the broker."""
         self._session.fail(ConnectionError(reason))
+
+    async def _open(self) -> bool:
+        try:
+            return await self._session.open()
+        except RefusedError as error:
+            if error.code != _NO_RETAIN:
+                raise
+            raise RefusedError(
+                f"{error}: leave out `status_topic` (or `sparkplug.host_id`), which needs retained messages", error.code
+            ) from error
 
     def _say(self, status: bytes) -> None:
         """Say in the status topic how this end is; not before the broker has accepted."""

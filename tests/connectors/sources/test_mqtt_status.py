@@ -185,6 +185,19 @@ async def test_a_look_at_the_connection_says_nothing(broker: Broker, tmp_path: P
     assert "Received PUBLISH" not in broker.log()
 
 
+@pytest.mark.interop(
+    "mosquitto", "a broker that keeps no retained messages says so to a source with a status topic (MQTT 5)"
+)
+async def test_a_broker_that_keeps_nothing_is_told_with_what_to_do(tmp_path: Path) -> None:
+    async with Broker(tmp_path, ["allow_anonymous true", "retain_available false"]) as broker:
+        with pytest.raises(ConnectionError, match="Retain not supported: leave out `status_topic`"):
+            async with reading(config(broker, version="5", **STATUS), RecordingIntake(), tmp_path):
+                pass
+        plain = config(broker, version="5", subscriptions=STATUS["subscriptions"])
+        async with reading(plain, RecordingIntake(), tmp_path):
+            pass
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
