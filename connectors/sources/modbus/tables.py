@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,8 @@ from connectors.sources.modbus.address import Style
 from connectors.sources.modbus.register import RegisterConfig
 
 _MOST: Final = 20  # problems that are named
-_KEPWARE: Final = {"tag name", "address", "data type"}
+KEPWARE: Final = frozenset(("tag name", "address", "data type"))
+"""Columns by which a tag export of Kepware is known."""
 _KEPWARE_TYPES: Final = {
     "boolean": "bit", "char": "int8_low", "byte": "uint8_low", "short": "int16", "word": "uint16", "long": "int32",
     "dword": "uint32", "llong": "int64", "qword": "uint64", "float": "float32", "double": "float64", "bcd": "bcd16",
@@ -41,14 +42,10 @@ def read_csv(path: Path, style: Style = "from_0") -> list[RegisterConfig]:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    header = text.partition("\n")[0]
-    lines = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), skipinitialspace=True, restkey=""
-    )
-    names = [name.strip() for name in lines.fieldnames or []]
-    lines.fieldnames = names
-    if {name.lower() for name in names} >= _KEPWARE:
-        return _registers(path, lines, _from_kepware)
+    lines = rows_of(text)
+    names = list(lines.fieldnames or ())
+    if {name.lower() for name in names} >= KEPWARE:
+        return _registers(path, lines, from_kepware)
     unknown = [n for n in names if n not in RegisterConfig.model_fields and not n.startswith("metadata.")]
     if unknown or "address" not in names:
         wrong = f"unknown column `{unknown[0]}`" if unknown else "no column `address`"
@@ -56,12 +53,27 @@ def read_csv(path: Path, style: Style = "from_0") -> list[RegisterConfig]:
     return _registers(path, lines, lambda cells: _from_columns(cells, style))
 
 
+def rows_of(text: str) -> "csv.DictReader[str]":
+    """The rows of a CSV file's text; cells that are too many are under the name of none."""
+    header = text.partition("\n")[0]
+    lines = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), skipinitialspace=True, restkey=""
+    )
+    lines.fieldnames = [name.strip() for name in lines.fieldnames or []]
+    return lines
+
+
+def cells_of(line: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of a row that hold something, by the names of their columns."""
+    return {k: v.strip() for k, v in line.items() if k and isinstance(v, str) and v.strip()}
+
+
 def _registers(
     path: Path, lines: "csv.DictReader[str]", make: Callable[[dict[str, str]], dict[str, Any]]
 ) -> list[RegisterConfig]:
     registers, problems = [], []
     for line in lines:
-        cells = {k: v.strip() for k, v in line.items() if k and isinstance(v, str) and v.strip()}
+        cells = cells_of(line)
         where = f"{path}:{lines.line_num}"
         if not cells:
             continue
@@ -94,7 +106,7 @@ def _from_columns(cells: dict[str, str], style: Style) -> dict[str, Any]:
     return given | ({"metadata": metadata} if metadata else {})
 
 
-def _from_kepware(cells: dict[str, str]) -> dict[str, Any]:
+def from_kepware(cells: dict[str, str]) -> dict[str, Any]:
     """A line of Kepware's tag export (address, type, scan rate, linear scaling, unit, description) as a register."""
     cells = {name.lower(): text for name, text in cells.items()}
     text = cells.get("address", "")
