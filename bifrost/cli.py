@@ -11,6 +11,7 @@ from bifrost.browse import browse
 from bifrost.certs import certs
 from bifrost.config_tests import run_tests
 from bifrost.configuration import configuration
+from bifrost.convert.verb import convert
 from bifrost.create import create
 from bifrost.delta import delta
 from bifrost.dlq import dlq
@@ -164,6 +165,7 @@ def ledger(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
 app.command()(browse)
 app.command()(explain)
 app.command(name="test-config")(run_tests)
+app.command()(convert)
 
 
 @app.command(name="test")
