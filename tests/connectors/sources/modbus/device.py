@@ -12,6 +12,8 @@ from typing import NamedTuple
 from pymodbus.framer import FramerAscii, FramerRTU
 from pymodbus.pdu import DecodePDU
 
+from tests.connectors.sources.modbus.serial_pair import own_name
+
 
 class Request(NamedTuple):
     transaction: int
@@ -227,11 +229,12 @@ async def _listening(
     if over == "serial":
         ours, theirs = os.openpty()
         tty.setraw(theirs)
-        device.endpoint = f"{scheme}://{os.ttyname(theirs)}"
         reader, writer = await _pty_streams(ours)
         serving = asyncio.create_task(serve(reader, writer))
         try:
-            yield
+            with own_name(theirs) as path:
+                device.endpoint = f"{scheme}://{path}"
+                yield
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
