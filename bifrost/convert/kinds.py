@@ -64,14 +64,17 @@ def convert(text: str, origin: str, kind: Kind, beside: Callable[[str], str | No
     if kind == "telegraf":
         telegraf.convert(draft, text)
     elif kind == "kepware":
-        kepware.convert(draft, text)
+        try:
+            kepware.convert(draft, text)
+        except csv.Error as error:
+            raise ConvertError(f"not CSV: {error}") from error
     else:
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise ConvertError(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from error
-        except RecursionError as error:
-            raise ConvertError("it is nested too deeply") from error
+        except (ValueError, RecursionError) as error:
+            raise ConvertError(f"not JSON that can be read: {error}") from error
         thingsboard.convert(draft, values, beside)
     draft.finish()
     if not draft.sources:

@@ -52,7 +52,7 @@ def parsed(text: str) -> Mapping[str, Any]:
     """
     try:
         return tomllib.loads(_UNQUOTED.sub(r'\1"\2"\3', text))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConvertError(f"not TOML: {error}") from error
 
 

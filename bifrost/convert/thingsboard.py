@@ -78,8 +78,8 @@ def _connector(connector: Origin, beside: Callable[[str], str | None]) -> None:
     else:
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
-            connector.drop(f"{file}, line {error.lineno}: not JSON: {error.msg}", draft.root)
+        except (ValueError, RecursionError) as error:
+            connector.drop(f"{file}: not JSON: {error}", draft.root)
             return
     if not isinstance(values, Mapping):
         connector.drop("its configuration is no JSON object", draft.root)

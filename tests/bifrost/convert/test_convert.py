@@ -1,5 +1,6 @@
 """What is taken over, what is told, and that the result loads."""
 
+import contextlib
 import json
 import re
 import string
@@ -241,7 +242,16 @@ def test_what_the_loader_refuses_goes_and_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("text", "kind", "said"),
-    [("a = = 1", "telegraf", "not TOML"), ("{,", "thingsboard", "line 1, column 2"), ("{}", "thingsboard", "neither")],
+    [
+        ("a = = 1", "telegraf", "not TOML"),
+        ("{,", "thingsboard", "line 1, column 2"),
+        ("{}", "thingsboard", "neither"),
+        (f"a = {'1' * 5000}", "telegraf", "not TOML"),
+        (f'{{"a": {"1" * 5000}}}', "thingsboard", "not JSON"),
+        ("a = " + "[" * 5000, "telegraf", "not TOML"),
+        ("[" * 100_000, "thingsboard", "not JSON"),
+    ],
+    ids=lambda value: value[:12],
 )
 def test_a_file_that_is_something_else_is_told(text: str, kind: Kind, said: str) -> None:
     with pytest.raises(ConvertError, match=said):
@@ -311,6 +321,34 @@ def test_an_unknown_key_in_a_file_of_telegraf_is_always_told(at: int, key: str, 
     found = convert(INPUT % tuple(lines), "a.conf", "telegraf")
     assert any(key in line for line in found.lost) or at == 5
     assert any("outputs.nothing[1]" in line for line in found.lost)
+
+
+ODD = [None, True, -1, 3.5, 1e300, "", "${", "${A}", [], ["a"], [[1]], {}, {"a": 1}, "16int", "ns=9;i=x", 10**30]
+
+
+def spots(value: Any) -> list[tuple[Any, Any]]:
+    """Every place of a document, as its holder and key."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    return [spot for key in keys for spot in [(value, key), *spots(value[key])]]
+
+
+@given(
+    st.sampled_from(["tb_modbus.json", "tb_opcua.json", "tb_mqtt.json", "tb_gateway.json"]),
+    st.lists(st.tuples(st.integers(0, 500), st.sampled_from(ODD)), min_size=1, max_size=3),
+)
+def test_whatever_stands_in_a_file_it_is_converted_or_refused_in_words(
+    name: str, changes: list[tuple[int, Any]]
+) -> None:
+    values = json.loads((HERE / name).read_text())
+    for at, odd in changes:
+        every = spots(values)
+        holder, key = every[at % len(every)]
+        holder[key] = json.loads(json.dumps(odd))
+    found = None
+    with contextlib.suppress(ConvertError):
+        found = convert(json.dumps(values), name, "thingsboard", beside)
+    text = "" if found is None else found.text
+    assert isinstance(yaml.safe_load(text), dict | None)
 
 
 def test_an_unknown_column_of_a_tag_export_is_told() -> None:
