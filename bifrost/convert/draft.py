@@ -10,6 +10,7 @@ from connectors.fields import seconds
 Kind = Literal["lost", "to do", "note"]
 WRITES_NOTHING: Final = "Bifrost reads devices and writes nothing to them; leave it where it is"
 _SECRET: Final = re.compile(r"pass|token|secret|credential|private|api_?key|connection|^dsn$|auth", re.IGNORECASE)
+_LOGIN: Final = re.compile(r"//[^/\s@]*@")  # of a URL
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST: Final = 60  # characters of a value in a comment
 
@@ -46,7 +47,7 @@ class Section(dict[str, Any]):
 
     def remark(self, kind: Kind, text: str) -> None:
         """Say something once."""
-        said = Remark(kind, " ".join(text.split()))
+        said = Remark(kind, _LOGIN.sub("//…@", " ".join(text.split())))
         if said not in self.remarks:
             self.remarks.append(said)
 

@@ -82,6 +82,26 @@ def test_no_secret_gets_into_the_result(name: str) -> None:
         assert not re.search(r"[\w-]+-secret\b", line), line
 
 
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        'inputs.opcua]]\nendpoint = "opc.tcp://u:pw-secret@a:4840"\nnodes = [{ name = "a", id = "i=1" }]',
+        'inputs.mqtt_consumer]]\nservers = ["tcp://u:pw-secret@b:1883"]\ntopics = ["a"]\ndata_format = "json"',
+        'outputs.influxdb]]\nurls = ["http://u:pw-secret@c:8086", "http://u:pw-secret@d:8086"]\ndatabase = "x"',
+        'outputs.amqp]]\nbrokers = ["amqp://u:pw-secret@c:5672/"]',
+        'outputs.kafka]]\nbrokers = ["u:pw-secret@c:9092"]',
+        'outputs.postgresql]]\nconnection = "postgres://u:pw-secret@c/db"',
+        'outputs.nothing]]\nurl = "http://u:pw-secret@c"',
+        'inputs.modbus]]\ncontroller = "tcp://u:pw-secret@c:502"\ncoils = [{ name = "a", address = [0] }]',
+    ],
+    ids=lambda plugin: plugin.partition("]")[0],
+)
+def test_no_password_of_a_url_gets_into_the_result(plugin: str) -> None:
+    found = convert(f"[[{plugin}\n", "a.conf", "telegraf")
+    assert "pw-secret" not in found.text + "".join(found.lost + found.to_do)
+    assert found.lost or found.to_do
+
+
 @pytest.mark.usefixtures("environment")
 def test_telegraf_becomes_sources_targets_and_one_rule_for_all(tmp_path: Path) -> None:
     configuration = loaded(sample("telegraf.conf"), tmp_path)
