@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from xml.etree import ElementTree
 
 import typer
 
@@ -55,6 +54,8 @@ def outcomes(config: "Configuration", files: "Sequence[Cases]") -> list[Outcome]
 
 def junit(found: Sequence[Outcome]) -> bytes:
     """The outcomes as JUnit's XML, which build servers read."""
+    from xml.etree import ElementTree
+
     from config.logs import escaped
 
     root = ElementTree.Element("testsuites", tests=str(len(found)), failures=str(sum(bool(o.failures) for o in found)))
