@@ -33,6 +33,7 @@ VERBS = [
     ["dlq", "replay"],
     ["dlq", "purge"],
     ["browse"],
+    ["convert"],
     ["certs"],
     *(["certs", verb] for verb in ("list", "trust", "reject", "export")),
     ["modbus"],
