@@ -349,7 +349,7 @@ async def test_100_000_random_values_under_random_names_come_back_equal_or_are_r
 
     tags = [
         source.tag(i, path=text(24, 1), tag_name=text(12), source=f"s{i % 2}", unit=text(3))
-        for i in range(16 if provider.columns else 2_000)
+        for i in range(16 if provider.columns else 100_000)
     ]
     writer = attached.writer()
     await writer.open()
