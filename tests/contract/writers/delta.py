@@ -24,7 +24,7 @@ class Tables:
         return DeltaConfig.model_validate({"endpoint": str(self.folder)} | self.own | settings)
 
     def rows(self) -> list[Row]:
-        tables = [DeltaTable(path) for path in sorted(self.folder.iterdir()) if DeltaTable.is_deltatable(str(path))]
+        tables = [DeltaTable(path) for path in sorted(self.folder.glob("*")) if DeltaTable.is_deltatable(str(path))]
         read = wide_rows if self.own.get("layout") == "wide" else table_rows
         return [row for table in tables for row in read(table.to_pyarrow_table().to_pylist())]
 
