@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
-from typing_extensions import override
 
 from bifrost.screen import Listing
-from bifrost.try_source import read_for
+from bifrost.try_source import Onlooker, read_for
 from config.models import Configuration
-from connectors.contract import Intake, SourceState
 from connectors.settings import SourceConfig
-from normalization.reading import Columns, Tag, TagTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,31 +30,6 @@ class Taken:
     others: int | None
     problem: str = ""
     complete: bool = True
-
-
-class _Tags(Intake):
-    """An intake that only wants to know which tags there are."""
-
-    def __init__(self) -> None:
-        self._table = TagTable()
-
-    @override
-    def tag(self, tag: Tag) -> int:
-        return self._table.intern(tag)
-
-    @override
-    def append(self, rows: Columns, state: bytes | None = None) -> "asyncio.Future[None]":
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
-
-    @override
-    def gap(self, tags: Sequence[int], start: int, end: int, reason: str) -> None:
-        pass
-
-    @override
-    def state(self, state: SourceState, detail: str = "") -> None:
-        pass
 
 
 def taken(config: Configuration, seconds: float | None) -> list[Taken]:
@@ -86,7 +58,7 @@ async def _one(source: SourceConfig, config: Configuration, seconds: float | Non
     found.clear()
     trial = source.trial()
     trial.matcher.taken = found
-    problem = await read_for(seconds, trial, config, _Tags())
+    problem = await read_for(seconds, trial, config, Onlooker())
     return _taken(source, found, problem)
 
 

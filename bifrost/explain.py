@@ -208,43 +208,24 @@ def _live(config: "Configuration", tag: str, source: str, seconds: float) -> "Ex
     """The last value that a source gives of a tag within some time."""
     import numpy as np
 
-    from bifrost.try_source import read_for
-    from connectors.contract import Intake, SourceState
+    from bifrost.try_source import Onlooker, read_for
     from connectors.dry_run import CapturedError
     from flows.explain import explain as explained
     from flows.explain import is_named
-    from normalization.reading import Columns, Tag, TagTable
+    from normalization.reading import Columns
 
-    class Last(Intake):
+    class Last(Onlooker):
         """Keeps of a tag what came last."""
 
-        def __init__(self) -> None:
-            self.tags = TagTable()
-            self.found: Any = None
+        found: Any = None
 
         @override
-        def tag(self, tag: Tag) -> int:
-            return self.tags.intern(tag)
-
-        @override
-        def append(self, rows: Columns, state: bytes | None = None) -> "asyncio.Future[None]":
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            done.set_result(None)
-            if len(rows):
-                now = np.full(len(rows), time.time_ns() // 1000, np.int64)
-                batch = rows.to_batch(now, 0)
-                for at, number in enumerate(batch.column("tag").to_pylist()):
-                    if is_named(self.tags[number], tag, config.path_template):
-                        self.found = batch.slice(at, 1)
-            return done
-
-        @override
-        def gap(self, tags: Sequence[int], start: int, end: int, reason: str) -> None:
-            pass
-
-        @override
-        def state(self, state: SourceState, detail: str = "") -> None:
-            pass
+        def see(self, rows: Columns) -> None:
+            now = np.full(len(rows), time.time_ns() // 1000, np.int64)
+            batch = rows.to_batch(now, 0)
+            for at, number in enumerate(batch.column("tag").to_pylist()):
+                if is_named(self.tags[number], tag, config.path_template):
+                    self.found = batch.slice(at, 1)
 
     wanted = [_named(config, source)] if source else list(config.sources)
     problems = []

@@ -26,12 +26,18 @@ def _say(text: str) -> None:
     print(escaped(text), file=sys.stderr)  # noqa: T201 - the answer to a command
 
 
-class _Screen(Intake):
+class Onlooker(Intake):
+    """An intake that keeps nothing: it is told of what a source on trial reads, and acknowledges it at once.
+
+    Attributes:
+        tags: The tags that were read.
+    """
+
     def __init__(self) -> None:
         self.tags = TagTable()
-        self.rows = Columns()
-        self.received: list[int] = []
-        self.count = 0
+
+    def see(self, rows: Columns) -> None:
+        """Hear of readings."""
 
     @override
     def tag(self, tag: Tag) -> int:
@@ -41,12 +47,33 @@ class _Screen(Intake):
     def append(self, rows: Columns, state: bytes | None = None) -> "asyncio.Future[None]":
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
+        if len(rows):
+            self.see(rows)
+        return done
+
+    @override
+    def gap(self, tags: Sequence[int], start: int, end: int, reason: str) -> None:
+        pass
+
+    @override
+    def state(self, state: SourceState, detail: str = "") -> None:
+        pass
+
+
+class _Screen(Onlooker):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = Columns()
+        self.received: list[int] = []
+        self.count = 0
+
+    @override
+    def see(self, rows: Columns) -> None:
         self.count += len(rows)
         if len(self.rows) < _SHOWN:
             now = int(datetime.now(UTC).timestamp() * 1_000_000)
             self.received += [now] * len(rows)
             self.rows.extend(rows)
-        return done
 
     @override
     def gap(self, tags: Sequence[int], start: int, end: int, reason: str) -> None:

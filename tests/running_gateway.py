@@ -8,6 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+CELL = """
+sources:
+  - name: cell
+    protocol: mqtt
+    endpoint: mqtt://127.0.0.1:{port}
+    subscriptions:
+      - {{topic: plant/+/+, pattern: "plant/{{device_id}}/{{tag_name}}"}}
+"""
 
 
 @contextmanager

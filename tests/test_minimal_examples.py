@@ -17,18 +17,10 @@ from tests.contract.writers.azure_iot_hub import KEY
 from tests.contract.writers.kafka import SecuredTopic
 from tests.mosquitto_broker import Broker
 from tests.ports import free_port
-from tests.running_gateway import gateway, until
+from tests.running_gateway import CELL, gateway, until
 
 EXAMPLES = Path(__file__).parents[1] / "config" / "examples" / "minimal"
 SENT = {1.5, 2.5, 3.5}
-SOURCES = """
-sources:
-  - name: cell
-    protocol: mqtt
-    endpoint: mqtt://127.0.0.1:{port}
-    subscriptions:
-      - {{topic: plant/+/+, pattern: "plant/{{device_id}}/{{tag_name}}"}}
-"""
 
 
 @contextmanager
@@ -92,7 +84,7 @@ async def test_the_smallest_configuration_of_each_target_delivers(tmp_path: Path
             section = {"directory": str(tmp_path / "data"), "port": free_port(), "cloud": {"connectors": connectors}}
             file = tmp_path / "gateway.yaml"
             written = yaml.safe_dump({"gateway": section, "routing_rules": [rule]}, allow_unicode=True)
-            file.write_text(written + SOURCES.format(port=broker.port))
+            file.write_text(written + CELL.format(port=broker.port))
 
             def missing() -> dict[str, set[Any]]:
                 found = {kind: {row.value for row in there.rows()} for kind, there in running.items()}

@@ -17,17 +17,9 @@ from tests.influx_server import Influx1
 from tests.iot_clouds import AwsIot
 from tests.mosquitto_broker import Broker
 from tests.ports import free_port
-from tests.running_gateway import ROOT, gateway, until
+from tests.running_gateway import CELL, ROOT, gateway, until
 
 SEEDS = Path(__file__).parent / "seeds"
-READ = """
-sources:
-  - name: cell
-    protocol: mqtt
-    endpoint: mqtt://127.0.0.1:{port}
-    subscriptions:
-      - {{topic: plant/+/+, pattern: "plant/{{device_id}}/{{tag_name}}"}}
-"""
 SENT = [
     ("plant/PLC001/temperature", {"value": 1.5}),
     ("plant/PLC002/temperature", {"value": 2.5}),
@@ -91,7 +83,7 @@ async def test_the_connectors_and_routing_rules_of_the_cloud_example_run(tmp_pat
         blocks = "".join(f"      {line}\n" for line in f"{cloud}\n{history}".splitlines())
         file = tmp_path / "gateway.yaml"
         rules = seed("cloud_routing_rules")
-        file.write_text(f"{mqtt.rstrip()}\n{blocks}\n{rules}\n{READ.format(port=broker.port)}")
+        file.write_text(f"{mqtt.rstrip()}\n{blocks}\n{rules}\n{CELL.format(port=broker.port)}")
         received = tmp_path / "received"
         with received.open("wb") as out, listening(broker.port, out), gateway(file):
             await until(lambda: "plant/+/+ (QoS" in broker.log(), file)
