@@ -30,7 +30,7 @@ _SILENT: Final = 30.0  # seconds after which nothing more will come
 _WARM_UP: Final = 1200.0  # each fault but the kill has been once, and what an outage needs is there
 _RATE: Final = 700  # of each of three sources
 _WAYS: Final = ("bifrost_run", "bytewax_run")
-FAULTS: Final = (*4 * ("refuse", "slow", "hang"), "kill")
+FAULTS: Final = (*8 * ("refuse", "slow", "hang"), "kill")  # a life of two hours: in less, growth is not told from noise
 
 
 @dataclass
