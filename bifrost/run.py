@@ -44,6 +44,7 @@ def run(config: Configuration, seconds: float | None = None, path: Path | None =
     process.claim()
     if path is not None:
         _remember(path, config)
+        process.configured_in(path)
     directory = recovery_directory(config)
     prepare_recovery(directory, config.gateway)
     if seconds is not None:
@@ -51,8 +52,11 @@ def run(config: Configuration, seconds: float | None = None, path: Path | None =
         timer.daemon = True
         timer.start()
     recovery = RecoveryConfig(directory, timedelta(0))  # type: ignore[no-untyped-call]
-    flow = gateway(process)
-    process.run(lambda: cli_main(flow, epoch_interval=EPOCH, recovery_config=recovery), EPOCH.total_seconds())  # type: ignore[no-untyped-call]
+    process.run(
+        lambda: cli_main(gateway(process), epoch_interval=EPOCH, recovery_config=recovery),  # type: ignore[no-untyped-call]
+        EPOCH.total_seconds(),
+        rebuilds=True,
+    )
     return 1
 
 

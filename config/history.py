@@ -7,6 +7,7 @@ Each is a file below the gateway's directory: the texts of its YAML files as the
 import base64
 import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,12 +15,14 @@ from typing import Annotated, Final
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from config.changes import Change, Parts, changes, parts
+from config.loader import files_of
 from config.models import Configuration
 from delivery.disk import StoreError, make_directory, sync_directory, write_durably
 
 FOLDER: Final = "configurations"
 _KEPT: Final = 50
 _FILE: Final = re.compile(r"(\d{6})\.json")
+_MORE: Final = re.compile(r"conf\.d/[A-Za-z0-9][A-Za-z0-9_.-]*\.ya?ml")
 _SALT: Final = 16
 
 
@@ -49,10 +52,9 @@ class Entry(BaseModel):
         return changes(self.parts, parts(config, self.salt))
 
 
-def files_of(path: Path) -> dict[str, str]:
-    """The texts that make the configuration in `path`, by their names below its directory."""
-    more = sorted(file for file in (path.parent / "conf.d").glob("*.y*ml") if file.suffix in (".yaml", ".yml"))
-    return {str(file.relative_to(path.parent)): file.read_text(encoding="utf-8") for file in (path, *more)}
+def texts_of(path: Path) -> dict[str, str]:
+    """The texts that make the configuration in `path`, by the names of their files below its folder."""
+    return {name: (path.parent / name).read_text(encoding="utf-8") for name in files_of(path)}
 
 
 def entries(directory: Path) -> list[Entry]:
@@ -85,7 +87,7 @@ def record(path: Path, config: Configuration, now: float) -> int | None:
     Raises:
         OSError: It cannot be written.
     """
-    files, folder = files_of(path), config.directory / FOLDER
+    files, folder = texts_of(path), config.directory / FOLDER
     known = entries(config.directory)
     if known and known[-1].files == files and not known[-1].differs(config):
         return None
@@ -108,21 +110,37 @@ def record(path: Path, config: Configuration, now: float) -> int | None:
 def restore(entry: Entry, path: Path) -> list[str]:
     """Put the texts of an earlier configuration in the place of those in `path`; returns the names of the files changed.
 
-    The main file comes last, and a file of ``conf.d`` that was not there then is kept beside as ``….replaced``.
-
     Raises:
         StoreError: A name in the entry leads out of the configuration's directory.
     """
+    return put(path, texts_for(entry, path))
+
+
+def texts_for(entry: Entry, path: Path) -> dict[str, str]:
+    """The texts of an earlier configuration, under the names that they have where `path` is the main file."""
+    return {(path.name if name == entry.main else name): text for name, text in entry.files.items()}
+
+
+def put(path: Path, wanted: Mapping[str, str]) -> list[str]:
+    """Have the configuration in `path` consist of these texts; returns the names of the files changed.
+
+    Each file holds its old text or its new one, whatever ends the process, and keeps its permissions. The main file comes
+    last, and a file of ``conf.d`` that is not among them is kept beside as ``….replaced``.
+
+    Raises:
+        StoreError: A name leads out of the configuration's folder, or is no file of a configuration.
+    """
     folder = path.parent
-    wanted = {(path.name if name == entry.main else name): text for name, text in entry.files.items()}
     for name in wanted:
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise StoreError(f"{name} leads out of {folder}: the history was tampered with")
-    present = files_of(path) if path.exists() else {}
+        if name != path.name and not _MORE.fullmatch(name):
+            raise StoreError(f"{name} leads out of {folder}, or is no file of it: conf.d/NAME.yaml would be")
+    present = texts_of(path) if path.exists() else {}
     changed = [name for name in wanted if present.get(name) != wanted[name]]
     for name in sorted(changed, key=lambda name: name == path.name):
-        make_directory((folder / name).parent)
-        write_durably(folder / name, wanted[name].encode())
+        file = folder / name
+        make_directory(file.parent)
+        mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
+        write_durably(file, wanted[name].encode(), mode)
     for name in present:
         if name not in wanted:
             (folder / name).rename(folder / f"{name}.replaced")

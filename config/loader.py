@@ -28,13 +28,20 @@ _Target = TypeVar("_Target", bound=TargetConfig)
 _ACCESS: Final = ("endpoint", "workspace_url", "client_id", "client_secret")  # without them ZeroBus cannot be reached
 
 
-def load(path: Path) -> Configuration:
+Texts = Mapping[str, str]  # of files, by their names below the configuration's folder: the main one, and ``conf.d/…``
+
+
+def load(path: Path, texts: Texts | None = None) -> Configuration:
     """The configuration in `path` and in ``conf.d/*.yaml`` beside it; nothing is opened and nothing is logged.
+
+    Args:
+        path: The main file.
+        texts: What is to be written into the files, which is looked at instead of what they hold.
 
     Raises:
         ProblemsError: All that is wrong with it.
     """
-    root, problems = _root(path)
+    root, problems = _root(path, texts)
     root = expand(root, problems)
     values, more = construct(root, lambda path: follow(path).is_file)
     document = Document(root, values, [*problems, *more])
@@ -47,9 +54,9 @@ def load(path: Path) -> Configuration:
     raise ProblemsError(document.problems)
 
 
-def places(path: Path) -> dict[tuple[str, str], Place]:
+def places(path: Path, texts: Texts | None = None) -> dict[tuple[str, str], Place]:
     """Where each source, target and rule of the configuration in `path` stands, by kind and name; it must be a sound one."""
-    root, _ = _root(path)
+    root, _ = _root(path, texts)
     values = dict(_members(root))
     found = {("gateway", ""): place_of(root.value[0][0])} if root.value else {}
     for kind, key in (("source", "sources"), ("rule", "routing_rules")):
@@ -60,6 +67,12 @@ def places(path: Path) -> dict[tuple[str, str], Place]:
     for key, _ in getattr(cloud.get("connectors"), "value", ()):
         found["target", key.value] = place_of(key)
     return found
+
+
+def files_of(path: Path) -> list[str]:
+    """The files that make the configuration in `path`, by their names below its folder; the main one first."""
+    more = sorted(file for file in (path.parent / "conf.d").glob("*.y*ml") if file.suffix in (".yaml", ".yml"))
+    return [path.name, *(str(file.relative_to(path.parent)) for file in more)]
 
 
 def _members(node: yaml.Node | None) -> list[tuple[str, yaml.Node]]:
@@ -81,15 +94,15 @@ def load_or_exit(path: Path) -> Configuration:
     return configuration
 
 
-def _root(path: Path) -> tuple[yaml.MappingNode, list[Problem]]:
+def _root(path: Path, texts: Texts | None) -> tuple[yaml.MappingNode, list[Problem]]:
     """All files as one node."""
     root = yaml.MappingNode("", [], yaml.Mark(str(path), 0, 0, 0, None, 0))
     problems: list[Problem] = []
     unreadable: list[Problem] = []
-    more = (path.parent / "conf.d").glob("*.y*ml")
-    for file in [path, *sorted(f for f in more if f.suffix in (".yaml", ".yml"))]:
+    names = files_of(path) if texts is None else texts
+    for name in sorted(names, key=lambda name: (name != path.name, name)):
         try:
-            node, found = compose(file)
+            node, found = compose(path.parent / name, None if texts is None else texts[name])
         except ProblemsError as error:
             unreadable += error.problems
             continue

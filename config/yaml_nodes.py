@@ -87,13 +87,17 @@ def place_of(node: yaml.Node) -> Place:
 # ---------------------------------------------------------------------- files
 
 
-def compose(path: Path) -> tuple[yaml.Node | None, list[Problem]]:
+def compose(path: Path, written: str | None = None) -> tuple[yaml.Node | None, list[Problem]]:
     """The root node of a YAML file, None when it is empty, and what YAML allows but a configuration does not.
+
+    Args:
+        path: The file.
+        written: What is to be written into it, which is looked at instead of what it holds.
 
     Raises:
         ProblemsError: The file cannot be read, or is not YAML.
     """
-    text = _read(path)
+    text = _read(path, written)
     loader = _LOADER(text)
     try:
         node = loader.get_single_node()
@@ -113,13 +117,13 @@ def compose(path: Path) -> tuple[yaml.Node | None, list[Problem]]:
     return node, walk.problems
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, written: str | None) -> str:
     def wrong(message: str, offset: int = 0, before: str = "") -> ProblemsError:
         line, column = before.count("\n", 0, offset) + 1, offset - (before.rfind("\n", 0, offset) + 1) + 1
         return ProblemsError([Problem(Place(str(path), line, column), "", message)])
 
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes() if written is None else written.encode("utf-8", "surrogatepass")
     except OSError as error:
         raise wrong(f"cannot be read: {error.strerror}") from error
     try:

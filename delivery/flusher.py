@@ -21,7 +21,7 @@ class Flusher:
     def __init__(
         self, logs: Sequence[Log], interval: float, name: str, synced: Callable[[], None] = lambda: None
     ) -> None:
-        self._logs = logs
+        self._logs = tuple(logs)
         self._interval = interval
         self._synced = synced
         self._changed = threading.Condition()
@@ -37,6 +37,13 @@ class Flusher:
             self._durable[log] = log.sync()
         self._thread.start()
         return self
+
+    def add(self, log: Log) -> None:
+        """Keep one more log durable."""
+        durable = log.sync()
+        with self._changed:
+            self._durable[log], self._wanted[log] = durable, 0
+            self._logs = (*self._logs, log)
 
     def durable(self, log: Log) -> int:
         """Number of the last durable record of `log`."""

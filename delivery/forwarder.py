@@ -14,7 +14,16 @@ from typing import Final
 import pyarrow as pa
 import structlog
 
-from connectors.contract import AuthError, ConfigError, DeliveryError, PoolUse, RejectedRecords, TransientError, Writer
+from connectors.contract import (
+    AuthError,
+    ConfigError,
+    DeliveryError,
+    Limits,
+    PoolUse,
+    RejectedRecords,
+    TransientError,
+    Writer,
+)
 from delivery import metrics
 from delivery.breaker import Breaker, BreakerState
 from delivery.dead_letters import DeadLetterStore
@@ -105,6 +114,16 @@ class Forwarder:
         """Wait for the thread, if it was started, `timeout` seconds at most."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
+
+    @property
+    def started(self) -> bool:
+        """Whether it has begun."""
+        return self._thread.ident is not None
+
+    @property
+    def limits(self) -> Limits:
+        """What the target's writer takes at once."""
+        return self._writer.limits
 
     @property
     def linger(self) -> float:

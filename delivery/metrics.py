@@ -10,12 +10,19 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
 
 
+_LABELLED: Final[list[tuple[Counter | Gauge | Histogram, tuple[str, ...]]]] = []
+
+
 def _counter(name: str, meaning: str, *labels: str) -> Counter:
-    return Counter(name, meaning, labels, registry=REGISTRY)
+    made = Counter(name, meaning, labels, registry=REGISTRY)
+    _LABELLED.append((made, labels))
+    return made
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
-    return Gauge(name, meaning, labels, registry=REGISTRY)
+    made = Gauge(name, meaning, labels, registry=REGISTRY)
+    _LABELLED.append((made, labels))
+    return made
 
 
 RECEIVED: Final = _counter("bifrost_bridge_records_received_total", "Readings received from a source", "source")
@@ -83,6 +90,7 @@ RESPONSE_TIME: Final = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
     registry=REGISTRY,
 )
+_LABELLED.append((RESPONSE_TIME, ("connector",)))
 
 POOL_SIZE: Final = _gauge("bifrost_cloud_pool_size", "Connections that a target's pool may have", "connector")
 POOL_OPEN: Final = _gauge("bifrost_cloud_pool_open", "Connections that a target's pool has", "connector")
@@ -130,3 +138,15 @@ def show_pool(connector: str, use: PoolUse) -> None:
     POOL_OPEN.labels(connector).set(use.open)
     POOL_IN_USE.labels(connector).set(use.in_use)
     POOL_WAITING.labels(connector).set(use.waiting)
+
+
+def forget(label: str, name: str) -> None:
+    """Show nothing more of a source or a connector that has gone.
+
+    Args:
+        label: ``source`` or ``connector``.
+        name: Its name.
+    """
+    for metric, labels in _LABELLED:
+        if label in labels:
+            metric.remove_by_labels({label: name})

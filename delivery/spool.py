@@ -114,31 +114,44 @@ class Spool:
             make_directory(directory)
             upgrade.spool(directory, tags, own_shard)
         stored = _stored(directory) if persistent else []
-        self._lanes = [
-            Lane(
-                directory / f"p{priority}",
-                tags,
-                own_shard,
-                self.policy,
-                priority=priority,
-                entry_rows=entry_rows,
-                entry_bytes=entry_bytes,
-                memory_rows=memory_rows,
-                segment_bytes=min(segment_bytes, max(_LEAST_SEGMENT, self.policy.quota // 16)),
-                marks_resent=marks_resent,
-                now=now,
-                persistent=persistent,
-                lock=self._lock,
-                numbers=self._numbers,
-            )
-            for priority in sorted({0, *priorities, *stored})
-        ]
-        self._priorities = np.array([lane.priority for lane in self._lanes])
-        self._urgent_first = self._lanes[::-1]
+        self._new_lane: Callable[[int], Lane] = lambda priority: Lane(
+            directory / f"p{priority}",
+            tags,
+            own_shard,
+            self.policy,
+            priority=priority,
+            entry_rows=entry_rows,
+            entry_bytes=entry_bytes,
+            memory_rows=memory_rows,
+            segment_bytes=min(segment_bytes, max(_LEAST_SEGMENT, self.policy.quota // 16)),
+            marks_resent=marks_resent,
+            now=now,
+            persistent=persistent,
+            lock=self._lock,
+            numbers=self._numbers,
+        )
+        self._use(map(self._new_lane, {0, *priorities, *stored}))
         self._flusher = Flusher(
             [lane.log for lane in self._lanes], _SYNC_INTERVAL, f"spool {directory.name}", self._keep_house
         )
         self._flusher.start()
+
+    def _use(self, lanes: Iterable[Lane]) -> None:
+        self._lanes = sorted(lanes, key=lambda lane: lane.priority)
+        self._priorities = np.array([lane.priority for lane in self._lanes])
+        self._urgent_first = self._lanes[::-1]
+
+    def prepare(self, priorities: Iterable[int]) -> None:
+        """Have a lane for each of these priorities from now on; what waits already stays where it is.
+
+        Raises:
+            StoreError: The disk refused.
+        """
+        with self._lock:
+            new = [self._new_lane(priority) for priority in set(priorities).difference(self._priorities.tolist())]
+            for lane in new:
+                self._flusher.add(lane.log)
+            self._use([*self._lanes, *new])
 
     # ------------------------------------------------------------------ appending (flow thread)
 
@@ -329,6 +342,11 @@ class Spool:
     # ------------------------------------------------------------------ when it is full
 
     @property
+    def persistent(self) -> bool:
+        """Whether it lies on disk."""
+        return self._persistent
+
+    @property
     def blocked(self) -> bool:
         """Whether the flow should bring nothing more until there is room."""
         if self._no_room:
@@ -456,7 +474,7 @@ class Spool:
         return self._arrived_rows >= rows or any(lane.waiting(rows) for lane in self._lanes)
 
     def _lane(self, unit: Unit) -> Lane:
-        return self._lanes[int(np.searchsorted(self._priorities, unit.priority))]
+        return next(lane for lane in self._lanes if lane.priority == unit.priority)
 
     def record(self, unit: Unit) -> None:
         """Make the unit itself durable, so that it can be sent again unchanged after a crash.

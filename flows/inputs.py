@@ -44,6 +44,7 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
     @override
     def next_batch(self) -> list[pa.RecordBatch]:
         self._asked = time.monotonic()
+        self._process.leave_to_change()
         self._trim()
         late = self._clock.set_back()
         if late > TOLERATED:

@@ -31,10 +31,16 @@ class Observed(Protocol):
     config: "Configuration"
     started: float
     draining: bool
-    intakes: "dict[str, SourceIntake]"
-    forwarders: "dict[str, Forwarder]"
     dead_letters: "DeadLetterStore"
     kept: dict[str, dict[str, Any]]
+
+    @property
+    def intakes(self) -> "dict[str, SourceIntake]":
+        """The sources' intakes, by name."""
+
+    @property
+    def forwarders(self) -> "dict[str, Forwarder]":
+        """The targets' forwarders, by name."""
 
     def account(self) -> "Account":
         """The account of the gateway."""

@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,30 +24,32 @@ import pyarrow as pa
 import structlog
 from bytewax.inputs import AbortExecution
 
+from config.desk import ConfigDesk
 from config.loader import load_or_exit, remembered_name
 from config.logs import configure
 from config.models import NAME_FILE, Configuration
-from connectors.contract import Context, SourceState
-from delivery import metrics
-from delivery.account import Account, next_scan, settle_accounts
+from config.yaml_nodes import ProblemsError
+from connectors.settings import SourceConfig
+from delivery.account import Account, settle_accounts
 from delivery.clock import AgeClock
 from delivery.dead_letters import DeadLetterStore
 from delivery.disk import DirectoryLock, StoreError, write_durably
 from delivery.forwarder import Forwarder
 from delivery.journal import SHARDS, Journal, shard_of
 from delivery.outcome import Outcome
-from delivery.pace import RateLimit
-from delivery.retry import RetryPolicy
 from delivery.spool import Spool
-from delivery.wear import written_bytes
 from flows import main_module, report
 from flows.allocator import give_back
+from flows.change import ChangeRefusedError, Steps, running, steps
 from flows.clock import Epochs, lead, pace
-from flows.intake import SourceIntake, supervise
+from flows.gauges import Gauges
+from flows.intake import SourceIntake
 from flows.options import check_bytewax_options, prepare_recovery
 from flows.port import Port
+from flows.readers import Readers
 from flows.replays import resume_replays
 from flows.spools import file_name, kept
+from flows.targets import Targets, limits
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
 from normalization.report import left_out
@@ -79,6 +81,16 @@ class _Turn:
     began: float = 0.0
 
 
+@dataclass(slots=True)
+class _Change:
+    """Targets that come, go or wait otherwise."""
+
+    config: Configuration
+    steps: Steps
+    done: threading.Event = field(default_factory=threading.Event)
+    error: StoreError | None = None
+
+
 class Process:
     """What one gateway's flow lives on.
 
@@ -88,14 +100,14 @@ class Process:
 
     def __init__(self, config: Configuration) -> None:
         self.config = config
+        self.desk: ConfigDesk | None = None  # where its configuration is changed, when it came from a file
         self.tags = TagTable()
         self.normalizer = Normalizer(self.tags, config.path_template)
-        self._routers: dict[int, Router] = {}  # by thread
+        self._routers: dict[int, tuple[Configuration, Router]] = {}  # by thread, with what it was made from
         self.journal: Journal
         self.dead_letters: DeadLetterStore
-        self.spools: dict[str, Spool] = {}
-        self.forwarders: dict[str, Forwarder] = {}
-        self.intakes: dict[str, SourceIntake] = {}
+        self._targets: Targets
+        self._readers: Readers
         self.kept: dict[str, dict[str, Any]] = {}  # spools of targets that are not configured, as plain values
         self.opening_kept = threading.Lock()
         self.started = time.time()
@@ -109,15 +121,19 @@ class Process:
         self._lock = threading.Lock()
         self._leaving = threading.Lock()  # held by the thread that ends the process
         self._drained: set[int] = set()
+        self._reads = threading.Event()
+        self._stop_reading = asyncio.Event()
         self._reading_ended = threading.Event()
         self._directory_lock: DirectoryLock | None = None
-        self._scanning = threading.Lock()
-        self._next_scan = 0.0
+        self._gauges = Gauges()
         self._latest = 0.0
         # By thread; Bytewax's own threads get a new Python thread state each time, so that a threading.local would forget.
         self._turns: defaultdict[int, _Turn] = defaultdict(_Turn)
-        self._readers: list[asyncio.Task[None]] = []
         self._keeping_house: list[asyncio.Task[None]] = []
+        self._reporting: asyncio.Task[None] | None = None
+        self._applying = threading.Lock()
+        self._change: _Change | None = None
+        self._rebuilds = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
 
@@ -137,8 +153,7 @@ class Process:
             except StoreError as error:
                 self.fail(error)
             threading.Thread(target=self._io, name="io", daemon=True).start()
-            for forwarder in self.forwarders.values():
-                forwarder.start()
+            self._targets.start(self.forwarders)
             if self.config.port is not None:
                 from flows.letters_port import letters_router
                 from flows.spools_port import spools_router
@@ -184,37 +199,10 @@ class Process:
             directory / "dead_letters", self.tags, self._own.__contains__, self.config.dead_letters
         )
         self.journal.on_trimmed.append(self.dead_letters.forget)
-        for name, target in self.config.targets.items():
-            place = directory / "targets" / file_name(name)
-            writer = target.writer(Context(self.config.gateway, place))
-            spool = Spool(
-                place / "spool",
-                self.tags,
-                self._own.__contains__,
-                persistent=target.disk_persistent,
-                policy=self.config.buffers.get(name),
-                priorities=[rule.priority for rule in self.config.rules],
-                entry_rows=writer.limits.rows,
-                entry_bytes=writer.limits.bytes,
-                memory_rows=target.buffer_size or self.config.memory_rows,
-                now=self.ages,
-                marks_resent=not writer.limits.remembers_units,
-            )
-            if not target.disk_persistent:
-                spool.follow(self.journal.settled(name), self.dead_letters.came(name))
-            self.journal.on_trimmed.append(spool.forget)
-            self.spools[name] = spool
-            self.forwarders[name] = Forwarder(
-                name,
-                writer,
-                spool,
-                self.dead_letters,
-                policy=RetryPolicy(first=target.retry_delay, cap=self.config.probe_interval),
-                threshold=target.retry_count,
-                rate=RateLimit(target.rate_limit.rows, target.rate_limit.bytes, target.rate_limit.messages),
-                zerobus=target.type == "zerobus",
-            )
-        self._pace = pace(forwarder.linger for forwarder in self.forwarders.values())
+        self._targets = Targets(self.journal, self.dead_letters, self.tags, self._own.__contains__, self.ages)
+        self._targets.open(self.config, self.config.targets)
+        self._readers = Readers(self.config.gateway, directory / "sources", self.journal, self.tags)
+        self._set_pace()
         resume_replays(self)
         self.kept = kept(self)
         for name, line in self.kept.items():
@@ -234,23 +222,20 @@ class Process:
             asyncio.create_task(_again(self.ages.note, _NOTE_AGES)),
             asyncio.create_task(_again(give_back, _GIVE_BACK)),
         ]
-        if self.config.report_interval:
-            self._readers.append(asyncio.create_task(self._report(self.config.report_interval), name=report.SOURCE))
+        self._report_every(self.config.report_interval)
         for source in self.config.sources:
-            if source.enabled:
-                intake = SourceIntake(source.name, source.protocol, self.journal, self.tags)
-                context = Context(self.config.gateway, self.config.directory / "sources" / source.name)
-                self.intakes[source.name] = intake
-                reader = supervise(source, context, intake, self.journal)
-                self._readers.append(asyncio.create_task(reader, name=source.name))
-        if self.draining:
-            self._stop_readers()
-        await asyncio.gather(*self._readers, return_exceptions=True)
-        for intake in self.intakes.values():
-            intake.state(SourceState.STOPPED)
-        if self.draining:
-            self._reading_ended.set()
+            self._readers.start(source)
+        self._reads.set()
+        await self._stop_reading.wait()
+        self._report_every(None)
+        await self._readers.stop()
+        self._reading_ended.set()
         await asyncio.Event().wait()  # futures of the journal still want this loop
+
+    def _report_every(self, interval: float | None) -> None:
+        if self._reporting is not None:
+            self._reporting.cancel()
+        self._reporting = asyncio.create_task(self._report(interval), name=report.SOURCE) if interval else None
 
     async def _report(self, interval: float) -> None:
         """Append what the gateway says of itself, every `interval` seconds."""
@@ -266,22 +251,22 @@ class Process:
             rows = report.columns(account, complete, self.config.gateway, self.tags.intern, now)
             await self.journal.append(report.SOURCE, shard, rows, None)
 
-    def _stop_readers(self) -> None:
-        for task in self._readers:
-            task.cancel()
-
     # ------------------------------------------------------------------ running
 
-    def run(self, flow: Callable[[], object], epoch: float) -> None:
-        """Run the flow, and again from its last snapshot when the wall clock was set back or its disk was full.
+    def run(self, flow: Callable[[], object], epoch: float, *, rebuilds: bool = False) -> None:
+        """Run the flow, and again from its last snapshot when the wall clock was set back, its disk was full or it changes.
 
         Args:
             flow: Runs it on one worker, in this thread, until it is left.
             epoch: Seconds between two snapshots.
+            rebuilds: Whether `flow` builds the graph each time, so that targets may come and go.
         """
         self._runs_again = again = True
+        self._rebuilds = rebuilds
         while again:
             self._set_back = False
+            if self._change is not None:
+                self._change_targets(self._change)
             self._turns.clear()
             self.lead, self.epochs = lead(), Epochs(epoch)
             try:
@@ -292,7 +277,7 @@ class Process:
                 log.error("no room for the flow's snapshots, it begins again at the last one", wait_s=_FULL_PAUSE)
                 time.sleep(_FULL_PAUSE)
             else:
-                again = self._set_back
+                again = self._set_back or self._change is not None
 
     def clock_set_back(self, seconds: float) -> None:
         """Called by a partition: the epoch would last so much longer. Leaves the flow if it is run again.
@@ -308,17 +293,128 @@ class Process:
         if again:
             raise AbortExecution
 
+    # ------------------------------------------------------------------ changing
+
+    def apply(self, new: Configuration) -> tuple[str, ...]:
+        """Run as another configuration says: what it does not change goes on undisturbed. Not for the flow's threads.
+
+        Args:
+            new: The configuration.
+
+        Returns:
+            What of it holds from the next start on, as names of fields of `Configuration`.
+
+        Raises:
+            ChangeRefusedError: It cannot be done while the gateway runs; nothing has changed.
+            StoreError: A store of a new target cannot be opened; nothing has changed.
+        """
+        with self._applying:
+            self._reads.wait()
+            wanted = running(self.config, new)
+            present = {name: forwarder.limits for name, forwarder in self.forwarders.items()}
+            todo = steps(self.config, new, present, limits(wanted))
+            self._targets.refuse_loss(todo.targets_gone)
+            for spool in self.spools.values():
+                spool.prepare(rule.priority for rule in new.rules)
+            if todo.graph:
+                self._change_graph(wanted, todo)
+            else:
+                self.config = wanted
+            self._targets.rewrite(wanted, todo.writers)
+            self._set_pace()
+            sources = [source for source in new.sources if source.name in todo.sources_come]
+            self._on_loop(self._change_reading(todo.sources_gone, sources))
+            configure(new.log_level)
+            log.info(
+                "configuration applied",
+                sources=[*dict.fromkeys([*todo.sources_gone, *todo.sources_come])],
+                targets=[*dict.fromkeys([*todo.targets_gone, *todo.targets_come, *todo.writers])],
+            )
+            return todo.next_start
+
+    def reopen(self, sources: Collection[str], targets: Collection[str]) -> None:
+        """Connect sources and targets anew, because what they were connected with has changed, such as a certificate."""
+        with self._applying:
+            self._targets.rewrite(self.config, [name for name in targets if name in self.forwarders])
+            again = [source for source in self.config.sources if source.name in sources]
+            self._on_loop(self._readers.change([source.name for source in again], again))
+
+    def _on_loop(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._loop is not None  # noqa: S101 - it reads
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _change_reading(self, gone: Collection[str], come: Collection[SourceConfig]) -> None:
+        self._report_every(self.config.report_interval)
+        await self._readers.change(gone, come)
+
+    def _change_graph(self, config: Configuration, todo: Steps) -> None:
+        """Have the flow's own thread leave it, change the targets, and run it again from its last snapshot."""
+        if not self._rebuilds:
+            names = ", ".join(sorted({*todo.targets_gone, *todo.targets_come}))
+            raise ChangeRefusedError(
+                f"targets that come, go or wait otherwise ({names}) change the flow's graph, which stays as it is under "
+                "`python -m bytewax.run` and with several workers: put the change into the file and start the gateway again"
+            )
+        change = self._change = _Change(config, todo)
+        change.done.wait()
+        if change.error is not None:
+            raise change.error
+
+    def leave_to_change(self) -> None:
+        """Called by a partition: leaves the flow if its graph is to change.
+
+        Raises:
+            AbortExecution: Bytewax is to leave the flow as it is, without an end of stream.
+        """
+        if self._change is not None and not self._leaving.locked():
+            raise AbortExecution
+
+    def _change_targets(self, change: "_Change") -> None:
+        todo, self._change = change.steps, None
+        try:
+            try:
+                self._targets.close(todo.targets_gone)
+                self._targets.open(change.config, todo.targets_come)
+                self.config = change.config
+            except StoreError as error:
+                change.error = error
+                self._targets.close([name for name in todo.targets_come if name in self.spools])
+                self._targets.open(self.config, [name for name in todo.targets_gone if name not in self.spools])
+        except StoreError as error:
+            self.fail(error)
+        self._targets.start(name for name, each in self.forwarders.items() if not each.started)
+        self._set_pace()
+        self.kept = kept(self)
+        change.done.set()
+
+    def _set_pace(self) -> None:
+        self._pace = pace(forwarder.linger for forwarder in self.forwarders.values())
+
     # ------------------------------------------------------------------ what the flow asks
 
     @property
     def router(self) -> Router:
         """This worker's router."""
-        worker = threading.get_ident()
+        worker, config = threading.get_ident(), self.config
         found = self._routers.get(worker)
-        if found is None:
-            config = self.config
-            found = self._routers[worker] = Router(config.rules, config.default, config.source_targets)
-        return found
+        if found is None or found[0] is not config:
+            found = self._routers[worker] = config, Router(config.rules, config.default, config.source_targets)
+        return found[1]
+
+    @property
+    def spools(self) -> dict[str, Spool]:
+        """The targets' spools, by name."""
+        return self._targets.spools
+
+    @property
+    def forwarders(self) -> dict[str, Forwarder]:
+        """The targets' forwarders, by name."""
+        return self._targets.forwarders
+
+    @property
+    def intakes(self) -> dict[str, SourceIntake]:
+        """The sources' intakes, by name."""
+        return self._readers.intakes
 
     @property
     def blocked(self) -> bool:
@@ -393,44 +489,7 @@ class Process:
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are counted when somebody looks."""
-        for name, spool in self.spools.items():
-            metrics.BUFFERED.labels(name).set(spool.stored_rows)
-            metrics.ALARM.labels(name).set(bool(spool.alarm))
-            metrics.OLDEST.labels(name).set(spool.oldest_age or 0.0)
-            full_in = spool.full_in
-            metrics.TIME_TO_FULL.labels(name).set(-1.0 if full_in is None else full_in)
-            for reason, readings in spool.discarded.items():
-                metrics.DISCARDED.labels(name, reason).set(readings)
-        for name, forwarder in self.forwarders.items():
-            if (use := forwarder.pool) is not None:
-                metrics.show_pool(name, use)
-        for source, intake in self.intakes.items():
-            for what, times in list(intake.status.counts.items()):
-                metrics.ODDITIES.labels(source, what).set(times)
-            for what, value in list(intake.status.measures.items()):
-                metrics.MEASURES.labels(source, what).set(value)
-        metrics.QUEUE_SIZE.set(self.journal.waiting_rows)
-        metrics.QUEUE_CAPACITY.set(self.journal.memory_rows)
-        metrics.SPOOLED_BYTES.set(self.journal.size + sum(spool.size for spool in self.spools.values()))
-        metrics.WRITTEN.set(written_bytes())
-        metrics.DEAD_LETTERS.set(self.dead_letters.total)
-        metrics.DEAD_LETTER_BYTES.set(self.dead_letters.size)
-        metrics.DEAD_LETTERS_DISCARDED.set(self.dead_letters.discarded)
-        with self._scanning:
-            began = time.monotonic()
-            if began >= self._next_scan:
-                self._show_account(self.account())
-                self._next_scan = next_scan(began, time.monotonic())
-
-    def _show_account(self, account: Account) -> None:
-        metrics.UNACCOUNTED.set(account.unaccounted)
-        for source, line in account.sources.items():
-            for state, count in line.states().items():
-                metrics.LEDGER.labels(source, state).set(count)
-        for target, lines in account.targets.items():
-            for source, of_target in lines.items():
-                for state, count in of_target.states().items():
-                    metrics.ROUTE_LEDGER.labels(source, target, state).set(count)
+        self._gauges.refresh(self)
 
     # ------------------------------------------------------------------ stopping
 
@@ -444,7 +503,7 @@ class Process:
             self._exit(0)
         threading.Thread(target=self._leave_late, name="drain", daemon=True).start()
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop_readers)
+            self._loop.call_soon_threadsafe(self._stop_reading.set)
 
     def drained(self, index: int) -> None:
         """Everything that shard `index` gave to the flow is durable behind it; the last shard leaves."""
@@ -472,11 +531,7 @@ class Process:
 
     def close(self, patience: float = 0.0) -> None:
         """Stop the forwarders, give them `patience` seconds, and close the stores."""
-        for forwarder in self.forwarders.values():
-            forwarder.stop()
-        deadline = time.monotonic() + patience
-        for forwarder in self.forwarders.values():
-            forwarder.join(max(0.0, deadline - time.monotonic()))
+        self._targets.shut(patience)
         self.journal.close()
         self.dead_letters.close()
         for spool in self.spools.values():
@@ -499,9 +554,25 @@ class Process:
         os._exit(code)  # Bytewax has no way to leave a flow without an end of stream
 
     def on_signals(self) -> None:
-        """Drain on SIGTERM and SIGINT; call from the main thread."""
+        """Drain on SIGTERM and SIGINT, run as the files say on SIGHUP; call from the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.drain())
+        signal.signal(
+            signal.SIGHUP, lambda *_: threading.Thread(target=self.reload, name="reload", daemon=True).start()
+        )
+
+    def configured_in(self, path: Path) -> None:
+        """Its configuration came from this file, and is changed there."""
+        self.desk = ConfigDesk(path, lambda: self.config, self.apply)
+
+    def reload(self) -> None:
+        """Run as the configuration's files say now; what is wrong with them is logged, and everything stays as it was."""
+        if self.desk is None or not self._opened:
+            return
+        try:
+            self.desk.apply()
+        except (ProblemsError, ChangeRefusedError, StoreError, OSError) as error:
+            log.error("the configuration was not applied", reason=str(error))
 
 
 async def _again(act: Callable[[], None], interval: float) -> None:
@@ -522,7 +593,10 @@ def under_bytewax(config: Configuration | None = None) -> Process:
     Args:
         config: A configuration; ``BIFROST_CONFIG`` or config/gateway.yaml when None.
     """
-    process = Process(config or load_or_exit(Path(os.environ.get("BIFROST_CONFIG", "config/gateway.yaml"))))
+    path = Path(os.environ.get("BIFROST_CONFIG", "config/gateway.yaml"))
+    process = Process(config or load_or_exit(path))
+    if config is None:
+        process.configured_in(path)
     if main_module() == "bytewax.run":
         recovery = check_bytewax_options(sys.argv[1:], os.environ)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from config.changes import changes, parts, shown
-from config.history import FOLDER, entries, files_of, record, restore
+from config.history import FOLDER, entries, record, restore, texts_of
 from config.loader import load, places
 from config.models import Configuration
 from delivery.disk import StoreError
@@ -170,7 +170,7 @@ def test_an_earlier_configuration_is_put_back_as_it_was(path: Path) -> None:
     (path.parent / "conf.d").mkdir()
     part = path.parent / "conf.d" / "more.yaml"
     part.write_text("# more\ngateway: {commit_interval: 5ms}\n")
-    before = files_of(path)
+    before = texts_of(path)
     record(path, load(path), 1000.0)
     edit(path, ("address: 102", "address: 104"))
     part.unlink()
@@ -178,7 +178,7 @@ def test_an_earlier_configuration_is_put_back_as_it_was(path: Path) -> None:
     record(path, load(path), 2000.0)
     (first, _) = entries(load(path).directory)
     assert sorted(restore(first, path)) == ["conf.d/later.yaml", "conf.d/more.yaml", "gateway.yaml"]
-    assert files_of(path) == before
+    assert texts_of(path) == before
     assert (path.parent / "conf.d" / "later.yaml.replaced").exists()
     assert first.differs(load(path)) == []
 
