@@ -31,6 +31,11 @@ def run(config: Configuration, seconds: float | None = None, path: Path | None =
         seconds: How long; None for ever.
         path: What it was loaded from, which is kept in the gateway's history.
     """
+    return run_process(Process(config), seconds, path)
+
+
+def run_process(process: Process, seconds: float | None = None, path: Path | None = None) -> int:
+    """Run a gateway on the main thread; see `run`."""
     import os
 
     from bytewax.recovery import RecoveryConfig
@@ -39,14 +44,13 @@ def run(config: Configuration, seconds: float | None = None, path: Path | None =
     from flows.gateway import gateway
 
     os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
-    process = Process(config)
     process.on_signals()
     process.claim()
     if path is not None:
-        _remember(path, config)
+        _remember(path, process.config)
         process.configured_in(path)
-    directory = recovery_directory(config)
-    prepare_recovery(directory, config.gateway)
+    directory = recovery_directory(process.config)
+    prepare_recovery(directory, process.config.gateway)
     if seconds is not None:
         timer = threading.Timer(seconds, process.drain)
         timer.daemon = True

@@ -6,19 +6,28 @@ whoever sends that back means the secret that is there.
 """
 
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from config.schema import follow
 
 MASKED: Final = "********"
 _CONNECTORS: Final = ("gateway", "cloud", "connectors")
 _NAMES: Final = ("name", "tag", "path", "topic", "node", "address")  # what tells the members of a list apart
+
+_PLAIN: Final = re.compile(
+    r"(?!true|false|null|[yYnN]|yes|no|on|off)[A-Za-z_/]([A-Za-z0-9_./-]|:[A-Za-z0-9/])*( [A-Za-z0-9_./-]+)*|",
+    re.IGNORECASE,
+)
 
 Texts = Mapping[str, str]
 
@@ -126,8 +135,32 @@ def _target(files: Texts, name: str) -> str | None:
 # ---------------------------------------------------------------------- reading
 
 
+class _Float(float):
+    """A number as it is written."""
+
+    written: str
+
+
+class _Constructor(RoundTripConstructor):
+    def as_written(self, node: Any) -> _Float:
+        made = _Float(self.construct_yaml_float(node))
+        made.written = node.value
+        return made
+
+
+class _Representer(RoundTripRepresenter):
+    def number(self, value: float) -> Any:
+        return self.represent_scalar("tag:yaml.org,2002:float", getattr(value, "written", repr(value)))
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:float", _Constructor.as_written)
+_Representer.add_representer(_Float, _Representer.number)
+_Representer.add_representer(float, _Representer.number)
+
+
 def _yaml() -> YAML:
     made = YAML()
+    made.Constructor, made.Representer = _Constructor, _Representer
     made.preserve_quotes = True
     made.width = 4096
     made.indent(mapping=2, sequence=4, offset=2)
@@ -235,10 +268,13 @@ def _replaced(text: str, path: Sequence[str | int], new: Any) -> str:
     block = "".join(
         line[indent:] if line[:indent].isspace() or not indent else line for line in lines[first : last + 1]
     )
-    document = _read(block)
-    part: str | int = 0 if isinstance(path[-1], int) else path[-1]
-    _update(document[part], new, document, part)
-    return _spliced(lines, first, last + 1, _written_at(document, indent))
+    if not isinstance(path[-1], int):
+        document = _read(block)
+        _update(document[path[-1]], new, document, path[-1])
+        return _spliced(lines, first, last + 1, _shifted(_written(document), indent))
+    document = _read(_X + _shifted(block, _DASH))
+    _update(document["x"][0], new, document["x"], 0)
+    return _spliced(lines, first, last + 1, _shifted(_without_x(_written(document)), indent))
 
 
 def _removed(text: str, path: Sequence[str | int]) -> str:
@@ -286,11 +322,21 @@ def _whole(text: str, path: Sequence[str | int], act: Callable[[Any, Any], Any])
 
 
 def _written_at(made: Any, indent: int) -> str:
-    if isinstance(made, CommentedSeq):  # in a mapping its dashes are indented, as those of the lists within
-        inner = _written(CommentedMap({"x": made})).splitlines(keepends=True)[1:]
-        block = "".join(line[2:] for line in inner)
-    else:
-        block = _written(made)
+    if isinstance(made, CommentedSeq):
+        return _shifted(_without_x(_written(CommentedMap({"x": made}))), indent)
+    return _shifted(_written(made), indent)
+
+
+# A list is read and written as what a key `x` holds, so that its dashes are indented as those of the lists within it.
+_X: Final = "x:\n"
+_DASH: Final = 2
+
+
+def _without_x(block: str) -> str:
+    return "".join(line[_DASH:] if line.strip() else line for line in block.removeprefix(_X).splitlines(keepends=True))
+
+
+def _shifted(block: str, indent: int) -> str:
     return "".join(" " * indent + line if line.strip() else line for line in block.splitlines(keepends=True))
 
 
@@ -312,7 +358,7 @@ def _made(value: Any) -> Any:
         if all(not isinstance(member, Mapping | Sequence) or isinstance(member, str) for member in value):
             listed.fa.set_flow_style()
         return listed
-    return value
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not _PLAIN.fullmatch(value) else value
 
 
 def _update(old: Any, new: Any, holder: Any, key: Any) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tests.chaos.gateway import RuleSetup, SourceSetup, TargetSetup, frames_file
+from tests.chaos.gateway import RuleSetup, SourceSetup, TargetSetup, applied_file, frames_file
 from tests.chaos.lives import LOOK, ChaosError, Life, pause, until
 from tests.chaos.numbered import FRAME, frames
 from tests.chaos.numbered_world import BEFORE, DURING, BeforeFault, World, copy_tree, free_bytes, set_way
@@ -295,7 +296,8 @@ def step(world: World, options: dict[str, Any]) -> None:
 @_before
 def change(world: World, options: dict[str, Any]) -> None:
     """Add, rename or remove a source, a target or a rule; the sources and targets that are watched stay."""
-    setup, chance, number = world.setup, world.chance, options["round"]
+    world.figures.changes += 1
+    setup, chance, number = world.setup, world.chance, world.figures.changes
     sources = [
         s for s in setup.sources if s.name not in {f"{protocol}_line" for protocol in ("mqtt", "modbus", "opcua")}
     ]
@@ -304,7 +306,6 @@ def change(world: World, options: dict[str, Any]) -> None:
     for kind, present, most in (("source", sources, 4), ("target", targets, 3), ("rule", setup.rules, 4)):
         doable += [f"add {kind}"] * (len(present) < most) + [f"remove {kind}", f"rename {kind}"] * bool(present)
     verb, kind = chance.choice(doable).split()
-    world.figures.changes += 1
     match kind:
         case "source":
             if verb != "add":
@@ -325,6 +326,29 @@ def change(world: World, options: dict[str, Any]) -> None:
                 setup.rules.remove(chance.choice(setup.rules))
             if verb != "remove":
                 setup.rules.append(_rule(world, f"rule_{number}"))
+
+
+@_during
+def change_live(world: World, options: dict[str, Any]) -> None:
+    """The same while the gateway runs; it must have done so within `seconds`, or be killed inside when `killed_after` says."""
+    done = applied_file(world.directory)
+    before = done.stat().st_size if done.exists() else 0
+    change(world, options)
+    world.setup.save(world.directory)
+    life, began = world.running, time.monotonic()
+    os.kill(life.pid, signal.SIGHUP)
+    if "killed_after" in options:
+        pause(world.chance.uniform(*options["killed_after"]))
+        kill(world, options)
+        return
+    until(
+        lambda: not life.alive() or (done.exists() and done.stat().st_size > before),
+        float(options.get("seconds", 5)),
+        f"the change is made: {life.said()}",
+    )
+    if not life.alive():
+        raise ChaosError(f"the gateway ended over a change: {life.said()}")
+    world.figures.applied_s.append(round(time.monotonic() - began, 2))
 
 
 def _rule(world: World, name: str) -> RuleSetup:

@@ -18,11 +18,13 @@ if __name__ == "__main__":
     leave_on_signals()  # as the command line does before it imports anything else
 
 from bytewax.dataflow import Dataflow
+from typing_extensions import override
 
 from config.models import Configuration
 from connectors.settings import TargetConfig
 from delivery.overflow import BufferPolicy, Overflow
 from flows import gateway
+from flows.process import Process
 from normalization.rules import Rule
 from tests.chaos.network import RemoteConfig
 from tests.chaos.numbered import FramesConfig, NumberedConfig
@@ -118,6 +120,11 @@ def frames_file(directory: Path, target: str) -> Path:
     return directory / f"{target}.frames"
 
 
+def applied_file(directory: Path) -> Path:
+    """Where a line is written when the gateway runs as its options say now."""
+    return directory / "applied"
+
+
 def control_file(directory: Path, target: str) -> Path:
     """What says how a target behaves."""
     return directory / "control" / f"{target}.way"
@@ -176,15 +183,29 @@ def flow() -> Dataflow:
     return gateway.flow(configuration(Path(os.environ["CHAOS_DIRECTORY"])))
 
 
+class _Process(Process):
+    """Its options are what its files would be."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(configuration(directory))
+        self._folder = directory
+
+    @override
+    def reload(self) -> None:
+        self.apply(configuration(self._folder))
+        with applied_file(self._folder).open("a") as done:
+            done.write("applied\n")
+
+
 def main(arguments: list[str]) -> int:
     """Run the gateway, or print its account."""
-    from bifrost.run import account, run
+    from bifrost.run import account, run_process
 
-    found = configuration(Path(arguments[0]))
+    directory = Path(arguments[0])
     if "--ledger" in arguments:
-        sys.stdout.write(json.dumps(account(found)) + "\n")
+        sys.stdout.write(json.dumps(account(configuration(directory))) + "\n")
         return 0
-    return run(found)
+    return run_process(_Process(directory))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class Figures:
     restart_s: list[float] = field(default_factory=list)
     stall_s: list[float] = field(default_factory=list)
     recovered_s: list[float] = field(default_factory=list)
+    applied_s: list[float] = field(default_factory=list)
     silent_ends: int = 0
     changes: int = 0
     refusals: int = 0
@@ -359,6 +360,7 @@ def settle(world: World, load: Mapping[str, Any]) -> dict[str, Any]:
         "stopped_s": _largest(figures.stopped_s),
         "stall_s": _largest(figures.stall_s),
         "recovered_s": _largest(figures.recovered_s),
+        "applied_s": _largest(figures.applied_s),
     }  # fmt: skip
 
 
