@@ -128,7 +128,8 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
     if loaded.port is None:
         typer.echo("the configuration opens no HTTP port (web_ui.enabled); try bifrost ledger", err=True)
         raise typer.Exit(1)
-    answer = ask(loaded, "/health")
+    with stores_told():
+        answer = ask(loaded, "/api/status")
     if answer is None:
         typer.echo(f"no gateway `{loaded.gateway}` answers on {loaded.listen}:{loaded.port}", err=True)
         raise typer.Exit(1)

@@ -167,7 +167,7 @@ class Demo:
                 if gateway.poll() is not None:
                     log = self.directory / "gateway.log"
                     raise DemoError(f"the gateway ended with code {gateway.returncode}: {_last_words(log)} (see {log})")
-                status = _get(port, "/health")
+                status = _get(self.directory, port, "/api/status")
                 if status is not None:
                     seen.append((time.monotonic(), _counts(status)))
                     if len(seen) > 1:
@@ -179,7 +179,7 @@ class Demo:
     def _wait_delivered(self, port: int) -> None:
         deadline = time.monotonic() + _DELIVERED
         while time.monotonic() < deadline:
-            account = _get(port, "/api/ledger")
+            account = _get(self.directory, port, "/api/ledger")
             if account is not None:
                 waiting = sum(line["waiting"] for line in account["sources"].values())
                 stored = sum(line["stored"] for lines in account["targets"].values() for line in lines.values())
@@ -340,9 +340,13 @@ def _free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def _get(port: int, path: str) -> Any | None:
+def _get(directory: Path, port: int, path: str) -> Any | None:
+    from web.access.cli_token import cli_token
+
+    headers = {"authorization": f"Bearer {cli_token(directory / 'data')}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - always http
             return json.load(answer)
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return None

@@ -3,8 +3,10 @@
 import http.client
 import json
 import shutil
+import ssl
 import threading
 import time
+import urllib.error
 import urllib.request
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +17,7 @@ import structlog
 from config.history import record
 from config.models import NAME_FILE, Configuration
 from delivery.account import Account
+from delivery.disk import StoreError
 from flows.process import Process, prepare_recovery, recovery_directory
 
 EPOCH = timedelta(seconds=1)
@@ -80,6 +83,10 @@ def address(config: Configuration) -> str:
     return f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}"
 
 
+class RefusedError(StoreError):
+    """A running gateway does not do what it is asked; the message says why."""
+
+
 def ask(
     config: Configuration, path: str, order: dict[str, Any] | None = None, patience: float = 5.0
 ) -> dict[str, Any] | None:
@@ -90,26 +97,70 @@ def ask(
         path: What is asked for.
         order: What is to be done; None to look only.
         patience: Seconds that the answer may take.
+
+    Raises:
+        RefusedError: It does not do it.
     """
     body = None if order is None else json.dumps({**order, "gateway": config.gateway}).encode()
-    request = urllib.request.Request(
-        f"http://{address(config)}{path}", body, {"content-type": "application/json"} if body else {}
-    )
     try:
-        with urllib.request.urlopen(request, timeout=patience) as answer:  # noqa: S310 - always http
+        with _opened(config, path, body, patience) as answer:
             found = json.load(answer)
             return found if isinstance(found, dict) and found.get("gateway") == config.gateway else None
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.headers.get("bifrost-gateway") != config.gateway:
+                return None
+            raise RefusedError(_reason(config, error)) from None
     except (OSError, http.client.HTTPException, ValueError):  # nobody, or not a gateway
         return None
 
 
 def fetch(config: Configuration, path: str, out: BinaryIO, patience: float) -> bool:
-    """Write what the running gateway of this name answers, however long it is; False when none runs."""
+    """Write what the running gateway of this name answers, however long it is; False when none runs.
+
+    Raises:
+        RefusedError: It does not do it.
+    """
     if config.port is None or ask(config, "/health") is None:
         return False
-    with urllib.request.urlopen(f"http://{address(config)}{path}", timeout=patience) as answer:
-        shutil.copyfileobj(answer, out)
+    try:
+        with _opened(config, path, None, patience) as answer:
+            shutil.copyfileobj(answer, out)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise RefusedError(_reason(config, error)) from None
     return True
+
+
+def _opened(config: Configuration, path: str, body: bytes | None, patience: float) -> Any:
+    from web.access.cli_token import cli_token
+
+    headers = {"content-type": "application/json"} if body is not None else {}
+    token = cli_token(config.directory)
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    tls = config.web.tls
+    context = None
+    if tls is not None:  # whatever the name in it: this very certificate is the gateway's
+        context = ssl.create_default_context(cafile=str(tls.cert_file))
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    url = f"{'http' if tls is None else 'https'}://{address(config)}{path}"
+    request = urllib.request.Request(url, body, headers)  # noqa: S310 - http or https
+    return urllib.request.urlopen(request, timeout=patience, context=context)  # noqa: S310 - http or https
+
+
+def _reason(config: Configuration, error: urllib.error.HTTPError) -> str:
+    if error.code == 401:
+        return (
+            f"gateway `{config.gateway}` wants to know who asks, and {config.directory / 'cli-token'} cannot be read or is of "
+            "another start: run this as the gateway's user, or set BIFROST_TOKEN to an API token"
+        )
+    try:
+        said = json.load(error)
+        return "; ".join([str(said["detail"]), *(f"{p['where']}: {p['message']}" for p in said.get("problems", ()))])
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"gateway `{config.gateway}` answers {error.code}"
 
 
 def account(config: Configuration) -> dict[str, Any]:

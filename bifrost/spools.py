@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Final
 
 from rich.table import Table
 
-from bifrost.run import ask, fetch
+from bifrost.run import RefusedError, ask, fetch
 from bifrost.screen import Listing
 from bifrost.stopped import has_run, stores
 from config.models import Configuration
@@ -25,10 +25,11 @@ class SpoolError(Exception):
 def _do(
     config: Configuration, path: str, order: dict[str, Any] | None, act: Callable[[Process], dict[str, Any]]
 ) -> dict[str, Any]:
-    found = ask(config, f"{_PATH}{path}", order, _PATIENCE) if config.port is not None else None
+    try:
+        found = ask(config, f"{_PATH}{path}", order, _PATIENCE) if config.port is not None else None
+    except RefusedError as error:
+        raise SpoolError(str(error)) from error
     if found is not None:
-        if "error" in found:
-            raise SpoolError(found["error"])
         return found
     if not has_run(config):
         raise SpoolError(f"{config.directory} holds no stores: this gateway has not run")

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
@@ -156,9 +157,32 @@ class Document:
         self._check_sources()
         self._check_templates()
         self._check_routing()
+        self._check_listener()
         self._check_same(("gateway", "port"), ("web_ui", "port"))
         self._check_same(("gateway", "log_level"), ("connector", "log_level"))
         self._check_same(("gateway", "directory"), ("gateway", "cloud", "buffer", "persistent_path"))
+
+    def _check_listener(self) -> None:
+        """The port is reached from other machines with TLS, or because somebody said so."""
+        listen, web = _at(self.values, "gateway", "listen"), _at(self.values, "web_ui")
+        said = web if isinstance(web, dict) else {}
+        if (
+            not isinstance(listen, str)
+            or said.get("enabled") is False
+            or said.get("tls")
+            or said.get("insecure") is True
+        ):
+            return
+        try:
+            alone = listen == "localhost" or ip_address(listen).is_loopback
+        except ValueError:
+            alone = False
+        if not alone:
+            message = (
+                f"other machines reach the port at {listen or 'every address'}, and passwords would go there in clear: set "
+                "web_ui.tls, or web_ui.insecure: true where a proxy before it has TLS"
+            )
+            self.wrong(message, "gateway", "listen")
 
     def _sources(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         sources = _at(self.values, "sources")

@@ -210,6 +210,7 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         report_interval=gateway.report_interval or None,
         endurance=gateway.endurance,
         probe_interval=gateway.cloud.health_check_interval or 60.0,
+        web=file.web_ui,
         warnings=tuple(document.warnings),
     )
 

@@ -213,11 +213,30 @@ class DiscoverySection(Settings):
     network: NetworkSection = Field(NetworkSection(), description="where to look")
 
 
+class WebTlsSection(Settings):
+    """TLS of the HTTP port."""
+
+    cert_file: Path = Field(description="PEM file of the certificate, with those of its issuers after it")
+    key_file: Path = Field(description="PEM file of its private key")
+
+
 class WebSection(Settings):
     """The web interface."""
 
     enabled: bool = Field(True, description="whether the HTTP port is opened")
     port: int | None = Field(None, ge=0, le=65535, description="the same as gateway.port")
+    hosts: list[str] = Field(
+        [],
+        description="names that the gateway is called by in a browser, besides localhost, its host name and its address",
+    )
+    tls: WebTlsSection | None = Field(None, description="TLS of the HTTP port")
+    insecure: bool = Field(
+        False,
+        description="whether the port may be reached from other machines without TLS, e.g. behind a proxy that has it",
+    )
+    metrics: Literal["login", "open"] = Field(
+        "login", description="whether /metrics wants a login or token where the port is reached from other machines"
+    )
 
 
 class ConnectorSection(Settings):
@@ -278,6 +297,7 @@ class Configuration:
         report_interval: Seconds between two reports of the gateway on itself; None for none.
         endurance: Bytes that the disk can be written with before it wears out; None when nobody said.
         probe_interval: Longest time between two attempts to reach a target, seconds.
+        web: How the HTTP port is guarded.
         warnings: What is allowed but hardly meant, each with its place.
     """
 
@@ -299,6 +319,7 @@ class Configuration:
     report_interval: float | None = None
     endurance: int | None = None
     probe_interval: float = 60.0
+    web: WebSection = field(default_factory=WebSection)
     warnings: tuple[str, ...] = ()
 
 

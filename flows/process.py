@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,6 @@ from flows.clock import Epochs, lead, pace
 from flows.gauges import Gauges
 from flows.intake import SourceIntake
 from flows.options import check_bytewax_options, prepare_recovery
-from flows.port import Port
 from flows.readers import Readers
 from flows.replays import resume_replays
 from flows.spools import file_name, kept
@@ -54,6 +53,9 @@ from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
 from normalization.report import left_out
 from normalization.rules import Router
+
+if TYPE_CHECKING:
+    from web.server import Port
 
 log = structlog.get_logger()
 
@@ -155,11 +157,9 @@ class Process:
             threading.Thread(target=self._io, name="io", daemon=True).start()
             self._targets.start(self.forwarders)
             if self.config.port is not None:
-                from flows.letters_port import letters_router
-                from flows.spools_port import spools_router
+                from web.server import Port  # nothing of it is needed without a port
 
-                routers = [letters_router(self), spools_router(self)]
-                self._port = Port(self, self.config.listen, self.config.port, routers)
+                self._port = Port(self)
                 self._port.start()
 
     def _remember_name(self, directory: Path) -> None:

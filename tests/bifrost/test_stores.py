@@ -22,14 +22,12 @@ from bifrost.run import ask
 from config.loader import load
 from connectors.settings import SourceConfig
 from delivery.disk import DirectoryLock
-from flows.letters_port import letters_router
-from flows.port import Port
 from flows.process import Process
-from flows.spools_port import spools_router
 from normalization.reading import FACTS, Columns, numbers, repeat, view
 from tests.command_in_process import quiet
 from tests.delivery.stores import until
 from tests.ports import free_port
+from web.server import Port
 
 __all__ = ["quiet"]
 
@@ -161,7 +159,7 @@ def test_the_verbs_work_through_a_gateway_that_runs(tmp_path: Path) -> None:
     config = write_config(tmp_path, port=port)
     with opened(config) as process:
         fill(process)
-        Port(process, "127.0.0.1", port, [letters_router(process)]).start()
+        Port(process).start()
         until(lambda: ask(process.config, "/api/ledger"))
         check_the_verbs(config)
         assert process.dead_letters.total == 1
@@ -172,7 +170,7 @@ def test_another_gateway_on_the_port_is_told_nothing(tmp_path: Path) -> None:
     config = write_config(tmp_path, port=port)
     with opened(config) as process:
         fill(process)
-        Port(process, "127.0.0.1", port, [letters_router(process)]).start()
+        Port(process).start()
         until(lambda: ask(process.config, "/api/ledger"))
         other = tmp_path / "other.yaml"
         other.write_text(config.read_text().replace("name: gw", "name: other").replace("data", "elsewhere"))
@@ -321,7 +319,7 @@ def test_the_spool_s_verbs_work_through_a_gateway_that_runs(tmp_path: Path) -> N
     config = write_config(tmp_path, port=port)
     with opened(config) as process:
         spooled(process)
-        Port(process, "127.0.0.1", port, [spools_router(process)]).start()
+        Port(process).start()
         until(lambda: ask(process.config, "/api/ledger"))
         check_the_spool_s_verbs(config)
         code, said = spool(config, "attach", "files", "files")

@@ -9,6 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from running import running
 
+from tests import api
+
 # DESIGN section 5, and what else operators need; a name that is taken away breaks somebody's dashboard.
 NAMES = [
     "bifrost_cloud_data_points_sent",
@@ -53,6 +55,7 @@ def port():
 
 
 def get(port: int, path: str) -> str:
+    """Ask as somebody who is not logged in."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
         return answer.read().decode()
 
@@ -67,7 +70,8 @@ def answers(port: int) -> bool:
 def test_health_and_metrics_answer_from_the_start_with_every_name(tmp_path, port):
     with running(tmp_path, port=port, idle=True) as gateway:
         gateway.until(lambda: answers(port), "the port")
-        health = json.loads(get(port, "/health"))
+        assert set(json.loads(get(port, "/health"))) == {"gateway", "status"}
+        health = json.loads(api.get(port, "/health", tmp_path / "data"))
         assert health["status"] == "ok"
         assert health["targets"]["first"]["stored"] == 0
         families = {family.name: family for family in text_string_to_metric_families(get(port, "/metrics"))}
@@ -80,7 +84,7 @@ def test_what_flows_can_be_seen(tmp_path, port):
     with running(tmp_path, port=port, way="bifrost_run", fail_second=True) as gateway:
         gateway.until(lambda: answers(port), "the port")
         gateway.deliver(1000, targets=("first",))
-        health = json.loads(get(port, "/health"))
+        health = json.loads(api.get(port, "/api/status", tmp_path / "data"))
         assert health["status"] == "degraded"
         assert {name: s["state"] for name, s in health["sources"].items()} == {
             "mqtt_line": "connected",
@@ -103,7 +107,7 @@ def test_what_flows_can_be_seen(tmp_path, port):
         assert sample("bifrost_unaccounted") == 0
         assert sample("bifrost_ledger_records", source="mqtt_line", state="journalled") > 100
         assert sample("bifrost_ledger_route_records", source="mqtt_line", connector="second", state="stored") > 100
-        assert json.loads(get(port, "/api/ledger"))["unaccounted"] == 0
+        assert json.loads(api.get(port, "/api/ledger", tmp_path / "data"))["unaccounted"] == 0
         assert gateway.stop() < 5.0
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from simulator import ledger
 from simulator.plant import build_plant
 from simulator.run import Options, Workers
 from simulator.zerobus.process import EmulatorProcess
+from tests import api
 from tests.kill.oracle import COLUMNS, Run
 
 ROOT: Final = Path(__file__).parents[2]
@@ -304,7 +304,7 @@ def _look(place: _Place, process: "subprocess.Popen[bytes]", start: Start) -> No
     """See what the gateway has delivered in this life."""
     if process.poll() is not None:
         raise AssertionError(f"the gateway ended by itself with code {process.returncode}: {_tail(place)}")
-    health = _get(place, "/health")
+    health = _get(place, "/api/status")
     if health is None:
         return
     lived = micros() / 1e6 - start.run.start / 1e6
@@ -340,8 +340,7 @@ def _wait_drained(place: _Place, process: "subprocess.Popen[bytes]") -> None:
 
 def _get(place: _Place, path: str) -> Any | None:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{place.port}{path}", timeout=5) as answer:
-            return json.load(answer)
+        return json.loads(api.get(place.port, path, place.data))
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return None
 

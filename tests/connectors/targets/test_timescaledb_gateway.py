@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import api
 from tests.contract.writers.timescaledb import Database
 from tests.mosquitto_broker import Broker
 from tests.ports import free_port
@@ -91,12 +91,11 @@ async def test_readings_and_reports_have_a_table_each_and_an_outage_loses_none(t
         return int(found[0][0])
 
     def get(path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return str(answer.read().decode())
+        return api.get(port, path, tmp_path / "data")
 
     def connected() -> bool:
         try:
-            status = json.loads(get("/health"))
+            status = json.loads(get("/api/status"))
         except OSError:
             return False
         return bool(status["sources"]["press"]["state"] == "connected" and status["targets"]["history"]["connected"])
@@ -113,7 +112,7 @@ async def test_readings_and_reports_have_a_table_each_and_an_outage_loses_none(t
             database.server.start()
             await until(lambda: count("readings") == 400)
 
-            pool = json.loads(await asyncio.to_thread(get, "/health"))["targets"]["history"]["pool"]
+            pool = json.loads(await asyncio.to_thread(get, "/api/status"))["targets"]["history"]["pool"]
             assert (pool["size"], pool["waiting"]) == (3, 0)
             assert 1 <= pool["open"] <= 3
             metrics = await asyncio.to_thread(get, "/metrics")

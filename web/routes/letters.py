@@ -6,7 +6,7 @@ another gateway.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException
 from fastapi.responses import StreamingResponse
@@ -16,8 +16,6 @@ from flows import letters
 
 if TYPE_CHECKING:
     from flows.process import Process
-
-GATEWAY_HEADER: Final = "bifrost-gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ def _selection(
 
 def letters_router(process: "Process") -> APIRouter:
     """Routes to look at dead letters, to send them again, and to delete them."""
-    router = APIRouter(prefix="/api/dead-letters")
+    router = APIRouter(prefix="/api/dead-letters", tags=["store and forward"])
     gateway = process.config.gateway
     Query = Annotated[Selection, Depends(_selection)]  # noqa: N806 - a type
 
@@ -59,7 +57,7 @@ def letters_router(process: "Process") -> APIRouter:
     def export(query: Query) -> StreamingResponse:
         """JSON lines."""
         lines = letters.export(process, query)
-        return StreamingResponse(lines, media_type="application/x-ndjson", headers={GATEWAY_HEADER: gateway})
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
     def done(order: Order, act: "Callable[[Process, Selection], dict[str, Any]]") -> dict[str, Any]:
         wanted = asdict(order)

@@ -1,4 +1,4 @@
-"""The spools on the gateway's HTTP port; see `flows.letters_port` for what changes something."""
+"""The spools on the gateway's HTTP port; see `web.routes.letters` for what changes something."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import StreamingResponse
 
 from flows import spools
-from flows.letters_port import GATEWAY_HEADER
 
 if TYPE_CHECKING:
     from flows.process import Process
@@ -24,7 +23,7 @@ class Purge:
 
 def spools_router(process: "Process") -> APIRouter:
     """Routes to look at spools, and to empty one."""
-    router = APIRouter(prefix="/api/spools")
+    router = APIRouter(prefix="/api/spools", tags=["store and forward"])
     gateway = process.config.gateway
 
     @router.get("")
@@ -35,28 +34,19 @@ def spools_router(process: "Process") -> APIRouter:
     @router.get("/peek")
     def peek(target: str, limit: int) -> dict[str, Any]:
         """The next readings of a spool."""
-        try:
-            return {
-                "gateway": gateway,
-                "readings": [json.loads(line) for line in spools.export(process, target, limit)],
-            }
-        except spools.NoSuchSpoolError as error:
-            return {"gateway": gateway, "error": str(error)}
+        return {"gateway": gateway, "readings": [json.loads(line) for line in spools.export(process, target, limit)]}
 
     @router.get("/export")
     def export(target: str) -> StreamingResponse:
         """What waits in a spool, as JSON lines."""
         lines = spools.export(process, target)
-        return StreamingResponse(lines, media_type="application/x-ndjson", headers={GATEWAY_HEADER: gateway})
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
     @router.post("/purge")
     def purge(order: Purge) -> dict[str, Any]:
         """Discard what waits in a spool."""
         if order.gateway != gateway:
             raise HTTPException(409, f"this is gateway `{gateway}`; name it to change something")
-        try:
-            return {"gateway": gateway, **spools.purge(process, order.target)}
-        except spools.NoSuchSpoolError as error:
-            return {"gateway": gateway, "error": str(error)}
+        return {"gateway": gateway, **spools.purge(process, order.target)}
 
     return router
