@@ -21,6 +21,7 @@ from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, 
 from bifrost.secrets import secrets
 from bifrost.signals import Layout, SignalNames, known, named
 from bifrost.spool import spool
+from bifrost.users import audit, users
 from simulator.cli import app as simulator_app
 from simulator.zerobus.cli import zerobus as zerobus_emulator
 
@@ -275,6 +276,7 @@ def ddl(
         raise typer.BadParameter(str(error)) from error
 
 
+app.add_typer(audit, name="audit")
 app.add_typer(certs, name="certs")
 app.add_typer(configuration, name="config")
 app.add_typer(create, name="create")
@@ -283,6 +285,7 @@ app.add_typer(dlq, name="dlq")
 app.add_typer(modbus, name="modbus")
 app.add_typer(secrets, name="secrets")
 app.add_typer(spool, name="spool")
+app.add_typer(users, name="users")
 simulator_app.command(name="zerobus")(zerobus_emulator)
 app.add_typer(simulator_app, name="sim")
 

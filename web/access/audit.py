@@ -5,6 +5,8 @@ gateway's log too, so that a log that leaves the machine shows a chain that was 
 own; a disk that is full costs entries, each of them told in the log, and no reading.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -111,7 +113,8 @@ class Audit:
         self._directory, self._path = directory, directory / FILE
         self._file_bytes, self._files = file_bytes, files
         self._lock = threading.Lock()
-        self._previous, self._number = self._last()
+        self._previous, self._number = _BEGIN, 0
+        self._seen: tuple[int, int] | None = None  # the file's number and size after our last entry
         self.missed = 0
 
     def _last(self) -> tuple[str, int]:
@@ -140,42 +143,49 @@ class Audit:
             more: What else is known.
         """
         with self._lock:
-            entry: dict[str, Any] = {
-                "number": self._number + 1,
-                "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                "who": who[:_LONGEST],
-                "what": what[:_LONGEST],
-                "from": origin,
-                "result": result[:_LONGEST],
-                **{key: str(value)[:_LONGEST] for key, value in more.items()},
-                "previous": self._previous,
-            }
-            entry["hash"] = head = _hash(self._previous, entry)
             try:
-                self._write(json.dumps(entry, ensure_ascii=False).encode(errors="replace") + b"\n")
+                entry = self._append(
+                    {
+                        "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                        "who": who[:_LONGEST],
+                        "what": what[:_LONGEST],
+                        "from": origin,
+                        "result": result[:_LONGEST],
+                        **{key: str(value)[:_LONGEST] for key, value in more.items() if value != ""},
+                    }
+                )
             except OSError as error:
                 self.missed += 1
                 log.error("the audit has no room for an entry", error=error.strerror, who=who, what=what, result=result)
                 return
-            self._previous, self._number = head, self._number + 1
-            log.info("audit", number=self._number, who=who, what=what, origin=origin, result=result, hash=head)
+        log.info("audit", **{key: entry[key] for key in ("number", "who", "what", "from", "result", "hash")})
 
-    def _write(self, line: bytes) -> None:
+    def _append(self, said: dict[str, Any]) -> dict[str, Any]:
         make_directory(self._directory)
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            size = os.fstat(fd).st_size
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            found = os.fstat(fd)
+            if (found.st_ino, found.st_size) != self._seen:  # a command has written too, or this is the start
+                self._previous, self._number = self._last()
+                found = os.fstat(fd)
+            entry = {"number": self._number + 1, **said, "previous": self._previous}
+            entry["hash"] = _hash(self._previous, entry)
+            line = json.dumps(entry, ensure_ascii=False).encode(errors="replace") + b"\n"
             try:
                 if os.write(fd, line) != len(line):
-                    raise OSError(28, "the disk is full")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(fd)
             except OSError:
-                os.ftruncate(fd, size)  # half a line would break the chain
+                os.ftruncate(fd, found.st_size)  # half a line would break the chain
                 raise
+            self._previous, self._number = entry["hash"], entry["number"]
+            self._seen = (found.st_ino, found.st_size + len(line))
+            if self._seen[1] >= self._file_bytes:
+                self._rotate()
+            return entry
         finally:
             os.close(fd)
-        if size + len(line) >= self._file_bytes:
-            self._rotate()
 
     def _rotate(self) -> None:
         older = sorted(self._directory.glob("audit-*.jsonl"))
@@ -188,17 +198,24 @@ class Audit:
     def newest(self, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """How many entries there are, and some of them, the newest first."""
         with self._lock:
-            entries = list(_entries(self._directory))
-        return len(entries), list(reversed(entries))[offset : offset + limit]
+            found: list[dict[str, Any]] = []
+            files = _files(self._directory)
+            for path in reversed(files):
+                found += reversed(list(_entries(path)))
+                if len(found) >= offset + limit:
+                    break
+            first = next((entry for path in files for entry in _entries(path)), None)
+        if not found or first is None:
+            return 0, []
+        return int(found[0]["number"]) - int(first["number"]) + 1, found[offset : offset + limit]
 
 
-def _entries(directory: Path) -> Iterator[dict[str, Any]]:
-    for path in _files(directory):
-        with path.open("rb") as lines:
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(entry, dict):
-                    yield entry
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("number"), int):
+                yield entry
