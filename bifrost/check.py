@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 
 from bifrost.screen import Listing
-from bifrost.try_source import Onlooker, read_for
 from config.models import Configuration
 from connectors.settings import SourceConfig
+from flows.trial import Onlooker, read_for
 
 
 @dataclass(frozen=True, slots=True)

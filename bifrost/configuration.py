@@ -31,7 +31,9 @@ def show(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Print the configuration as it is understood: with every default, and without secrets."""
     import yaml
 
-    shown = _understood(load(config))
+    from config.shown import understood
+
+    shown = understood(load(config))
     if as_json:
         print_json(shown)
     else:
@@ -56,6 +58,7 @@ def plan(
 ) -> None:
     """Show what the configuration changes about the one that the gateway ran with last. Changes nothing."""
     from config.loader import places
+    from config.shown import told
 
     loaded = load(config)
     with stores_told():
@@ -63,7 +66,7 @@ def plan(
     found = entry.differs(loaded)
     where = {part: str(place) for part, place in places(config).items()}
     if as_json:
-        print_json({"against": entry.number, "changes": [_told(one, where) for one in found]})
+        print_json({"against": entry.number, "changes": [told(one, where) for one in found]})
         return
     _print(found, where, f"Against configuration {entry.number}, in use since {entry.since:%Y-%m-%d %H:%M} UTC")
 
@@ -121,35 +124,6 @@ def _entry(loaded: "Configuration", number: int | None) -> "Entry":
         kept = f"{found[0].number} to {found[-1].number}"
         raise StoreError(f"there is no configuration {number}; kept are {kept}, see `bifrost config history`")
     return chosen
-
-
-def _understood(loaded: "Configuration") -> dict[str, Any]:
-    def plain(model: Any) -> Any:
-        return model.model_dump(mode="json", exclude_none=True)
-
-    return {
-        "gateway": {
-            "name": loaded.gateway,
-            "directory": str(loaded.directory),
-            "listen": loaded.listen,
-            "port": loaded.port,
-        }
-        | {"commit_interval": loaded.commit_interval, "default": list(loaded.default)},
-        "sources": [plain(source) for source in loaded.sources],
-        "targets": {name: plain(target) for name, target in loaded.targets.items()},
-        "rules": [
-            {"name": r.name, "condition": r.condition, "connectors": list(r.connectors), "priority": r.priority}
-            for r in loaded.rules
-        ],
-    }
-
-
-def _told(change: "Change", where: dict[tuple[str, str], str]) -> dict[str, Any]:
-    from config.changes import shown
-
-    leaves = {key: {"before": shown(old), "now": shown(new)} for key, (old, new) in change.leaves.items()}
-    place = where.get((change.kind, change.name), "")
-    return {"kind": change.kind, "name": change.name, "what": change.what, "place": place, "keys": leaves}
 
 
 def _listed(entry: "Entry") -> dict[str, Any]:

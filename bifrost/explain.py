@@ -208,10 +208,10 @@ def _live(config: "Configuration", tag: str, source: str, seconds: float) -> "Ex
     """The last value that a source gives of a tag within some time."""
     import numpy as np
 
-    from bifrost.try_source import Onlooker, read_for
     from connectors.dry_run import CapturedError
     from flows.explain import explain as explained
     from flows.explain import is_named
+    from flows.trial import Onlooker, read_for
     from normalization.reading import Columns
 
     class Last(Onlooker):

@@ -7,6 +7,8 @@ its own, colors the screen or turns the direction of writing.
 import logging
 import re
 import sys
+import threading
+from collections import deque
 from typing import Any, Final
 
 import structlog
@@ -19,6 +21,35 @@ _OWN: Final = ("bifrost", "config", "connectors", "delivery", "flows", "normaliz
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
+class Recent:
+    """The newest events, for those who look at the gateway from elsewhere.
+
+    Args:
+        most: How many are kept.
+    """
+
+    def __init__(self, most: int = 2_000) -> None:
+        self._events: deque[tuple[int, EventDict]] = deque(maxlen=most)
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def keep(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
+        """Keep an event; a processor of structlog."""
+        kept = {key: value for key, value in event.items() if not key.startswith("_")}
+        with self._lock:
+            self._number += 1
+            self._events.append((self._number, kept))
+        return event
+
+    def after(self, number: int) -> list[tuple[int, EventDict]]:
+        """The events that came after one, each with its number, which counts from 1."""
+        with self._lock:
+            return [(at, event) for at, event in self._events if at > number]
+
+
+RECENT: Final = Recent()
+
+
 def configure(level: str) -> None:
     """Log from `level` (debug, info, warning, error) on; libraries from warning on. Can be called again."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -29,7 +60,7 @@ def configure(level: str) -> None:
     ]
     terminal = sys.stderr.isatty()
     render: Processor = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    tail: list[Processor] = [structlog.processors.format_exc_info, escape, render]
+    tail: list[Processor] = [structlog.processors.format_exc_info, escape, RECENT.keep, render]
     structlog.configure(
         processors=[*shared, *tail],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),

@@ -44,6 +44,7 @@ from flows.change import ChangeRefusedError, Steps, running, steps
 from flows.clock import Epochs, lead, pace
 from flows.gauges import Gauges
 from flows.intake import SourceIntake
+from flows.liveness import stands_still
 from flows.options import check_bytewax_options, prepare_recovery
 from flows.readers import Readers
 from flows.replays import resume_replays
@@ -480,6 +481,16 @@ class Process:
         return outcome
 
     # ------------------------------------------------------------------ looking
+
+    def lives(self, patience: float) -> str:
+        """What stands still though it should not, looked at for `patience` seconds; empty when all goes on."""
+        return stands_still(lambda: sum(turn.number for turn in list(self._turns.values())), self._loop, patience)
+
+    def unready(self) -> str:
+        """Why readings are not taken at the moment; empty when they are."""
+        if self.draining or not self._opened:
+            return "the gateway stops" if self.draining else "the stores are not open yet"
+        return "" if self._reads.is_set() else "the sources have not begun yet"
 
     def account(self) -> Account:
         """The account of this gateway."""

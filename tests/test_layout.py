@@ -216,11 +216,11 @@ CATCHES_ALL = {
     ),
     "delivery/journal.py": (1, "the edge of the journal's thread: the flow and the readers are told, the process ends"),
     "delivery/forwarder.py": (3, "the edge of a forwarder's loop: log, count, back off; also while a writer closes"),
-    "bifrost/doctor.py": (
+    "flows/doctor.py": (
         1,
         "`bifrost doctor`: whatever is wrong with one connector is a finding, the others are looked at",
     ),
-    "bifrost/try_source.py": (1, "the edge of a reader under `bifrost test`: shown, exit code 1"),
+    "flows/trial.py": (1, "the edge of a reader under `bifrost test`: shown, exit code 1"),
     "connectors/sources/opcua/reader.py": (1, "`check`: whatever is wrong is a finding in words"),
     "connectors/sources/opcua/datatypes.py": (1, "a structure that its description does not fit: the bytes are kept"),
     "simulator/zerobus/tables.py": (1, "the emulator's table writer: its log keeps the rows and tries again"),

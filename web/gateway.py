@@ -32,3 +32,9 @@ class Gateway(Protocol):
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are counted when somebody looks."""
+
+    def lives(self, patience: float) -> str:
+        """What stands still though it should not; empty when all goes on."""
+
+    def unready(self) -> str:
+        """Why readings are not taken at the moment; empty when they are."""

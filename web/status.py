@@ -2,10 +2,13 @@
 
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from delivery.wear import written_bytes, years
 from web.gateway import Gateway
+
+if TYPE_CHECKING:
+    from delivery.forwarder import Forwarder
 
 
 def status(gateway: Gateway) -> dict[str, Any]:
@@ -26,33 +29,7 @@ def status(gateway: Gateway) -> dict[str, Any]:
         }
         for name, intake in dict(gateway.intakes).items()
     }
-    targets = {
-        name: {
-            "connected": forwarder.status.connected,
-            "breaker": forwarder.status.breaker.name.lower(),
-            "delivered": forwarder.status.delivered,
-            "stored": forwarder.spool.stored_rows,
-            "spool_bytes": forwarder.spool.size,
-            "quota_bytes": forwarder.spool.policy.quota,
-            "full_in": forwarder.spool.full_in,
-            "oldest_age": forwarder.spool.oldest_age,
-            "discarded": forwarder.spool.discarded,
-            "alarm": forwarder.spool.alarm,
-            "compression": forwarder.spool.compression,
-            "in_flight": forwarder.status.in_flight,
-            "pool": asdict(use) if (use := forwarder.pool) is not None else None,
-            "success_rate": forwarder.status.success_rate,
-            "response_time": {
-                "p50": forwarder.status.response_time(0.5),
-                "p99": forwarder.status.response_time(0.99),
-            },
-            "last_success": forwarder.status.last_success,
-            "last_error": forwarder.status.last_error,
-            "error_class": forwarder.status.error_class,
-            "errors": forwarder.status.errors,
-        }
-        for name, forwarder in gateway.forwarders.items()
-    }
+    targets = {name: target_status(forwarder) for name, forwarder in gateway.forwarders.items()}
     letters = gateway.dead_letters
     uptime, written, endurance = time.time() - gateway.started, written_bytes(), gateway.config.endurance
     healthy = all(s["state"] == "connected" for s in sources.values()) and all(
@@ -74,4 +51,32 @@ def status(gateway: Gateway) -> dict[str, Any]:
             "discarded": letters.discarded,
             "alarm": letters.alarm,
         },
+    }
+
+
+def target_status(forwarder: "Forwarder") -> dict[str, Any]:
+    """How a target stands, as plain values."""
+    return {
+        "connected": forwarder.status.connected,
+        "breaker": forwarder.status.breaker.name.lower(),
+        "delivered": forwarder.status.delivered,
+        "stored": forwarder.spool.stored_rows,
+        "spool_bytes": forwarder.spool.size,
+        "quota_bytes": forwarder.spool.policy.quota,
+        "full_in": forwarder.spool.full_in,
+        "oldest_age": forwarder.spool.oldest_age,
+        "discarded": forwarder.spool.discarded,
+        "alarm": forwarder.spool.alarm,
+        "compression": forwarder.spool.compression,
+        "in_flight": forwarder.status.in_flight,
+        "pool": asdict(use) if (use := forwarder.pool) is not None else None,
+        "success_rate": forwarder.status.success_rate,
+        "response_time": {
+            "p50": forwarder.status.response_time(0.5),
+            "p99": forwarder.status.response_time(0.99),
+        },
+        "last_success": forwarder.status.last_success,
+        "last_error": forwarder.status.last_error,
+        "error_class": forwarder.status.error_class,
+        "errors": forwarder.status.errors,
     }

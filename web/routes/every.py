@@ -4,11 +4,18 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
+from web.routes.configuration import configuration_router
+from web.routes.diagnostics import diagnostics_router
+from web.routes.explain import explain_router
 from web.routes.health import health_router
 from web.routes.letters import letters_router
+from web.routes.secrets import secrets_router
 from web.routes.session import session_router
+from web.routes.sources import sources_router
 from web.routes.spools import spools_router
+from web.routes.targets import targets_router
 from web.routes.users import users_router
+from web.routes.zerobus import zerobus_router
 
 if TYPE_CHECKING:
     from flows.process import Process
@@ -24,6 +31,13 @@ def every_router(process: "Process") -> list[APIRouter]:
         health_router(process),
         session_router(),
         users_router(),
+        sources_router(process),
+        targets_router(process),
+        zerobus_router(process),
+        configuration_router(process),
+        secrets_router(process),
+        explain_router(process),
+        diagnostics_router(process),
         letters_router(process),
         spools_router(process),
     ]
