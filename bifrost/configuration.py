@@ -16,6 +16,8 @@ configuration = typer.Typer(
     help="What a configuration means, what a change of it changes, and how to take one back.", no_args_is_help=True
 )
 
+_PATIENCE = 60.0  # seconds that a running gateway may take for a change
+
 Number = Annotated[
     int, typer.Argument(help="Number of the configuration, as `bifrost config history` shows it.", min=1)
 ]
@@ -72,6 +74,21 @@ def plan(
 
 
 @configuration.command()
+def apply(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Have the running gateway run as the files say now. What they do not change goes on undisturbed, and loses nothing.
+
+    When it cannot be done nothing has changed: the exit code is 1 then, or 2 when the files are wrong.
+    """
+    from bifrost.run import ask
+    from config.history import texts_of
+
+    loaded = load(config)
+    with stores_told():
+        answer = ask(loaded, "/api/config/apply", {"files": texts_of(config)}, _PATIENCE) if loaded.port else None
+        _tell_applied(loaded, answer, as_json=as_json)
+
+
+@configuration.command()
 def history(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """List the configurations that the gateway has run with, the newest last."""
     from config.history import entries
@@ -98,7 +115,8 @@ def rollback(
     config: ConfigFile = DEFAULT_CONFIG,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Put the files of an earlier configuration back, comments and all. A gateway that runs takes them at its next start."""
+    """Put the files of an earlier configuration back, comments and all; a gateway that runs takes them at once."""
+    from bifrost.run import ask
     from config.history import restore
 
     loaded = load(config)
@@ -107,9 +125,29 @@ def rollback(
         if not yes:
             _print(entry.differs(loaded), {}, f"Taking back what has changed since configuration {number}")
             typer.confirm("Put its files back?", abort=True)
+        if loaded.port and ask(loaded, "/health") is not None:
+            _tell_applied(loaded, ask(loaded, "/api/config/rollback", {"number": number}, _PATIENCE))
+            return
         changed = restore(entry, config)
     typer.echo(f"Put back: {', '.join(changed)}" if changed else "Nothing to put back: the files are as they were.")
     load(config)  # files that it names may be gone since
+
+
+def _tell_applied(loaded: "Configuration", answer: dict[str, Any] | None, *, as_json: bool = False) -> None:
+    from delivery.disk import StoreError
+
+    if answer is None:
+        raise StoreError(
+            f"no gateway `{loaded.gateway}` answers on port {loaded.port}: the files hold from its next start on"
+        )
+    if as_json:
+        print_json(answer)
+        return
+    for change in answer["changes"]:
+        typer.echo(f"{change['what']:8} {change['kind']} {change['name']}")
+    typer.echo(f"Applied in {answer['took']:.2f} s: configuration {answer['number']}.")
+    if answer["next_start"]:
+        typer.echo(f"From the next start on: {', '.join(answer['next_start'])}.")
 
 
 def _entry(loaded: "Configuration", number: int | None) -> "Entry":

@@ -94,6 +94,11 @@ class ConfigDesk:
         self._lock = threading.Lock()
 
     @property
+    def gateway(self) -> str:
+        """Name of the gateway."""
+        return self._running().gateway
+
+    @property
     def directory(self) -> Path:
         """The gateway's directory, which holds the history."""
         return self._running().directory

@@ -37,6 +37,7 @@ class Change(BaseModel):
 class AppliedChange(BaseModel):
     """A change that was made."""
 
+    gateway: str = Field(description="name of the gateway")
     number: int | None = Field(description="number of the configuration in the history")
     base: str = Field(description="tells the files as they are now from others")
     changes: list[Change]
@@ -58,6 +59,7 @@ def desk_of(gateway: Changeable) -> ConfigDesk:
 def applied(desk: ConfigDesk, done: "Applied") -> AppliedChange:
     """A change that was made, as it is answered."""
     return AppliedChange(
+        gateway=desk.gateway,
         number=done.number,
         base=desk.current().base,
         changes=[Change(**told(one, {})) for one in done.changes],

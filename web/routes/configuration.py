@@ -37,6 +37,7 @@ class Wanted(BaseModel):
 class WantedNow(Wanted):
     """Files as they should be from now on."""
 
+    gateway: str = Field("", description="name of the gateway that is meant; empty for the one that answers")
     base: str | None = Field(None, description="`base` of the files that these were made from; null not to ask")
 
 
@@ -80,6 +81,7 @@ class Rollback(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    gateway: str = Field("", description="name of the gateway that is meant; empty for the one that answers")
     number: int = Field(ge=1, le=999_999)
 
 
@@ -127,6 +129,7 @@ def configuration_router(gateway: Changeable) -> APIRouter:
     def apply(order: WantedNow) -> AppliedChange:
         """Check these files, write them, and run as they say; when that cannot be done nothing has changed."""
         desk = desk_of(gateway)
+        _meant(gateway, order.gateway)
         try:
             with worded():
                 return applied(desk, desk.apply(order.files, order.base))
@@ -183,10 +186,17 @@ def configuration_router(gateway: Changeable) -> APIRouter:
     def rollback(order: Rollback) -> AppliedChange:
         """Run as an earlier configuration says, its comments and all."""
         desk = desk_of(gateway)
+        _meant(gateway, order.gateway)
         with worded():
             return applied(desk, desk.rollback(order.number))
 
     return router
+
+
+def _meant(gateway: Changeable, name: str) -> None:
+    own = gateway.config.gateway
+    if name not in ("", own):
+        raise ApiError(409, f"this is gateway `{own}`, and `{name}` is meant")
 
 
 def _said(path: str, message: str) -> str:
