@@ -52,6 +52,11 @@ class Material:
     path: Path
     password: SecretStr | None = None
 
+    @property
+    def made(self) -> bool:
+        """Whether the source makes and renews it by itself."""
+        return self.key == _MADE_BY_ITSELF
+
 
 @dataclass(slots=True)
 class Row:
@@ -131,10 +136,6 @@ def _of(model: BaseModel, kind: str, owner: str, before: str) -> Iterator[Materi
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             yield from _of(value, kind, owner, f"{before}{name}.")
-        elif isinstance(value, list | tuple):
-            for at, item in enumerate(value):
-                if isinstance(item, BaseModel):
-                    yield from _of(item, kind, owner, f"{before}{name}.{at}.")
         elif isinstance(value, Path):
             for ending, role in _ROLES:
                 if name == ending or name.endswith(f"_{ending}"):
@@ -173,7 +174,7 @@ def rows(config: Configuration) -> list[Row]:
     for one in materials(config):
         if one.role in ("ca", "own"):
             kept: Kept = "ca" if one.role == "ca" else "own"
-            source = one.owner if one.key == _MADE_BY_ITSELF else None
+            source = one.owner if one.made else None
             add(one.path, kept, one.owner, f"{one.kind} {one.owner}: {one.key}", source=source)
     for opcua in config.sources:
         if isinstance(opcua, OpcUaConfig):
@@ -258,7 +259,7 @@ def unusable(config: Configuration) -> list[str]:
     found = materials(config)
     said: list[str] = []
     for one in found:
-        if one.role in ("ca", "own") and one.key != _MADE_BY_ITSELF:
+        if one.role in ("ca", "own") and not one.made:
             try:
                 certificates(one.path)
             except OSError as error:
