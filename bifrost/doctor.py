@@ -12,6 +12,7 @@ import pyarrow as pa
 from rich.table import Table
 
 from bifrost.screen import Listing
+from config.certificates.used import ending, unusable
 from config.models import Configuration
 from connectors.contract import Checks, Context, DeliveryError, Finding, RejectedRecords, Writer
 from connectors.settings import SourceConfig, TargetConfig
@@ -67,7 +68,7 @@ async def _source(source: SourceConfig, config: Configuration) -> Examined:
         reader = source.trial().reader(Context(config.gateway, config.directory / "sources" / source.name))
         return await reader.check() if isinstance(reader, Checks) else []
 
-    return Examined("source", source.name, source.protocol, await _bounded(look()))
+    return Examined("source", source.name, source.protocol, [*_files(source.name, config), *await _bounded(look())])
 
 
 async def _target(name: str, target: TargetConfig, config: Configuration, *, write: bool, now: datetime) -> Examined:
@@ -78,7 +79,14 @@ async def _target(name: str, target: TargetConfig, config: Configuration, *, wri
             found.append(await _test_record(writer, test_record(config, now)))
         return found
 
-    return Examined("target", name, target.type, await _bounded(look()))
+    return Examined("target", name, target.type, [*_files(name, config), *await _bounded(look())])
+
+
+def _files(owner: str, config: Configuration) -> list[Finding]:
+    """What is to be known of the files of certificates and keys that a connector has."""
+    wrong = [Finding(False, "certificates", said) for of, said in unusable(config) if of == owner]
+    due = ending(config, datetime.now(UTC))
+    return wrong + [Finding(not one.expired, "certificates", one.text) for one in due if owner in one.owners]
 
 
 async def _bounded(look: Any) -> list[Finding]:

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import structlog
 from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from config.certificates.used import ending
 from delivery import metrics
 from delivery.wear import written_bytes, years
 
@@ -108,6 +110,7 @@ def status(process: Observed) -> dict[str, Any]:
         "sources": sources,
         "targets": targets,
         "kept": process.kept,
+        "certificates": [one.text for one in ending(process.config, datetime.now(UTC))],
         "dead_letters": {
             "stored": letters.total,
             "bytes": letters.size,

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 from cryptography import x509
 from pydantic import BaseModel, SecretStr
 
-from config.certificates.files import certificates, fingerprint
-from config.certificates.forms import days_left, is_self_signed, state
+from config.certificates.files import certificates, fingerprint, pair_problem
+from config.certificates.forms import SOON, days_left, is_self_signed, state
 from config.models import Configuration
 from connectors.sources.opcua.certificates import hosts, thumbprint, uris
 from connectors.sources.opcua.chain import is_authority
@@ -235,42 +235,62 @@ def first_end(kind: str, days: Iterable[float]) -> float:
     return min((left for left in days if left > 0), default=max(days))
 
 
-def ending(config: Configuration, now: datetime.datetime) -> list[str]:
-    """What to say of certificates that have ended or end soon, in words; nothing of those that were refused."""
-    said: list[str] = []
-    for row in rows(config):
-        how = state(row.certificate, now)
-        if how == "ok" or row.kind == "rejected" or row.file.name == "previous.der" or not row.owners:
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A certificate to do something about.
+
+    Attributes:
+        owners: Who uses it.
+        expired: Whether it cannot be used now; else it ends soon.
+        text: What to say.
+    """
+
+    owners: tuple[str, ...]
+    expired: bool
+    text: str
+
+
+def ending(config: Configuration, now: datetime.datetime) -> list[Ending]:
+    """Certificates that have ended or end soon, where no other of the same owner and kind takes their place."""
+    said: list[Ending] = []
+    found = [row for row in rows(config) if row.kind != "rejected" and row.file.name != "previous.der" and row.owners]
+    for row in found:
+        how, left = state(row.certificate, now), days_left(row.certificate, now)
+        beside = [one for one in found if one.kind == row.kind != "own" and set(one.owners) & set(row.owners)]
+        if how == "ok" or any(days_left(one.certificate, now) > max(left, SOON) for one in beside):
             continue
         end, subject = row.certificate.not_valid_after_utc, row.certificate.subject.rfc4514_string()
         when = {
             "expired": f"expired on {end:%Y-%m-%d}",
-            "soon": f"expires on {end:%Y-%m-%d}, in {max(0, int(days_left(row.certificate, now)))} days",
+            "soon": f"expires on {end:%Y-%m-%d}, in {int(left)} days",
             "not_yet": f"is not valid before {row.certificate.not_valid_before_utc:%Y-%m-%d}",
         }[how]
-        said.append(f"the certificate of {subject} in {row.file} {when} (used by {', '.join(row.used_by)})")
+        users = ", ".join(row.used_by)
+        text = f"the certificate of {subject} in {row.file} {when} (used by {users}); renew it"
+        said.append(Ending(tuple(row.owners), how != "soon", text))
     return said
 
 
-def unusable(config: Configuration) -> list[str]:
-    """What is wrong with files that connections are made with: not there, no certificate, or a key of another one."""
-    from config.certificates.files import pair_problem
+def unusable(config: Configuration) -> list[tuple[str, str]]:
+    """What is wrong with files that connections are made with: not there, no certificate, or a key of another one.
 
+    Returns:
+        Who cannot connect with it, and what to say.
+    """
     found = materials(config)
-    said: list[str] = []
+    said: list[tuple[str, str]] = []
     for one in found:
         if one.role in ("ca", "own") and not one.made:
             try:
                 certificates(one.path)
             except OSError as error:
-                said.append(f"{one.kind} {one.owner}: {one.key}: {one.path} cannot be read: {error.strerror}")
+                said.append((one.owner, f"{one.key}: {one.path} cannot be read: {error.strerror}"))
             except ValueError as error:
-                said.append(f"{one.kind} {one.owner}: {one.key}: {one.path} holds no certificate: {error}")
-    if not said:
-        for one, key in pairs(found):
-            secret = key.password.get_secret_value() if key.password is not None else None
-            if (wrong := pair_problem(one.path, key.path, secret)) is not None:
-                said.append(f"{one.kind} {one.owner}: {one.key}: {wrong}")
+                said.append((one.owner, f"{one.key}: {one.path} holds no certificate: {error}"))
+    for one, key in pairs(found):
+        secret = key.password.get_secret_value() if key.password is not None else None
+        if not any(owner == one.owner for owner, _ in said) and (wrong := pair_problem(one.path, key.path, secret)):
+            said.append((one.owner, f"{one.key}: {wrong}"))
     return said
 
 

@@ -1,6 +1,5 @@
 """Which connections are made anew when files of certificates and keys change."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -109,7 +108,7 @@ def test_secrets_that_kubernetes_mounts_are_renewed_by_one_link(world: World, tm
     (volume / "..data").symlink_to(versions[0])
     assert world.looked(2) == [("target", "copied")]
     (volume / "..new").symlink_to(versions[1])
-    os.replace(volume / "..new", volume / "..data")
+    (volume / "..new").replace(volume / "..data")
     assert world.looked(2) == [("target", "copied")]
 
 

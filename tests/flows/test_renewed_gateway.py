@@ -177,6 +177,12 @@ async def test_a_renewed_authority_and_client_certificate_count_without_a_restar
                 'bifrost_cloud_connection_attempts_total{connector="copied",result="ok"}': 2,
                 'bifrost_cloud_connection_attempts_total{connector="held",result="ok"}': 1,
             }
+            ends = {line.split()[0] for line in metrics if line.startswith("bifrost_certificate_days_left")}
+            assert ends == {
+                f'bifrost_certificate_days_left{{kind="{kind}",owner="{owner}"}}'
+                for kind in ("own", "ca")
+                for owner in ("press", "copied")
+            }
             assert json.loads(get("/api/ledger"))["unaccounted"] == 0
             assert "target failed" not in log.read_text()
             assert "source failed" not in log.read_text()
