@@ -1,5 +1,6 @@
 """Which connections are made anew when files of certificates and keys change."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ class Gateway:
         self.config = config
         self.opened: list[tuple[str, str]] = []
 
-    def reopen(self, kind: str, owner: str) -> None:
-        self.opened.append((kind, owner))
+    def reopen(self, sources: Collection[str], targets: Collection[str]) -> None:
+        self.opened += [*(("source", name) for name in sources), *(("target", name) for name in targets)]
 
 
 class World:
