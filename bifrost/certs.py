@@ -1,12 +1,12 @@
-"""``bifrost certs``: the certificates of OPC UA sources, their own and those of servers."""
+"""``bifrost certs``: all certificates that a configuration uses, and whom OPC UA sources trust."""
 
 import datetime
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from bifrost import certs_made
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, load, print_json, stores_told
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from connectors.sources.opcua.config import OpcUaConfig
     from connectors.sources.opcua.trust import Folder, Stored, TrustStore
 
-certs = typer.Typer(help="Certificates of OPC UA sources: whom they trust, and their own.", no_args_is_help=True)
+_HELP: Final = "Certificates: those in use and when they end, whom OPC UA sources trust; make, import and renew them."
+certs = typer.Typer(help=_HELP, no_args_is_help=True)
 
 _SHORTEST: Final = 6  # digits of a thumbprint: two certificates that are alike in so many are rare
 _FOLDERS: Final = ("trusted", "issuer", "rejected")
@@ -26,34 +27,58 @@ Thumbprint = Annotated[
 ]
 
 
+for _made in (certs_made.ca, certs_made.server, certs_made.client, certs_made.application, certs_made.renew):
+    certs.command()(_made)
+certs.command(name="import")(certs_made.import_certificate)
+certs.command(name="rm")(certs_made.remove)
+
+
 @certs.callback()
 def _certs() -> None:
-    """Certificates of OPC UA sources: whom they trust, and their own."""
+    """Certificates: those in use and when they end, whom OPC UA sources trust; make, import and renew them.
+
+    Those that are made or imported here lie in `certificates` below the gateway's directory, for ca_file, cert_file and key_file.
+    """
 
 
 @certs.command(name="list")
 def list_certificates(
-    source: Annotated[str | None, typer.Argument(help="Name of the source; all when absent.")] = None,
+    source: Annotated[str | None, typer.Argument(help="Name of an OPC UA source; everything when absent.")] = None,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Show each source's own certificate, and those that it trusts, knows as issuers, or has rejected."""
+    """Show all certificates that the configuration uses: of sources, targets and authorities, and what sources rejected."""
+    from config.certificates import CertificatesDesk
+    from config.logs import escaped
+
     loaded = load(config)
     sources = _sources(loaded, source)
     with stores_told():
         listed = [_listed(loaded, one) for one in sources]
+        found = CertificatesDesk(lambda: loaded).listed()["certificates"]
+    if source is not None:
+        found = [row for row in found if row["owner"] == source]
     if as_json:
-        print_json({"sources": listed})
+        print_json({"sources": listed, "certificates": found})
         return
     from bifrost.screen import Listing, console
 
     table = Listing(
-        ["source", "folder", "subject"], ["SHA-1", "valid from", "valid to"], ["note"], title="Certificates"
+        ["owner", "kind", "subject"], ["id", "SHA-1", "valid to", "days"], ["used by, note"], title="Certificates"
     )
-    for one in listed:
-        for row in one["certificates"]:
-            days = row["not_before"][:10], row["not_after"][:10]
-            table.add_row(one["source"], row["folder"], row["subject"], row["thumbprint"], *days, row["note"])
+    for row in found:
+        states = {"soon": "ENDS SOON", "expired": "EXPIRED", "not_yet": f"not valid before {row['not_before'][:10]}"}
+        notes = [states.get(row["state"], ""), *row["used_by"], "authority" if row["authority"] else "", row["note"]]
+        table.add_row(
+            row["owner"],
+            row["kind"],
+            escaped(row["subject"]),
+            row["id"][:8],
+            row["thumbprint"],
+            row["not_after"][:10],
+            f"{row['days_left']:.0f}",
+            ", ".join(note for note in notes if note),
+        )
     console().print(table)
 
 
@@ -94,6 +119,7 @@ def export(
     """Print a source's own certificate (PEM), for the server to trust; it is made when there is none yet."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
+    from config.certificates.files import CertificatesError, as_the_gateway
     from connectors.sources.opcua.certificates import parse
     from connectors.sources.opcua.own import CertificateError, application_uri, own_identities
 
@@ -104,7 +130,7 @@ def export(
         if one.cert_file is not None:
             certificate = parse(one.cert_file.read_bytes())[0]
         else:
-            _as_the_gateway(directory)
+            as_the_gateway(directory / "own")
             uri, now = application_uri(loaded.gateway, one.name), datetime.datetime.now(datetime.UTC)
             certificate = own_identities(directory, uri, now, one.certificate_hosts)[0].certificate
         if output is None:
@@ -112,18 +138,9 @@ def export(
         else:
             output.write_bytes(certificate.public_bytes(Encoding.PEM if output.suffix == ".pem" else Encoding.DER))
             typer.echo(f"written to {output}")
-    except (CertificateError, OSError, ValueError) as error:
+    except (CertificateError, CertificatesError, OSError, ValueError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-
-
-def _as_the_gateway(directory: Path) -> None:
-    """A key that this makes must be the gateway's to read."""
-    own = (directory / "own").absolute()
-    there = next(folder for folder in (own, *own.parents) if folder.exists())
-    if there.stat().st_uid != os.geteuid():
-        msg = f"{there} belongs to another user; run this as the user that the gateway runs as"
-        raise PermissionError(msg)
 
 
 def _sources(loaded: "Configuration", name: str | None) -> "list[OpcUaConfig]":

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
@@ -30,6 +31,15 @@ class Taken:
     others: int | None
     problem: str = ""
     complete: bool = True
+
+
+def certificates(config: Configuration) -> list[str]:
+    """What is wrong with files of certificates and keys, and which certificates end soon."""
+    from config.certificates.used import ending, unusable
+    from config.logs import escaped
+
+    wrong = [f"{owner}: {said}" for owner, said in unusable(config)]
+    return [escaped(said) for said in (*wrong, *(one.text for one in ending(config, datetime.now(UTC))))]
 
 
 def taken(config: Configuration, seconds: float | None) -> list[Taken]:

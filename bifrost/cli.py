@@ -81,17 +81,19 @@ def check(config: ConfigFile = DEFAULT_CONFIG, read: Read = None, as_json: AsJso
     Shows how many tags each pattern of `tags` takes, as far as the configuration names the tags; with --read all of them.
     """
     loaded = load(config)
-    from bifrost.check import plain, table, taken
+    from bifrost.check import certificates, plain, table, taken
 
-    found = taken(loaded, duration(read))
+    found, warned = taken(loaded, duration(read)), certificates(loaded)
     if as_json:
-        print_json({"gateway": loaded.gateway, "sources": plain(found)})
+        print_json({"gateway": loaded.gateway, "sources": plain(found), "certificates": warned})
         return
     sources = ", ".join(f"{s.name} ({s.protocol})" for s in loaded.sources) or "none"
     targets = ", ".join(f"{name} ({t.type})" for name, t in loaded.targets.items())
     typer.echo(
         f"{config} is sound.\n  gateway: {loaded.gateway}\n  sources: {sources}\n  targets: {targets}\n  rules:   {len(loaded.rules)}"
     )
+    for warning in warned:
+        typer.echo(f"  warning: {warning}")
     if any(source.tags for source in loaded.sources) or read is not None:
         from bifrost.screen import console
 
@@ -138,11 +140,13 @@ def status(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
         print_json(answer)
         return
     from bifrost.screen import console
-    from bifrost.status import disk, tables
+    from bifrost.status import certificates, disk, tables
 
     for table in tables(answer):
         console().print(table)
     console().print(disk(answer))
+    for warning in certificates(answer):
+        typer.echo(warning)
 
 
 @app.command()

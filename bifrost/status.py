@@ -6,6 +6,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from bifrost.screen import Listing
+from config.logs import escaped
 
 _SPANS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms"))
 
@@ -36,6 +37,11 @@ def disk(status: dict[str, Any]) -> str:
     if years is None:
         return f"{said}; set gateway.endurance to learn how long it lasts"
     return f"{said}; at this pace it lasts {years:,.1f} years"
+
+
+def certificates(status: dict[str, Any]) -> list[str]:
+    """A line for each certificate that has ended or ends soon."""
+    return [f"WARNING: {escaped(said)}" for said in status.get("certificates", [])]
 
 
 def tables(status: dict[str, Any]) -> list[Table]:

@@ -1,8 +1,8 @@
 """YAML with places: a file as nodes, as plain values, and the place of each value.
 
 Scalars follow YAML 1.2's core schema, so that ``no``, ``012`` and ``12:30:00`` stay what they look like. ``${env:NAME}``,
-``${env:NAME:-default}``, ``${file:path}`` and ``${secret:name}`` are resolved on scalars, never on the text of the file; ``$${`` stands for
-``${``. The name of a file, in a key that ends in ``_file`` or in ``${file:…}``, is relative to the file that says it.
+``${env:NAME:-default}``, ``${file:path}``, ``${secret:name}`` and ``${vault:path#key}`` are resolved on scalars, never on the text of
+the file; ``$${`` stands for ``${``. The name of a file, in a key that ends in ``_file`` or in ``${file:…}``, is relative to the file that says it.
 """
 
 import os
@@ -336,7 +336,16 @@ def _look_up(reference: str, directory: Path) -> str:
             return SecretStore(store_path(directory)).get(what)
         except SecretsError as error:
             raise LookupError(str(error)) from None
+    if kind == "vault" and colon:
+        from config import vault
+        from config.secret_keys import SecretsError
+
+        try:
+            return vault.get(what)
+        except SecretsError as error:
+            raise LookupError(str(error)) from None
     said = f"there is no `{kind}` to take values from" if colon else "says not where the value is"
     raise LookupError(
-        f"{said}; write ${{env:NAME}}, ${{file:path}} or ${{secret:name}}, and $${{ for the characters themselves"
+        f"{said}; write ${{env:NAME}}, ${{file:path}}, ${{secret:name}} or ${{vault:path#key}}, and $${{ for the characters "
+        "themselves"
     )

@@ -82,6 +82,7 @@ class Forwarder:
         self._woken = False
         self._enough: int | None = 1  # readings that have to wait before it is worth to look again; None: it is busy
         self._stopping = False
+        self._reopening = False
         self._attempts: dict[int, int] = {}
         self._first: dict[int, float] = {}  # when a unit was tried first, seconds since the epoch
         self._retry: list[Unit] = []
@@ -108,6 +109,11 @@ class Forwarder:
     def stop(self) -> None:
         """Send nothing more, wait a little for the writes under way; what was not sent stays in the spool."""
         self._stopping = True
+        self._look_again()
+
+    def reopen(self) -> None:
+        """Open the writer anew, once the writes under way are settled: what it connects with has changed. From any thread."""
+        self._reopening = True
         self._look_again()
 
     def join(self, timeout: float) -> None:
@@ -147,6 +153,7 @@ class Forwarder:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         while not self._stopping:
+            self._reopening = False
             try:
                 await self._open()
                 error = await self._pump()
@@ -183,7 +190,7 @@ class Forwarder:
         self._show(error)
         wait = self._policy.delay(self._breaker.failures, random.random(), error)  # noqa: S311 - jitter
         deadline = time.monotonic() + wait
-        while not self._stopping and (left := deadline - time.monotonic()) > 0:
+        while not self._stopping and not self._reopening and (left := deadline - time.monotonic()) > 0:
             await self._sleep(left)
         self._breaker.probe()
         self._show_breaker()
@@ -227,11 +234,12 @@ class Forwarder:
         self._waiting_since = None
         while True:
             self._woken, self._enough = False, 1  # before looking, so that what is appended while looking wakes again
-            while not self._stopping and len(writing) < self._in_flight() and (unit := self._next()) is not None:
+            leaving = self._stopping or self._reopening
+            while not leaving and len(writing) < self._in_flight() and (unit := self._next()) is not None:
                 writing[asyncio.create_task(self._write(unit))] = unit
             self.status.in_flight = len(writing)
             if not writing:
-                if self._stopping:
+                if leaving:
                     return None
                 await self._sleep(self._patience())
                 continue
@@ -239,7 +247,7 @@ class Forwarder:
             if not free:
                 self._enough = None
             failure = await self._settle_some(writing, self._patience() if free else None)
-            if failure is not None or self._stopping:
+            if failure is not None or self._stopping or self._reopening:
                 failure = await self._settle_all(writing) or failure
                 self._retry.sort(key=lambda unit: unit.number)
                 return failure

@@ -1,5 +1,6 @@
 """Every metric of the gateway, declared once; labels are names of sources and targets, never tags."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -59,6 +60,13 @@ MEASURES: Final = _gauge(
     "What a source's reader measures: seconds that a server's clock is ahead, when certificates end …",
     "source",
     "what",
+)
+CERTIFICATE_DAYS: Final = _gauge(
+    "bifrost_certificate_days_left",
+    "Days until a source's or target's certificate ends, negative after that: its own, an authority (ca), one that it trusts "
+    "(trusted, issuer), or the one that its server shows (peer)",
+    "owner",
+    "kind",
 )
 LEDGER: Final = _gauge(
     "bifrost_ledger_records",
@@ -130,6 +138,13 @@ DAMAGED: Final = _counter(
 )
 COLLISIONS: Final = _gauge("bifrost_path_collisions", "Paths that more than one tag has")
 UNACCOUNTED: Final = _gauge("bifrost_unaccounted", "Readings that the account cannot explain; 0 when all is well")
+
+
+def show_certificates(days: Mapping[tuple[str, str], float]) -> None:
+    """Set the gauges of certificates, by owner and kind."""
+    CERTIFICATE_DAYS.clear()
+    for (owner, kind), left in days.items():
+        CERTIFICATE_DAYS.labels(owner, kind).set(left)
 
 
 def show_pool(connector: str, use: PoolUse) -> None:

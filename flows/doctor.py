@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from config.certificates.used import ending, unusable
 from config.models import Configuration
 from connectors.contract import Checks, Context, DeliveryError, Finding, RejectedRecords, Writer
 from connectors.settings import SourceConfig, TargetConfig
@@ -67,7 +68,7 @@ async def examine_source(source: SourceConfig, config: Configuration) -> Examine
         reader = source.trial().reader(Context(config.gateway, config.directory / "sources" / source.name))
         return await reader.check() if isinstance(reader, Checks) else []
 
-    return Examined("source", source.name, source.protocol, await _bounded(look()))
+    return Examined("source", source.name, source.protocol, [*_files(source.name, config), *await _bounded(look())])
 
 
 async def examine_target(
@@ -82,7 +83,14 @@ async def examine_target(
             found.append(await _test_record(writer, test_record(config, now)))
         return found
 
-    return Examined("target", name, target.type, await _bounded(look()))
+    return Examined("target", name, target.type, [*_files(name, config), *await _bounded(look())])
+
+
+def _files(owner: str, config: Configuration) -> list[Finding]:
+    """What is to be known of the files of certificates and keys that a connector has."""
+    wrong = [Finding(False, "certificates", said) for of, said in unusable(config) if of == owner]
+    due = ending(config, datetime.now(UTC))
+    return wrong + [Finding(not one.expired, "certificates", one.text) for one in due if owner in one.owners]
 
 
 async def _bounded(look: Any) -> list[Finding]:

@@ -2,8 +2,10 @@
 
 import threading
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from config.certificates.used import ends, peers
 from delivery import metrics
 from delivery.account import Account, next_scan
 from delivery.wear import written_bytes
@@ -37,6 +39,9 @@ class Gauges:
                 metrics.ODDITIES.labels(source, what).set(times)
             for what, value in list(intake.status.measures.items()):
                 metrics.MEASURES.labels(source, what).set(value)
+        measured = {source: dict(intake.status.measures) for source, intake in process.intakes.items()}
+        now = datetime.now(UTC)
+        metrics.show_certificates(ends(process.config, now) | peers(measured, now))
         journal, letters = process.journal, process.dead_letters
         metrics.QUEUE_SIZE.set(journal.waiting_rows)
         metrics.QUEUE_CAPACITY.set(journal.memory_rows)

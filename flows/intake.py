@@ -1,6 +1,7 @@
 """What a reader is handed, and the loop that keeps a reader running."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,14 @@ class SourceIntake(Intake):
         self._gaps = metrics.GAPS.labels(source)
         self._last = metrics.LAST_READING.labels(source)
         self._reconnections = metrics.RECONNECTIONS.labels(source)
+        self.attempt: asyncio.Future[None] | None = None  # the reader, while it runs
+        self.again = asyncio.Event()
+
+    def reopen(self) -> None:
+        """Connect anew and at once: what the reader connects with has changed. Call in the loop that it runs in."""
+        self.again.set()
+        if self.attempt is not None:
+            self.attempt.cancel()
 
     @override
     def tag(self, tag: Tag) -> int:
@@ -162,14 +171,21 @@ async def supervise(config: SourceConfig, context: Context, intake: SourceIntake
                     intake.status.counts = reader.counts
                 if isinstance(reader, Measures):
                     intake.status.measures = reader.measures
-            await reader.run(intake, journal.state(config.name))
+            intake.attempt = asyncio.ensure_future(reader.run(intake, journal.state(config.name)))
+            await intake.attempt
         except Exception as error:  # noqa: BLE001 - the edge of the reader's loop
             failure = error
         except asyncio.CancelledError as error:
-            failure = error  # a library's own, unless this task is meant
+            failure = error  # `SourceIntake.reopen`, or a library's own, unless this task is meant
+        intake.attempt = None
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
+        if intake.again.is_set() and (failure is None or isinstance(failure, asyncio.CancelledError)):
+            intake.again.clear()
+            failures, said = 0, ""
+            await intake.append(Columns())
+            continue
         failures = 1 if time.monotonic() - began > _STEADY else failures + 1
         detail = f"{type(failure).__name__}: {failure}" if failure else "the reader ended"
         if failures == 1 or detail != said:
@@ -177,4 +193,7 @@ async def supervise(config: SourceConfig, context: Context, intake: SourceIntake
             said = detail
         intake.state(SourceState.DOWN, detail)
         await intake.append(Columns())  # what was appended is durable: the next reader goes on from its state
-        await asyncio.sleep(policy.delay(failures, random.random()))  # noqa: S311 - jitter
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(policy.delay(failures, random.random())):  # noqa: S311 - jitter
+                await intake.again.wait()
+        intake.again.clear()

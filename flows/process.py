@@ -47,6 +47,7 @@ from flows.intake import SourceIntake
 from flows.liveness import stands_still
 from flows.options import check_bytewax_options, prepare_recovery
 from flows.readers import Readers
+from flows.renewed import LOOK, Renewed
 from flows.replays import resume_replays
 from flows.spools import file_name, kept
 from flows.targets import Targets, limits
@@ -222,6 +223,7 @@ class Process:
         self._keeping_house = [
             asyncio.create_task(_again(self.ages.note, _NOTE_AGES)),
             asyncio.create_task(_again(give_back, _GIVE_BACK)),
+            asyncio.create_task(_again(Renewed(self).look, LOOK)),
         ]
         self._report_every(self.config.report_interval)
         for source in self.config.sources:
@@ -336,9 +338,12 @@ class Process:
     def reopen(self, sources: Collection[str], targets: Collection[str]) -> None:
         """Connect sources and targets anew, because what they were connected with has changed, such as a certificate."""
         with self._applying:
-            self._targets.rewrite(self.config, [name for name in targets if name in self.forwarders])
-            again = [source for source in self.config.sources if source.name in sources]
-            self._on_loop(self._readers.change([source.name for source in again], again))
+            for name in targets:
+                if name in self.forwarders:
+                    self.forwarders[name].reopen()
+            for name in sources:
+                if name in self.intakes and self._loop is not None:
+                    self._loop.call_soon_threadsafe(self.intakes[name].reopen)
 
     def _on_loop(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None  # noqa: S101 - it reads

@@ -2,8 +2,10 @@
 
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from config.certificates.used import ending
 from delivery.wear import written_bytes, years
 from web.gateway import Gateway
 
@@ -44,6 +46,7 @@ def status(gateway: Gateway) -> dict[str, Any]:
         "sources": sources,
         "targets": targets,
         "kept": gateway.kept,
+        "certificates": [one.text for one in ending(gateway.config, datetime.now(UTC))],
         "dead_letters": {
             "stored": letters.total,
             "bytes": letters.size,

@@ -88,6 +88,7 @@ def test_tags_that_the_configuration_names_are_counted_and_others_are_said_to_be
     regex = r"re:(?P<line>L\d)_(?P<tag_name>.*)"
     assert json.loads(answer.stdout) == {
         "gateway": "g",
+        "certificates": [],
         "sources": [
             {
                 "source": "meter",

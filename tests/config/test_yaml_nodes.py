@@ -165,8 +165,14 @@ def test_a_file_is_taken_without_its_last_line_end(tmp_path: Path, end: str) -> 
         ("${file:missing}", "No such file or directory"),
         ("${file:.}", "Is a directory"),
         ("${file:binary}", "the file is not UTF-8 text"),
-        ("${vault:a#b}", "there is no `vault` to take values from; write ${env:NAME}, ${file:path} or ${secret:name}"),
-        ("${PASSWORD}", "says not where the value is; write ${env:NAME}, ${file:path} or ${secret:name}"),
+        (
+            "${valt:a#b}",
+            "there is no `valt` to take values from; write ${env:NAME}, ${file:path}, ${secret:name} or ${vault:path#key}",
+        ),
+        (
+            "${PASSWORD}",
+            "says not where the value is; write ${env:NAME}, ${file:path}, ${secret:name} or ${vault:path#key}",
+        ),
     ],
 )
 def test_references_that_lead_nowhere_are_told(tmp_path: Path, reference: str, problem: str) -> None:

@@ -167,3 +167,36 @@ def test_a_write_that_does_not_heed_its_cancellation_loses_nothing_and_keeps_nob
     until(lambda: spool.account().stored.total() == 0)
     assert sorted(later.taken) == ([] if then is finish else list(range(20)))
     assert not unaccounted(spool)
+
+
+def test_a_writer_is_opened_anew_on_request_once_the_writes_under_way_are_settled(delivery: Delivery) -> None:
+    target = Target(Limits(rows=10, writes_in_flight=2))
+    target.hang = asyncio.Event()
+    spool = delivery.start(target)
+    forwarder = delivery.forwarders["cloud"]
+    spool.append(stream(delivery.tags, range(20)))
+    until(lambda: target.under_way == 2)
+    forwarder.reopen()
+    spool.append(stream(delivery.tags, range(20, 40)))
+    threading.Event().wait(0.1)
+    assert (target.opened, target.closed, len(target.calls)) == (1, 0, 2)
+    forwarder._loop.call_soon_threadsafe(target.hang.set)  # type: ignore[union-attr]
+    until(lambda: len(target.taken) == 40)
+    assert sorted(target.taken) == list(range(40))
+    assert (target.opened, target.closed) == (2, 1)
+    assert forwarder.status.errors == {}
+    until(lambda: spool.account().delivered.total() == 40)
+    assert not unaccounted(spool)
+
+
+def test_an_idle_writer_is_opened_anew_on_request_and_a_refused_one_without_waiting(delivery: Delivery) -> None:
+    target = Target(answer=failing(1, lambda: TransientError("the certificate has expired", retry_after=60.0)))
+    spool = delivery.start(target)
+    until(lambda: target.opened == 1)
+    delivery.forwarders["cloud"].reopen()
+    until(lambda: target.opened == 2)
+    spool.append(stream(delivery.tags, range(10)))
+    until(lambda: delivery.forwarders["cloud"].status.last_error)
+    delivery.forwarders["cloud"].reopen()
+    until(lambda: len(target.taken) == 10, 5.0)
+    assert (target.opened, target.closed) == (3, 2)

@@ -240,3 +240,34 @@ async def test_one_reader_that_fails_does_not_stop_the_others(journal, tags):
     async with supervised(sick, journal, tags), supervised(well, journal, tags):
         await eventually(lambda: len(sick.started) >= 2)
         assert well.started == [None]
+
+
+async def test_a_source_connects_anew_on_request_without_a_failure_and_without_marking_its_tags(journal, tags):
+    async def connect(intake):
+        known = intake.tag(Script(name="press").tag("press", "t", "t"))
+        rows = Columns()
+        rows.add(known, 1)
+        intake.state(SourceState.CONNECTED)
+        intake.append(rows, b"as far as that")
+        await asyncio.Event().wait()
+
+    config = Script(name="press", steps=[connect])
+    async with supervised(config, journal, tags) as intake:
+        await eventually(lambda: intake.status.state is SourceState.CONNECTED)
+        intake.reopen()
+        await eventually(lambda: intake.status.reconnections == 1)
+        assert config.started == [None, b"as far as that"]
+        assert rows_in(journal, "gateway", "press") == []
+
+
+async def test_a_source_that_waits_after_a_failure_tries_at_once_on_request(journal, tags, monkeypatch):
+    monkeypatch.setattr("flows.intake.RetryPolicy.delay", lambda *_: 60.0)
+
+    async def refused(intake):
+        raise ConnectionError("certificate expired")
+
+    config = Script(name="press", steps=[refused, hang])
+    async with supervised(config, journal, tags) as intake:
+        await eventually(lambda: intake.status.state is SourceState.DOWN)
+        intake.reopen()
+        await eventually(lambda: len(config.started) == 2)

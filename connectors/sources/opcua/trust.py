@@ -63,7 +63,7 @@ class TrustStore:
     def certificates(self, folder: Folder) -> list[Stored]:
         """What lies in a folder, by file name; what is no certificate is logged and left out."""
         found: list[Stored] = []
-        for file in self._files(folder, _CERTIFICATES):
+        for file in self.files(folder):
             try:
                 found += [Stored(file, certificate) for certificate in parse(_read(file, _LARGEST))]
             except (OSError, ValueError) as error:
@@ -81,6 +81,10 @@ class TrustStore:
             except (OSError, ValueError) as error:
                 _log.warning("source %s: %s is no list of revoked certificates: %s", self.source, file, error)
         return found
+
+    def files(self, folder: Folder) -> list[Path]:
+        """The files of certificates in a folder, by name."""
+        return self._files(folder, _CERTIFICATES)
 
     def _files(self, folder: Folder, endings: tuple[str, ...]) -> list[Path]:
         return sorted(f for f in (self.directory / folder).rglob("*") if f.suffix.lower() in endings and f.is_file())
