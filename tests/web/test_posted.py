@@ -2,74 +2,17 @@
 
 import contextlib
 import json
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bifrost.run import account
-from tests.ports import free_port
 from tests.web.bare_gateway import configuration
-from tests.web.client import Client, NoAnswerError
-
-ROOT = Path(__file__).parents[2]
-
-
-class Posting:
-    """A gateway in a process of its own, and a client of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        with (folder / "log").open("ab") as log:
-            command = [sys.executable, "-m", "tests.web.bare_gateway", str(folder), str(self.port)]
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        self.client = Client(self.port)
-
-    def started(self) -> "Posting":
-        def answers() -> bool:
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            with contextlib.suppress(NoAnswerError):
-                return self.client.get("/api/cloud/health").status_code == 200
-            return False
-
-        until(answers)
-        return self
-
-    def post(self, body: Any, path: str = "/api/data", expected: int = 200) -> Any:
-        answer = self.client.post(path, json=body)
-        assert answer.status_code == expected, answer.text
-        return answer.json()
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == 0, (self.folder / "log").read_text()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(20)
-
-
-def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, "not in time"
-        pause.wait(0.02)
-
-
-@contextlib.contextmanager
-def gateway(folder: Path) -> Iterator[Posting]:
-    running = Posting(folder)
-    try:
-        yield running.started()
-    finally:
-        if running.process.poll() is None:
-            running.kill()
+from tests.web.client import NoAnswerError
+from tests.web.serving import Serving, gateway, until
 
 
 def got(folder: Path, target: str) -> list[tuple[tuple[str, int], str, Any]]:
@@ -85,7 +28,7 @@ def reading(number: int, tag: str = "temp", **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Posting]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with gateway(tmp_path_factory.mktemp("gateway")) as running:
         yield running
 
@@ -115,7 +58,7 @@ def test_a_posted_reading_goes_by_the_rules_or_to_the_connector_that_is_named(tm
     assert {name: line["journalled"] for name, line in found["sources"].items()} == {"api": 3, "api/second": 1}
 
 
-def test_the_same_reading_again_is_left_out_and_another_one_under_its_id_is_not(shared: Posting) -> None:
+def test_the_same_reading_again_is_left_out_and_another_one_under_its_id_is_not(shared: Serving) -> None:
     once = reading(100, timestamp="2026-01-01T00:00:00Z")
     assert shared.post([once, once]) == {"accepted": 1, "repeated": 1}
     assert shared.post(once) == {"accepted": 0, "repeated": 1}
@@ -177,14 +120,14 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("body", "place"), WRONG)
-def test_a_wrong_reading_is_refused_with_its_place_and_nothing_is_taken(shared: Posting, body: Any, place: str) -> None:
+def test_a_wrong_reading_is_refused_with_its_place_and_nothing_is_taken(shared: Serving, body: Any, place: str) -> None:
     found = shared.post(body, expected=422)
     assert found["problems"][0]["where"] == place, found
     assert found["detail"]
 
 
 @pytest.mark.threat(26)
-def test_what_is_too_much_or_no_json_is_refused(shared: Posting) -> None:
+def test_what_is_too_much_or_no_json_is_refused(shared: Serving) -> None:
     post = shared.client.post
     many = [{"device_id": "d", "tag_name": "t", "value": n} for n in range(10_001)]
     assert post("/api/data", json=many).status_code == 413
@@ -200,14 +143,14 @@ def test_what_is_too_much_or_no_json_is_refused(shared: Posting) -> None:
     )
 
 
-def test_every_kind_of_value_can_be_posted(shared: Posting) -> None:
+def test_every_kind_of_value_can_be_posted(shared: Serving) -> None:
     values = [1.5, 7, 2**63, 2**80, True, "on", None, [1, 2], {"a": {"b": 1}}, "", "°C ✓"]
     bodies = [{"device_id": "d", "tag_name": f"kind{n}", "value": value} for n, value in enumerate(values)]
     assert shared.post(bodies) == {"accepted": len(values), "repeated": 0}
     assert shared.post({"device_id": "d", "tag_name": "k", "value": 1, "quality": "bad"})["accepted"] == 1
 
 
-def test_the_configuration_of_a_connector_is_shown_without_secrets(shared: Posting) -> None:
+def test_the_configuration_of_a_connector_is_shown_without_secrets(shared: Serving) -> None:
     found = shared.client.get("/api/cloud/connectors/first/config").json()
     assert found["config"]["type"] == "telling"
     assert shared.client.get("/api/cloud/connectors/nobody/config").status_code == 404
