@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from config.models import EMBEDDED, NAME_PATTERN, NO_TARGET, ConfigFile
+from config.models import EMBEDDED, NAME_PATTERN, NO_TARGET, POSTED, ConfigFile
 from config.schema import Spot, advice, follow, nearest, plain
 from config.yaml_nodes import Place, Problem, dotted, find, place_of, text
 from normalization.path import path_template
@@ -193,6 +193,13 @@ class Document:
     def _check_sources(self) -> None:
         names = Counter(str(source.get("name")) for _, source in self._sources() if source.get("name"))
         for number, source in self._sources():
+            if source.get("name") == POSTED:
+                self.wrong(
+                    f"`{POSTED}` is the source of readings that are posted to the gateway; take another name",
+                    "sources",
+                    number,
+                    "name",
+                )
             if names[str(source.get("name"))] > 1:
                 self.wrong(f"two sources are called `{source['name']}`", "sources", number, "name")
         tables = _at(self.values, "zerobus", "source_targets")

@@ -33,6 +33,7 @@ from normalization.rules import Rule
 
 TEMPLATE = DEFAULT_TEMPLATE
 EMBEDDED = "delta"  # the target that there is when none is configured
+POSTED = "api"  # the source of readings that are handed to the gateway instead of read by it
 NO_TARGET = "none"  # what a default_connector says to leave out what no rule matches
 
 _LEAST = -(2**31)  # priority
@@ -355,4 +356,13 @@ def default_target(directory: Path) -> DeltaConfig:
     return DeltaConfig(name="Delta Lake", endpoint=str(directory / "delta"))
 
 
-__all__ = ["EMBEDDED", "NAME_PATTERN", "NO_TARGET", "TEMPLATE", "ConfigFile", "Configuration", "default_target"]
+__all__ = [
+    "EMBEDDED",
+    "NAME_PATTERN",
+    "NO_TARGET",
+    "POSTED",
+    "TEMPLATE",
+    "ConfigFile",
+    "Configuration",
+    "default_target",
+]

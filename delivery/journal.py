@@ -283,7 +283,10 @@ class Journal:
         self._room.clear()
 
     def _commit(self, pending: Pending) -> None:
-        entries = [(index, entry) for index in pending.columns for entry in self._split(self._cut(index, pending))]
+        # By number: the readings that the gateway is handed stand last, in the record that holds their state too.
+        entries = [
+            (index, entry) for index in sorted(pending.columns) for entry in self._split(self._cut(index, pending))
+        ]
         *large, last = self._records(entries)
         if not all(self._write(record, {}) for record in large):
             return

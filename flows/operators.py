@@ -66,6 +66,8 @@ def normalize(step_id: str, up: Batches, process: Process) -> Batches:  # noqa: 
     def shim(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         normalized = isolate(normalizer, lambda row, reason: refused(row, reason, process.tags), batch)
         metrics.NORMALIZED.inc(len(batch))
+        if process.live is not None:
+            process.live(batch)
         collisions = normalizer.new_collisions()
         if collisions:
             metrics.COLLISIONS.set(len(normalizer.collisions))
@@ -358,7 +360,12 @@ def collect(step_id: str, up: KeyedStream[Row], process: Process) -> Batches:  #
         groups: dict[tuple[str, str], list[Row]] = {}
         for _, row in items:
             groups.setdefault((row.gateway, row.shard), []).append(row)
-        return [_batch(gateway, shard, rows, process.tags) for (gateway, shard), rows in groups.items()]
+        made = [_batch(gateway, shard, rows, process.tags) for (gateway, shard), rows in groups.items()]
+        if process.live is not None:
+            for (_, shard), batch in zip(groups, made, strict=True):
+                if "/" in shard:  # what a step made; all else has been shown
+                    process.live(batch)
+        return made
 
     return op.flat_map_batch("collect", up, gather)
 

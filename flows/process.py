@@ -46,6 +46,7 @@ from flows.gauges import Gauges
 from flows.intake import SourceIntake
 from flows.liveness import stands_still
 from flows.options import check_bytewax_options, prepare_recovery
+from flows.posted import Posted, only
 from flows.readers import Readers
 from flows.renewed import LOOK, Renewed
 from flows.replays import resume_replays
@@ -112,6 +113,8 @@ class Process:
         self.dead_letters: DeadLetterStore
         self._targets: Targets
         self._readers: Readers
+        self.posted = Posted(self)
+        self.live: Callable[[pa.RecordBatch], None] | None = None  # is shown what is normalized, when somebody may look
         self.kept: dict[str, dict[str, Any]] = {}  # spools of targets that are not configured, as plain values
         self.opening_kept = threading.Lock()
         self.started = time.time()
@@ -404,7 +407,8 @@ class Process:
         worker, config = threading.get_ident(), self.config
         found = self._routers.get(worker)
         if found is None or found[0] is not config:
-            found = self._routers[worker] = config, Router(config.rules, config.default, config.source_targets)
+            made = Router(config.rules, config.default, config.source_targets, only(config.targets))
+            found = self._routers[worker] = config, made
         return found[1]
 
     @property
@@ -420,7 +424,7 @@ class Process:
     @property
     def intakes(self) -> dict[str, SourceIntake]:
         """The sources' intakes, by name."""
-        return self._readers.intakes
+        return self._readers.intakes | self.posted.intakes
 
     @property
     def blocked(self) -> bool:

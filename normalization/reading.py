@@ -50,7 +50,7 @@ _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 
 TAG_COLUMNS: Final = {
     "source": "name of the source in the configuration",
-    "protocol": "protocol of the source: opcua, mqtt, sparkplug, modbus, gateway",
+    "protocol": "protocol of the source: opcua, mqtt, sparkplug, modbus, api, gateway",
     "device_id": "the device as its protocol names it (server, edge node, unit)",
     "address": "the tag as its protocol names it (node id, topic, register)",
     "tag_name": "the tag's name",

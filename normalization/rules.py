@@ -91,6 +91,7 @@ class Router:
         rules: The rules.
         default: Targets of what nothing matches.
         source_targets: Source -> target of all its readings.
+        only: Source -> target that alone gets its readings: no rule and no default holds for them, and they have no priority.
 
     Raises:
         RuleError: A condition is wrong; a note names the rule.
@@ -101,18 +102,23 @@ class Router:
         rules: Sequence[Rule],
         default: str | Sequence[str] | None = None,
         source_targets: Mapping[str, str] | None = None,
+        only: Mapping[str, str] | None = None,
     ) -> None:
         self._rules = tuple(rules)
         self._conditions = [_compiled(rule) for rule in rules]
         self._by_priority = sorted(range(len(rules)), key=lambda number: rules[number].priority)
         self._ranked = any(rule.priority for rule in rules)
         self._default = (default,) if isinstance(default, str) else tuple(default or ())
-        sources = dict(source_targets or {})
-        self._tables = tuple(dict.fromkeys(sources.values()))
-        self._table_number = {source: self._tables.index(table) + 1 for source, table in sources.items()}
+        sources, alone = dict(source_targets or {}), dict(only or {})
+        tables = tuple(dict.fromkeys(sources.values()))
+        self._tables = tables + tuple(dict.fromkeys(alone.values()))
+        self._shared = len(tables)  # of the tables are for readings that the rules hold for too
+        self._table_number = {source: tables.index(table) + 1 for source, table in sources.items()}
+        self._table_number |= {s: self._tables.index(table, self._shared) + 1 for s, table in alone.items()}
         self._table_of = np.empty(0, np.int32)  # by tag: number of its source's table, 0 where it has none
+        self._any_table = False
         columns = {name for condition in self._conditions for name in condition.tag_columns}
-        self._columns = sorted(columns | ({"source"} if sources else set()))
+        self._columns = sorted(columns | ({"source"} if self._tables else set()))
         self._token: bytes | None = None
         self._tags = TagRows(self._columns)
 
@@ -122,6 +128,9 @@ class Router:
         rows = Rows(batch, self._known_tags(batch))
         truths = self._truths(rows)
         tables = self._source_tables(rows)
+        alone = union([truth for number, truth in tables if number > self._shared])
+        if alone is not False:
+            truths = [_without(truth, alone, size) for truth in truths]
 
         reject = batch.column("reject")
         dead = None if reject.null_count == size else reject.is_valid().to_numpy(zero_copy_only=False)
@@ -130,8 +139,8 @@ class Router:
             if truth is not False:
                 for target in rule.connectors:
                     wanted.setdefault(target, []).append(truth)
-        for table, truth in tables:
-            wanted.setdefault(table, []).append(truth)
+        for number, truth in tables:
+            wanted.setdefault(self._tables[number - 1], []).append(truth)
         matched = union([*truths, *(truth for _, truth in tables)])
 
         others = flip(matched)
@@ -170,24 +179,27 @@ class Router:
         token = (batch.schema.metadata or {}).get(b"tags")
         if token is None or token != self._token:
             self._token, self._tags = token, TagRows(self._columns)
-            self._table_of = np.empty(0, np.int32)
+            self._table_of, self._any_table = np.empty(0, np.int32), False
         self._tags.update(batch)
         return self._tags
 
-    def _source_tables(self, rows: Rows) -> list[tuple[str, Truth]]:
-        """The tables of ``source_targets``, and which rows go there."""
+    def _source_tables(self, rows: Rows) -> list[tuple[int, Truth]]:
+        """Numbers, from 1, of the tables that rows go to because of their source, and which rows those are."""
         if not self._tables:
             return []
         tags = rows.tags.rows
         if len(self._table_of) < len(tags):
             new = [self._table_number.get(row["source"], 0) for row in tags[len(self._table_of) :]]
             self._table_of = np.concatenate([self._table_of, np.array(new, np.int32)])
+            self._any_table = self._any_table or any(new)
+        if not self._any_table:
+            return []
         numbers = self._table_of.take(rows.index())
         if not len(numbers):
             return []
         if (numbers == numbers[0]).all():
-            return [(self._tables[numbers[0] - 1], True)] if numbers[0] else []
-        return [(self._tables[number - 1], numbers == number) for number in np.unique(numbers).tolist() if number]
+            return [(int(numbers[0]), True)] if numbers[0] else []
+        return [(number, numbers == number) for number in np.unique(numbers).tolist() if number]
 
     def _with_priority(self, batch: pa.RecordBatch, truths: Sequence[Truth]) -> pa.RecordBatch:
         """The batch with the largest priority of the rules that match."""
@@ -205,6 +217,14 @@ class Router:
         if priority is None:
             return batch
         return batch.set_column(_PRIORITY, batch.schema.field(_PRIORITY), pa.array(priority))
+
+
+def _without(truth: Truth, others: Truth, size: int) -> Truth:
+    """Where `truth` holds and `others` does not."""
+    if truth is False or others is True:
+        return False
+    left = ~others if isinstance(others, np.ndarray) else np.ones(size, bool)
+    return left if truth is True else truth & left
 
 
 def _selected(truth: Truth, dead: Mask | None, size: int) -> npt.NDArray[np.intp] | None:

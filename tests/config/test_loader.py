@@ -471,3 +471,9 @@ gateway:
     target = found.targets["one"]
     assert isinstance(target, MqttTargetConfig)
     assert target.url == "mqtt://b"
+
+
+def test_no_source_may_be_called_as_what_is_posted(problems: Problems) -> None:
+    text = "sources:\n  - {name: api, protocol: mqtt, endpoint: 'mqtt://h'}\n"
+    (said,) = problems(text)
+    assert said.startswith("gateway.yaml:2:12: sources.0.name: `api` is the source of readings that are posted")

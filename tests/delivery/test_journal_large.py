@@ -50,3 +50,25 @@ async def test_much_that_gathered_is_committed_in_several_records(
     assert read(later) == expected
     assert later.state("source0") == b"two"
     assert not journal_missing(later)
+
+
+async def test_what_the_gateway_is_handed_and_its_state_are_one_record_however_much_else_gathered(
+    tmp_path: Path, closing: list[Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_COMMIT_BYTES", 20_000)
+    journal = opened(tmp_path, closing)
+    attach(journal)
+    handed = journal_module.shard_of("gateway", "api")
+    async with asyncio.timeout(20):
+        await asyncio.gather(
+            journal.append("api", handed, columns([1, 2, 3]), b"ids"),
+            journal.append("source0", INDEX, columns(range(0, 8_000, 2)), None),
+        )
+    commits = [
+        journal_module.unpack(record.payload)
+        for record in journal._log.read(journal._log.cursor(1), journal._log.next_number)
+        if record.kind == journal_module._COMMIT
+    ]
+    assert len(commits) > 4
+    of_state = [[index for index, *_ in entries] for entries, states, _ in commits if "api" in states]
+    assert of_state in ([[handed]], [[INDEX, handed]])

@@ -578,3 +578,19 @@ def test_routing_agrees_with_a_model_row_by_row(rows: Any, rules: Any, default: 
         chosen = result.select(target)
         assert chosen["sequence"].to_pylist() == [10 + i for i in indices]
         assert chosen["priority"].to_pylist() == [priorities[i] for i in indices]
+
+
+def test_what_is_for_one_target_alone_goes_by_no_rule_and_no_default() -> None:
+    rules = [Rule("high", "value > 2", ("a", "b"), 7), Rule("all", "TRUE", ("b",), 0)]
+    router = Router(rules, "z", {"plant1_opcua": "table1"}, {"plant1_mqtt": "b", "api/z": "z"})
+    result = router(BATCH)
+    rows = {t: (list(range(len(BATCH))) if r is None else r.tolist()) for t, r in result.targets.items()}
+    assert rows == {"a": [0, 1], "b": list(range(len(BATCH))), "table1": [0, 1]}  # 2 and 3 are in b by themselves
+    assert result.batch["priority"].to_pylist() == [7, 7, 0, 0, 0, 0, 0, 0]
+    posted = Tag("api/z", "api", "PLC001", "t", "t", mapping='{"site": "s"}')
+    only = router(stream((posted, 90.0, {}), (posted, 91.0, {"reject": "broken"}), (TAGS[0], 1.0, {})))
+    rows = {t: (r if r is None else r.tolist()) for t, r in only.targets.items()}
+    assert rows == {"z": [0], "b": [2], "table1": [2]}
+    assert (only.dead.tolist(), only.defaulted) == ([1], 0)
+    alone = router(stream((posted, 90.0, {}), (posted, 1.0, {})))
+    assert (alone.targets, alone.batch["priority"].to_pylist()) == ({"z": None}, [0, 0])
