@@ -195,7 +195,8 @@ dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
 .bad { border-color: #b3261e !important; color: #b3261e; } .odd { border-color: #8a5a00 !important; color: #8a5a00; }
 table { border-collapse: collapse; width: 100%; font-size: 8.5pt; } thead { display: table-header-group; }
 th { text-align: left; font-weight: 600; background: #e8e8e8; border-bottom: 1px solid #888; padding: 1mm 1.5mm; }
-td { border-bottom: 1px solid #d5d5d5; padding: 1mm 1.5mm; vertical-align: top; overflow-wrap: anywhere; }
+td { border-bottom: 1px solid #d5d5d5; padding: 1mm 1.5mm; vertical-align: top; white-space: nowrap; }
+td.tag, td.value, td.why { white-space: normal; overflow-wrap: anywhere; } td.value { max-width: 45mm; } td.why { min-width: 45mm; }
 tr { break-inside: avoid; } .number { text-align: right; font-variant-numeric: tabular-nums; }
 .want { color: #666; display: block; } .result { white-space: nowrap; } tr.fail .result, tr.fail .why { color: #b3261e; }
 tr.not-seen .result, tr.not-seen .why { color: #8a5a00; } tr.fail, tr.not-seen { background: #fafafa; }
@@ -211,7 +212,7 @@ def _text(value: Any) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else _text(f"{value:.10g}")
+    return "–" if value is None else _text(f"{value:.7g}")
 
 
 def as_html(sheet: Sheet, rows: bytes) -> bytes:
@@ -258,7 +259,7 @@ def _about(sheet: Sheet, rows_sha256: str) -> Iterable[str]:
     beside = "; the running gateway read the same sources" if sheet.beside else ""
     facts = {
         "Gateway": sheet.gateway,
-        "Watched": f"{iso(sheet.began)} to {iso(sheet.ended)} ({sheet.ended - sheet.began:.0f} s){beside}",
+        "Watched": f"{iso(sheet.began)[:19]}Z to {iso(sheet.ended)[:19]}Z ({sheet.ended - sheet.began:.0f} s){beside}",
         "Configuration": f"{sheet.configuration}, {number}",
         "Readings": f"{sheet.readings:,}",
         "Its SHA-256": sheet.sha256,
@@ -310,15 +311,15 @@ def _verdict(one: Verdict, sheet: Sheet) -> str:
     shown = [f"{value}<span class='want'>{_text(want)}</span>" for value, want in zip(found[:5], wants, strict=True)]
     styles = ("", "", "number", "", "number")
     cells = [f'<td class="{style}">{value}</td>' for style, value in zip(styles, shown, strict=True)]
-    cells += [f'<td class="number">{value}</td>' for value in found[5:]]
+    cells += [f'<td class="number value">{found[5]}</td><td class="number">{found[6]}</td>']
     return (
         f'<tr class="{one.result.replace(" ", "-")}"><td class="result">{_MARKS[one.result]} {one.result}</td>'
-        f'<td>{name}</td>{"".join(cells)}<td class="why">{why}</td></tr>'
+        f'<td class="tag">{name}</td>{"".join(cells)}<td class="why">{why}</td></tr>'
     )
 
 
 def _place(seen: Observed) -> str:
-    return f"{seen.source} {seen.device}/{seen.address}"
+    return f"{seen.source} · {seen.device} · {seen.address}"
 
 
 def _cells(seen: Observed, ended: float) -> tuple[str, ...]:
@@ -342,10 +343,10 @@ def _unlisted(sheet: Sheet) -> Iterable[str]:
     yield '<th class="number">Last value</th><th class="number">Age</th></tr></thead><tbody>'
     for one in sheet.found.unlisted:
         name = f"{_text(one.path or one.tag_name)}<span class='want'>{_text(_place(one))}</span>"
-        styles = ("", "", "number", "", "number", "number", "number")
+        styles = ("", "", "number", "", "number", "number value", "number")
         found = zip(styles, _cells(one, sheet.ended), strict=True)
         cells = "".join(f'<td class="{style}">{value}</td>' for style, value in found)
-        yield f"<tr><td>{name}</td>{cells}</tr>"
+        yield f'<tr><td class="tag">{name}</td>{cells}</tr>'
     yield "</tbody></table>"
 
 
