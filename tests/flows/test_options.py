@@ -99,6 +99,7 @@ def test_a_recovery_store_that_others_may_write_is_refused_with_what_to_do(tmp_p
         gateway.opened().stop()
 
 
+@pytest.mark.threat(23)
 def test_a_recovery_store_of_another_user_is_refused_with_what_to_do(tmp_path):
     directory = tmp_path / "recovery"
     prepare_recovery(directory, "gw")
