@@ -133,7 +133,8 @@ def _compared(
 ) -> "Sheet":
     from bifrost.commissioning.reading import watch_sources
     from bifrost.commissioning.report import Sheet
-    from config.history import files_of
+    from config.desk import base_of
+    from config.history import texts_of
     from flows.commission import compare, too_short
 
     if listed.ignored:
@@ -145,7 +146,7 @@ def _compared(
         )
     problems = _not_read(config, wanted, beside=beside)
     read = [one for one in wanted if one.name not in problems]
-    files = files_of(path)
+    files = texts_of(path)
     began = time.time()
     with _progress(len(listed.rows), seconds) as progress:
         watch, said = watch_sources(config, read, seconds, progress)
@@ -156,7 +157,7 @@ def _compared(
         gateway=config.gateway,
         configuration=path.name,
         number=_number(config, files),
-        sha256=_hash(files),
+        sha256=base_of(files),
         tag_list=tags.name,
         list_sha256=hashlib.sha256(tags.read_bytes()).hexdigest(),
         began=began,
@@ -185,15 +186,6 @@ def _not_read(config: "Configuration", wanted: "list[SourceConfig]", *, beside: 
                 "not read: the gateway is the master of this serial line, and a second one would disturb it"
             )
     return found
-
-
-def _hash(files: dict[str, str]) -> str:
-    """One hash of all files of a configuration, by name and text."""
-    found = hashlib.sha256()
-    for name, text in sorted(files.items()):
-        for part in (name.encode(), text.encode()):
-            found.update(len(part).to_bytes(8, "big") + part)
-    return found.hexdigest()
 
 
 def _number(config: "Configuration", files: dict[str, str]) -> int | None:
@@ -245,10 +237,8 @@ def _write(sheet: "Sheet", name: Path) -> list[Path]:
 
     rows = as_csv(sheet)
     page, table = name.with_name(name.name + ".html"), name.with_name(name.name + ".csv")
-    write_durably(table, rows)
-    write_durably(page, as_html(sheet, rows))
-    for file in (page, table):
-        file.chmod(0o644)  # it is to be handed on
+    write_durably(table, rows, 0o644)  # they are to be handed on
+    write_durably(page, as_html(sheet, rows), 0o644)
     return [page, table]
 
 
