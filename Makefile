@@ -38,6 +38,7 @@ check: install ## Format, lint, types, import direction, generated docs
 	$(PY) -m config.reference --check
 	$(PY) -m flows.picture --check
 	$(PY) -m benchmarks.tables --check
+	$(PY) -m tests.threats --check
 
 format: install ## Format the code and write the generated docs
 	.venv/bin/ruff format .
@@ -45,6 +46,7 @@ format: install ## Format the code and write the generated docs
 	$(PY) -m config.reference
 	$(PY) -m flows.picture
 	$(PY) -m benchmarks.tables
+	$(PY) -m tests.threats
 
 chaos: install counterparts ## Kills, power cuts, bit flips, full disks, outages: an hour; writes build/evidence/chaos.json
 	$(PY) -m tests.chaos $(ARGS)

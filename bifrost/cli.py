@@ -9,6 +9,7 @@ import typer
 
 from bifrost.browse import browse
 from bifrost.certs import certs
+from bifrost.commission import commission
 from bifrost.config_tests import run_tests
 from bifrost.configuration import configuration
 from bifrost.convert.verb import convert
@@ -172,6 +173,7 @@ app.command()(browse)
 app.command()(explain)
 app.command(name="test-config")(run_tests)
 app.command()(convert)
+app.command()(commission)
 
 
 @app.command(name="test")

@@ -4,7 +4,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from tests import evidence, interop
+from tests import evidence, interop, threats
 
 settings.register_profile("any machine", deadline=None)  # time says more of the machine's load than of an example
 settings.load_profile("any machine")
@@ -31,6 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = f"{item.path.name} {type_of(provider)}" if provider is not None else item.path.name
         shared = next((server for server in _SHARED if server in name), name)
         item.add_marker(pytest.mark.xdist_group(shared))
+        item.user_properties += [("threat", number) for mark in item.iter_markers("threat") for number in mark.args]
 
 
 def type_of(provider: object) -> str:
@@ -54,3 +55,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     seen = session.config.stash.get(SEEN, {})
     if seen:
         interop.record(seen, evidence.FOLDER / "interop.json")
+
+
+class Threats:
+    """Notes what tests of the threat model found; user properties reach the process that started the others."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[list[int], bool]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A phase of a test is over."""
+        numbers = [int(str(value)) for name, value in report.user_properties if name == "threat"]
+        if numbers and (report.failed or (report.passed and report.when == "call")):
+            test = report.nodeid.partition("[")[0].partition("@")[0]
+            _, passed = self._found.get(test, ([], True))
+            self._found[test] = (numbers, passed and not report.failed)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write it, unless only some of a test's parameters may have run."""
+        option = session.config.option
+        chosen = option.keyword or any("::" in argument for argument in session.config.args)
+        if self._found and not chosen:
+            threats.record(self._found)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One process notes what the tests of the threat model found."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Threats(), "threats")

@@ -197,6 +197,7 @@ class Planted:
         return Path.touch, (Path("planted code ran"),)
 
 
+@pytest.mark.threat(23)
 def test_a_recovery_store_is_code(start, tmp_path):
     """Hence one that others may write is refused (flows/options.py)."""
     assert start(last=30, end="abort").end() == 0
@@ -325,6 +326,7 @@ def test_an_idle_partition_sleeps_as_far_as_the_wall_clock_was_set_back_even_whe
     assert stands_still()
 
 
+@pytest.mark.threat(24)
 @pytest.mark.parametrize("value", ["0", "false", ""])
 def test_the_variable_for_the_port_opens_one_whatever_its_value(start, value):
     """Hence it is taken out of the environment."""

@@ -18,6 +18,7 @@ class Relay:
         target: The port that it passes on to; another one from the next connection on.
         with_connections, without_connections: Set while it has any, or none.
         sent: All that readers sent.
+        streams: The same by connection, in the order in which they were opened.
         alter: What is done to each piece of data from the device.
         pause: Seconds that each piece of data to the device takes.
         cut_after: Bytes to the device after which the connection is reset, once; None for never.
@@ -29,6 +30,7 @@ class Relay:
         self.with_connections, self.without_connections = asyncio.Event(), asyncio.Event()
         self.without_connections.set()
         self.sent = bytearray()
+        self.streams: list[bytearray] = []
         self.alter: Callable[[bytes], bytes] = lambda data: data
         self.pause = 0.0
         self.cut_after: int | None = None
@@ -79,7 +81,8 @@ class Relay:
         try:
             up, down = await asyncio.open_connection("127.0.0.1", self.target)
             self._writers.add(down)
-            await asyncio.gather(self._pump(reader, down, None), self._pump(up, writer, writer))
+            self.streams.append(stream := bytearray())
+            await asyncio.gather(self._pump(reader, down, stream), self._pump(up, writer, None))
         except OSError:
             pass
         finally:
@@ -93,13 +96,12 @@ class Relay:
         (self.with_connections if self.connections else self.without_connections).set()
         (self.without_connections if self.connections else self.with_connections).clear()
 
-    async def _pump(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, reader: asyncio.StreamWriter | None
-    ) -> None:
-        """Pass on until the source ends; then the other side ends too."""
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, stream: bytearray | None) -> None:
+        """Pass on until the source ends; then the other side ends too. `stream` notes what goes to the device."""
         while data := await source.read(65536):
-            if reader is None:
+            if stream is not None:
                 self.sent += data
+                stream += data
                 await asyncio.sleep(self.pause)
                 if self.cut_after is not None:
                     left, self.cut_after = self.cut_after, self.cut_after - len(data)

@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from connectors.contract import Checks, Context, Finding, Reader, SourceState
 from connectors.settings import SourceConfig
 from normalization.reading import Quality, ValueType
+from tests.contract import asked
 from tests.contract.device import (
     NUMBER,
     Device,
@@ -53,6 +54,7 @@ async def device(provider: Provider, tmp_path: Path) -> AsyncIterator[Device]:
     folder.mkdir()
     async with provider.start(folder) as running:
         yield running
+        assert asked.not_reading(provider.protocol, running.relay.streams) == []
 
 
 def reader_of(config: SourceConfig, folder: Path) -> Reader:
@@ -626,3 +628,31 @@ async def test_a_check_does_not_disturb_a_reader_at_work(device: Device, tmp_pat
         assert all(f.ok for f in await other.check())
         await reading.sees(await display.next())
         assert changes(reading.states()) == [SourceState.CONNECTING, SourceState.CONNECTED]
+
+
+@pytest.mark.threat(9)
+async def test_a_device_is_asked_for_nothing_but_reading(provider: Provider, device: Device, tmp_path: Path) -> None:
+    """The same is looked at after each test of this file; here is a life in which all that readers do is seen."""
+    intake, display = RecordingIntake(), Display(device)
+    reader = reader_of(device.config(), tmp_path)
+    assert isinstance(reader, Checks)
+    await reader.check()
+    async with Reading(reader_of(device.config(), tmp_path), intake) as reading:
+        await reading.connected(device)
+        await reading.sees(await display.next())
+        await device.corrupt()
+        await reading.until(lambda: any(one.reject for one in intake.readings()))
+    async with Reading(reader_of(device.config(), tmp_path), intake, last_state(intake)) as reading:
+        await reading.connected(device)
+        await reading.sees(await display.next())
+    found = asked.functions(provider.protocol, device.relay.streams)
+    assert found >= asked.LEAST[provider.protocol], found
+    assert asked.not_reading(provider.protocol, device.relay.streams) == []
+
+
+@pytest.mark.threat(9)
+@pytest.mark.parametrize(
+    ("protocol", "written"), asked.WRITES, ids=[f"{p} {n}" for n, (p, _) in enumerate(asked.WRITES)]
+)
+def test_a_write_would_be_seen(protocol: str, written: bytes) -> None:
+    assert asked.not_reading(protocol, [bytearray(written)]) != []

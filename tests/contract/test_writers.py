@@ -312,6 +312,7 @@ async def test_a_writer_that_cannot_open_says_so_and_can_be_closed(
     assert_there([*rows(early), *rows(late)], counterpart.rows(), writer)
 
 
+@pytest.mark.threat(18)
 async def test_hostile_names_stay_in_their_row(
     provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
 ) -> None:
@@ -338,6 +339,7 @@ def random_texts() -> list[str]:
     ]
 
 
+@pytest.mark.threat(18)
 async def test_100_000_random_values_under_random_names_come_back_equal_or_are_refused(
     provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
 ) -> None:

@@ -29,6 +29,7 @@ def longest_standstill(looks: list[Callable[[], object]], seconds: float) -> lis
     return longest
 
 
+@pytest.mark.threat(30)
 @pytest.mark.parametrize(
     ("way", "step"),
     [("bytewax_run", -HOUR), ("bifrost_run", TO_1970), ("bytewax_run", HOUR), ("bifrost_run", 87_600 * HOUR)],
@@ -57,6 +58,7 @@ def test_a_wall_clock_that_is_set_stalls_neither_readings_nor_snapshots(tmp_path
     check_account(tmp_path)
 
 
+@pytest.mark.threat(30)
 def test_a_clock_that_was_set_back_before_the_flow_began_is_no_matter(tmp_path):
     clock = WallClock(tmp_path)
     clock.set(-HOUR)

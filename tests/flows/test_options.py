@@ -2,7 +2,9 @@
 
 import ast
 import os
+import pickle
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,7 +13,7 @@ from contextlib import closing
 
 import psutil
 import pytest
-from running import HERE, ROOT, WAYS, acknowledged, check_account, missing, recovery, repeated, running, settle
+from running import HERE, ROOT, WAYS, acknowledged, check_account, epochs, missing, recovery, repeated, running, settle
 
 from flows.options import check_bytewax_options, prepare_recovery
 
@@ -81,11 +83,37 @@ def test_a_recovery_store_that_was_cut_off_while_it_was_made_is_made_again(tmp_p
         assert store.execute("SELECT part_index, part_count FROM parts").fetchall() == [(0, 1)]
 
 
+class Planted:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """The recovery store of a gateway that ran, with code in the place of everything that it would get back."""
+    directory = tmp_path_factory.mktemp("planted")
+    with running(directory) as gateway:
+        gateway.deliver(100)
+        gateway.until(lambda: epochs(directory)[1] > 1, "snapshots")
+        gateway.kill()
+    store = recovery(directory) / "part-0.sqlite3"
+    with closing(sqlite3.connect(store)) as opened, opened:
+        code = pickle.dumps(Planted(directory / "planted code ran"))
+        assert opened.execute("UPDATE snaps SET ser_change = ?", (code,)).rowcount > 0
+    return directory
+
+
+@pytest.mark.threat(23)
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("planted", ["part-0.sqlite3", "."])
-def test_a_recovery_store_that_others_may_write_is_refused_with_what_to_do(tmp_path, way, planted):
-    prepare_recovery(recovery(tmp_path), "gw")
-    open_to_others = recovery(tmp_path) / planted
+@pytest.mark.parametrize("writable", ["part-0.sqlite3", "."])
+def test_a_recovery_store_that_others_may_write_is_refused_with_what_to_do(tmp_path, planted, way, writable):
+    shutil.copytree(recovery(planted), recovery(tmp_path))
+    open_to_others = recovery(tmp_path) / writable
     open_to_others.chmod(open_to_others.stat().st_mode | 0o020)
     with running(tmp_path, way=way, idle=True) as gateway:
         assert gateway.process.wait(30) == 1
@@ -94,11 +122,26 @@ def test_a_recovery_store_that_others_may_write_is_refused_with_what_to_do(tmp_p
         assert command in gateway.said()
         assert "Traceback" not in gateway.said()
     assert not (tmp_path / "data" / "journal").exists()
+    assert not (planted / "planted code ran").exists()
+    shutil.rmtree(recovery(tmp_path))
+    prepare_recovery(recovery(tmp_path), "gw")
+    open_to_others.chmod(open_to_others.stat().st_mode | 0o020)
     subprocess.run(command.split(), check=True)
     with running(tmp_path, way=way, idle=True) as gateway:
         gateway.opened().stop()
 
 
+@pytest.mark.threat(23)
+def test_own_stores_hold_no_pickle():
+    """None of the packages of the gateway imports what runs code when it is read (the simulator is none of them)."""
+    packages = ("bifrost", "config", "connectors", "delivery", "flows", "normalization", "web")
+    imports = re.compile(r"^\s*(import|from)\s+(pickle|marshal|shelve|dill|cloudpickle)\b", re.MULTILINE)
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    assert len(files) > 200
+    assert [path for path in files if imports.search(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.threat(23)
 def test_a_recovery_store_of_another_user_is_refused_with_what_to_do(tmp_path):
     directory = tmp_path / "recovery"
     prepare_recovery(directory, "gw")
@@ -201,8 +244,10 @@ def test_longer_intervals_lose_and_repeat_nothing(tmp_path, arguments):
     assert repeated(tmp_path, "first") + repeated(tmp_path, "second") <= 2 * 1000
 
 
-def test_bytewax_opens_no_port_of_its_own(tmp_path):
-    with running(tmp_path, environment={"BYTEWAX_DATAFLOW_API_ENABLED": "0"}) as gateway:
+@pytest.mark.threat(24)
+@pytest.mark.parametrize(("way", "value"), [("bytewax_run", "0"), ("bifrost_run", "false")])
+def test_bytewax_opens_no_port_of_its_own(tmp_path, way, value):
+    with running(tmp_path, way=way, environment={"BYTEWAX_DATAFLOW_API_ENABLED": value}) as gateway:
         gateway.deliver(300)
         assert psutil.Process(gateway.process.pid).net_connections(kind="inet") == []
     assert not (ROOT / "dataflow.json").exists()

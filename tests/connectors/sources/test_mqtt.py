@@ -119,6 +119,7 @@ async def test_everything_is_read_without_subscriptions(broker: Broker, tmp_path
     assert (cleared.value, cleared.quality) == (None, Quality.BAD)
 
 
+@pytest.mark.threat(16)
 @pytest.mark.interop("mosquitto", "what cannot be read is acknowledged and kept as a dead letter with its bytes")
 async def test_what_cannot_be_read_becomes_a_reject_with_its_bytes(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake()
@@ -386,6 +387,7 @@ async def test_a_broker_that_is_not_there_is_an_error_that_names_it(tmp_path: Pa
     assert intake.states[-1][0] == SourceState.DOWN
 
 
+@pytest.mark.threat(16)
 async def test_more_topics_than_allowed_become_dead_letters(broker: Broker, tmp_path: Path) -> None:
     intake = RecordingIntake()
     async with reading(config(broker, max_tags=2), intake, tmp_path):

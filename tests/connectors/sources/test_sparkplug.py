@@ -58,6 +58,7 @@ def test_quality_null_and_history(given_metric: Any, quality: Quality, status: i
     assert [(r.quality, r.status, r.flags, r.value) for r in readings] == [(quality, status, flags, value)]
 
 
+@pytest.mark.threat(17)
 def test_rebirth_requests_are_throttled_per_edge_node() -> None:
     """tck-id-topics-ncmd-topic, tck-id-operational-behavior-data-commands-ncmd-rebirth-verb"""
     bench = Bench(rebirth_interval=30.0)

@@ -47,6 +47,7 @@ def test_a_metric_without_name_and_alias_is_nobodys() -> None:
     assert bench.values("G/NDATA/N", payload(2, metric(DataType.DOUBLE, 2.0, alias=0))) == [2.0]
 
 
+@pytest.mark.threat(17)
 def test_an_alias_for_two_metrics_stands_for_neither() -> None:
     """tck-id-payloads-alias-uniqueness"""
     bench = Bench()
@@ -219,6 +220,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.threat(17)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bomb", sorted(BOMBS))
 def test_a_payload_of_countless_parts_does_not_fill_the_memory(bomb: str, packed: bool) -> None:
@@ -308,6 +310,7 @@ def test_no_metric_breaks_the_decoder(item: Any) -> None:
         metric_value(read, read.datatype)
 
 
+@pytest.mark.threat(17)
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

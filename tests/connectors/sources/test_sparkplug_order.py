@@ -218,6 +218,7 @@ def test_what_waits_is_read_when_the_connection_is_lost() -> None:
     assert bench.host.deadline() is None
 
 
+@pytest.mark.threat(17)
 @settings(deadline=None)
 @given(st.permutations(range(2, 8)), st.integers(0, 5))
 def test_any_order_gives_the_same_readings_once(order: list[int], lost: int) -> None:

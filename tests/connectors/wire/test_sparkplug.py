@@ -216,9 +216,12 @@ def test_compressed_payloads_are_unpacked(wbits: int) -> None:
             decode_payload(outer.SerializeToString())
 
 
+@pytest.mark.threat(17)
 def test_a_compression_bomb_does_not_fill_the_memory() -> None:
     packer = zlib.compressobj(9, wbits=31)
-    body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
+    first = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    more = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)  # and so on, the same each time
+    body = first + 1023 * more + packer.flush()  # 1 GB in 2 MB
     outer = message_class()(uuid="SPBV1.0_COMPRESSED", body=body).SerializeToString()
     tracemalloc.start()
     try:

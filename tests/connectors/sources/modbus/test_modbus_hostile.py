@@ -83,6 +83,7 @@ def lies(request: Request, chance: random.Random, *, rtu: bool) -> bytes:
     return bytes(octets)
 
 
+@pytest.mark.threat(15)
 @FRAMINGS
 async def test_10000_mutated_replies_crash_nothing_and_give_no_wrong_value(rtu):
     chance = random.Random(15)
@@ -116,6 +117,7 @@ async def test_10000_mutated_replies_crash_nothing_and_give_no_wrong_value(rtu):
     assert sum(outcomes.values()) == 10_000
 
 
+@pytest.mark.threat(15)
 @FRAMINGS
 async def test_a_lying_unit_gives_rejects_and_bad_readings_and_costs_the_others_nothing(rtu):
     chance = random.Random(4)

@@ -204,6 +204,7 @@ PLAYS = [
 ]
 
 
+@pytest.mark.threat(14)
 @pytest.mark.parametrize("policy", ["none", "auto"])
 @pytest.mark.parametrize(("play", "said"), PLAYS, ids=[play.__name__ for play, _ in PLAYS])
 async def test_a_hostile_handshake_ends_soon_with_an_error_that_says_why(tmp_path, play, said, policy):

@@ -144,6 +144,7 @@ def test_a_deprecated_token_policy_is_enough_where_the_channel_encrypts_or_when_
         log_in(kind, [WEAK], channel=STRONGEST)
 
 
+@pytest.mark.threat(12)
 def test_a_password_goes_in_clear_only_over_an_encrypted_channel_or_when_asked():
     assert log_in(PASSWORD, [POLICY_NONE], encrypted=True) == POLICY_NONE
     assert log_in(PASSWORD, [None], clear=True) == POLICY_NONE

@@ -21,6 +21,7 @@ NODES = [f"nsu={MACHINE};s=Temperature"]
 USER = {"username": "operator", "password": "correct"}
 
 
+@pytest.mark.threat(12)
 @pytest.mark.parametrize("mode", ["sign", "sign_and_encrypt"])
 async def test_signed_and_encrypted_sessions(secured, tmp_path, mode):
     async with Relay(secured.port) as relay:
@@ -30,6 +31,7 @@ async def test_signed_and_encrypted_sessions(secured, tmp_path, mode):
         assert b"correct" not in relay.sent
 
 
+@pytest.mark.threat(12)
 async def test_a_password_is_not_sent_in_clear(plant, tmp_path):
     """The server without certificate offers nothing that would encrypt it."""
     async with Relay(plant.port) as relay:
