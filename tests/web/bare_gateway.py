@@ -52,8 +52,9 @@ def configuration(folder: Path, *, reading: bool = False) -> Configuration:
 
 def main() -> None:
     """Run until a signal comes."""
-    import bifrost.run
     from flows.port import status
+
+    import bifrost.run
     from flows.process import Process
     from web import errors
     from web.routes.cloud import cloud_router
