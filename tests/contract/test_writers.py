@@ -340,25 +340,26 @@ def random_texts() -> list[str]:
 
 
 @pytest.mark.threat(18)
-async def test_100_000_random_values_under_random_names_come_back_equal_or_are_refused(
+async def test_random_values_under_random_names_come_back_equal_or_are_refused(
     provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
 ) -> None:
     chance = random.Random(20261126)
-    values = random_texts()
+    first = next(other for other in PROVIDERS if other.type == provider.type)
+    values = random_texts()[: 100_000 if provider is first else 20_000]
 
     def text(most: int, least: int = 0) -> str:
         return chance.choice(values)[:most] or "x" * least
 
     tags = [
         source.tag(i, path=text(24, 1), tag_name=text(12), source=f"s{i % 2}", unit=text(3))
-        for i in range(16 if provider.columns else 100_000)
+        for i in range(16 if provider.columns else len(values))
     ]
     writer = attached.writer()
     await writer.open()
     expected, refused = [], 0
     step = min(writer.limits.rows, 10_000)
-    for unit, start in enumerate(range(0, 100_000, step)):
-        count = min(step, 100_000 - start)
+    for unit, start in enumerate(range(0, len(values), step)):
+        count = min(step, len(values) - start)
         batch = source.batch(values[start : start + count], tags=chance.choices(tags, k=count))
         wrong = await take(writer, batch, 1 + 2 * unit)
         refused += len(wrong)
