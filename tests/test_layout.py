@@ -221,6 +221,11 @@ CATCHES_ALL = {
         "`bifrost doctor`: whatever is wrong with one connector is a finding, the others are looked at",
     ),
     "flows/trial.py": (1, "the edge of a reader under `bifrost test`: shown, exit code 1"),
+    "flows/hosted.py": (
+        1,
+        "the edge of the flow's thread in a Python program: kept, and raised when the gateway is stopped",
+    ),
+    "web/live.py": (1, "the edge of the thread that looks at what comes: log, data flows on"),
     "connectors/sources/opcua/reader.py": (1, "`check`: whatever is wrong is a finding in words"),
     "connectors/sources/opcua/datatypes.py": (1, "a structure that its description does not fit: the bytes are kept"),
     "simulator/zerobus/tables.py": (1, "the emulator's table writer: its log keeps the rows and tries again"),

@@ -41,6 +41,7 @@ class Shown(Protocol):
     config: Configuration
     tags: TagTable
     normalizer: Normalizer
+    live: Callable[[pa.RecordBatch], None] | None
 
 
 @dataclass(slots=True)
@@ -119,7 +120,7 @@ class Live:
             self._wake.set()
 
     def _run(self) -> None:
-        while True:
+        while self._process.live == self.show:  # until the gateway has ended
             self._wake.wait(_SLOW)
             self._wake.clear()
             try:

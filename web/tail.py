@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import numpy as np
@@ -103,21 +103,3 @@ def _pieces(recent: list[Recent]) -> Iterator[pa.RecordBatch]:
 
 def _joined(newest_first: list[pa.RecordBatch]) -> pa.RecordBatch:
     return newest_first[0] if len(newest_first) == 1 else pa.concat_batches(newest_first[::-1])
-
-
-def tested(live: Live, rules: list[Rule]) -> dict[str, Any]:
-    """How many of the newest readings each rule matches, and how many none does.
-
-    Raises:
-        RuleError: A condition is wrong; a note names the rule.
-    """
-    router = Router(rules)
-    batch = live.window()
-    size = 0 if batch is None else batch.num_rows
-    by_rule = [] if batch is None else matching(router, batch)
-    none = np.ones(size, bool)
-    for _, matched in by_rule:
-        none &= ~matched
-    counts = [int(matched.sum()) for _, matched in by_rule] or [0] * len(rules)
-    listed = [{"name": rule.name, "matched": count, "of": size} for rule, count in zip(rules, counts, strict=True)]
-    return {"rules": listed, "unmatched": int(none.sum()), "of": size}

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.ports import free_port
 from tests.web.client import Client, NoAnswerError
+from web.access.cli_token import cli_token
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,14 +23,15 @@ class Serving:
     def __init__(self, folder: Path, *more: str) -> None:
         self.folder, self.port = folder, free_port()
         with (folder / "log").open("ab") as log:
-            command = [sys.executable, "-m", "tests.web.bare_gateway", str(folder), str(self.port), *more]
+            command = [sys.executable, "-m", "tests.web.open_gateway", str(folder), str(self.port), *more]
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         self.client = Client(self.port)
 
     def started(self) -> "Serving":
         def answers() -> bool:
             assert self.process.poll() is None, (self.folder / "log").read_text()
-            with contextlib.suppress(NoAnswerError):
+            with contextlib.suppress(NoAnswerError, OSError):
+                self.client = Client(self.port, {"authorization": f"Bearer {cli_token(self.folder / 'data')}"})
                 return self.client.get("/api/cloud/health").status_code == 200
             return False
 

@@ -24,6 +24,7 @@ class Shown:
     def __init__(self) -> None:
         self.config = Configuration(gateway="gw", directory=None)  # type: ignore[arg-type]
         self.tags = TagTable()
+        self.live = None
         self.normalizer = Normalizer(self.tags, "{site}/{tag_name}")
 
     def batch(self, *rows: tuple[int, Any, dict[str, Any]], first: int = 1, received: int = 5) -> pa.RecordBatch:

@@ -137,7 +137,7 @@ def test_a_wrong_filter_is_refused_with_its_place(reading: Serving) -> None:
 def test_rules_are_tried_on_the_newest_readings(reading: Serving) -> None:
     rules = [
         {"name": "mqtt", "condition": "source = 'mqtt_line'", "connectors": ["first"], "priority": 1},
-        {"name": "one", "condition": "tag_name = 'tag_1'"},
+        {"name": "one", "condition": "tag_name = 'tag_1'", "connectors": ["first"]},
     ]
     found = reading.post({"rules": rules}, "/api/rules/test")
     mqtt, one = found["rules"]
@@ -145,8 +145,10 @@ def test_rules_are_tried_on_the_newest_readings(reading: Serving) -> None:
     assert 0.4 < mqtt["matched"] / mqtt["of"] < 0.6
     assert 0.01 < one["matched"] / one["of"] < 0.03
     assert found["of"] - mqtt["matched"] - one["matched"] <= found["unmatched"] < found["of"] - mqtt["matched"]
-    wrong = reading.post({"rules": [*rules, {"name": "x", "condition": "value >"}]}, "/api/rules/test", 422)
-    assert wrong["problems"][0]["where"].startswith("/rules/2/condition:1:")
+    wrong = reading.post(
+        {"rules": [*rules, {"name": "x", "condition": "value >", "connectors": ["a"]}]}, "/api/rules/test"
+    )
+    assert wrong["rules"][2]["error"].startswith("1:")
 
 
 def test_the_pipeline_is_drawn_with_rates(reading: Serving) -> None:

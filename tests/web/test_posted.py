@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bifrost.run import account
-from tests.web.bare_gateway import configuration
 from tests.web.client import NoAnswerError
+from tests.web.open_gateway import configuration
 from tests.web.serving import Serving, gateway, until
 
 

@@ -1,12 +1,12 @@
 """The targets under the names that they have as cloud connectors: health, metrics and configuration."""
 
-import re
 from typing import Any, Final, Protocol
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from config.models import Configuration
+from config.shown import plain
 from delivery import metrics
 from delivery.forwarder import Forwarder
 from flows.posted import Posted
@@ -14,7 +14,6 @@ from web.errors import ErrorAnswer
 from web.routes.data import known
 
 _PREFIX: Final = "bifrost_cloud_"
-_LOGIN: Final = re.compile(r"(?<=://)[^/@\s]+@")  # in an address
 
 
 class Clouds(Protocol):
@@ -22,7 +21,10 @@ class Clouds(Protocol):
 
     config: Configuration
     posted: Posted
-    forwarders: dict[str, Forwarder]
+
+    @property
+    def forwarders(self) -> dict[str, Forwarder]:
+        """The targets' forwarders, by name."""
 
     def refresh_metrics(self) -> None:
         """Set the gauges that are counted when somebody looks."""
@@ -74,25 +76,9 @@ def cloud_router(gateway: Clouds) -> APIRouter:
     def config(name: str) -> dict[str, Any]:
         """The configuration of a connector; a secret is shown as stars."""
         known(gateway, name)
-        return {"gateway": gateway.config.gateway, "name": name, "config": shown(gateway.config.targets[name])}
+        return {"gateway": gateway.config.gateway, "name": name, "config": plain(gateway.config.targets[name])}
 
     return router
-
-
-def shown(settings: BaseModel) -> Any:
-    """Settings as plain values, without their secrets."""
-    return _without_logins(settings.model_dump(mode="json", exclude_none=True))
-
-
-def _without_logins(value: Any) -> Any:
-    match value:
-        case str():
-            return _LOGIN.sub("********@", value)
-        case dict():
-            return {key: _without_logins(member) for key, member in value.items()}
-        case list():
-            return [_without_logins(member) for member in value]
-    return value
 
 
 def _health(forwarder: Forwarder) -> ConnectorHealth:

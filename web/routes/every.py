@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
+from web.routes.cloud import cloud_router
 from web.routes.configuration import configuration_router
+from web.routes.data import data_router
 from web.routes.diagnostics import diagnostics_router
 from web.routes.explain import explain_router
 from web.routes.health import health_router
@@ -16,6 +18,7 @@ from web.routes.spools import spools_router
 from web.routes.targets import targets_router
 from web.routes.users import users_router
 from web.routes.zerobus import zerobus_router
+from web.watch import Watch
 
 if TYPE_CHECKING:
     from flows.process import Process
@@ -27,12 +30,13 @@ def every_router(process: "Process") -> list[APIRouter]:
     Args:
         process: The gateway.
     """
+    watch = Watch(process)
     return [
         health_router(process),
         session_router(),
         users_router(),
         sources_router(process),
-        targets_router(process),
+        targets_router(process, watch.recent),
         zerobus_router(process),
         configuration_router(process),
         secrets_router(process),
@@ -40,4 +44,7 @@ def every_router(process: "Process") -> list[APIRouter]:
         diagnostics_router(process),
         letters_router(process),
         spools_router(process),
+        data_router(process),
+        cloud_router(process),
+        *watch.routers(),
     ]

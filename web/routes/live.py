@@ -1,56 +1,24 @@
-"""What is happening now: event streams, the newest readings, and rules tried on them."""
+"""What is happening now: event streams, the newest readings, and the pipeline."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
 
-from normalization.rules import Rule, RuleError, compile_condition
+from normalization.rules import RuleError
 from web.errors import ApiError
 from web.feeds import Joined, StatusFeed, TagsFeed
 from web.live import Live
 from web.pipeline import Drawn, Pipeline, pipeline
 from web.rates import Rates
 from web.streams import Feed, Streams
-from web.tail import Tail, tested
+from web.tail import Tail
 
 _MOST_TAGS: Final = 500
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "server-sent events"}
 }
-
-
-class TriedRule(BaseModel):
-    """A rule to try."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: str = Field(max_length=256, description="name of the rule")
-    condition: str = Field(max_length=4096, description="SQL boolean expression over the columns of a reading")
-
-
-class TriedRules(BaseModel):
-    """Rules to try."""
-
-    rules: list[TriedRule] = Field(max_length=500, description="the rules")
-
-
-class Matched(BaseModel):
-    """How many readings a rule matches."""
-
-    name: str = Field(description="name of the rule")
-    matched: int = Field(description="readings that it matches")
-    of: int = Field(description="readings that were looked at")
-
-
-class Tested(BaseModel):
-    """What rules match of the newest readings."""
-
-    rules: list[Matched] = Field(description="each rule")
-    unmatched: int = Field(description="readings that none matches")
-    of: int = Field(description="readings that were looked at: those of the last minute, and not more than 50,000")
 
 
 def live_router(process: Drawn, live: Live, rates: Rates, status: Callable[[], dict[str, Any]]) -> APIRouter:
@@ -106,17 +74,6 @@ def live_router(process: Drawn, live: Live, rates: Rates, status: Callable[[], d
         except RuleError as error:
             raise _wrong(error, "/query/filter") from None
         return streams.own(found.frames())
-
-    @router.post("/rules/test")
-    def test_rules(body: TriedRules) -> Tested:
-        """How many of the newest readings each rule matches."""
-        rules = [Rule(each.name, each.condition, ()) for each in body.rules]
-        for number, rule in enumerate(rules):
-            try:
-                compile_condition(rule.condition)
-            except RuleError as error:
-                raise _wrong(error, f"/rules/{number}/condition") from None
-        return Tested.model_validate(tested(live, rules))
 
     return router
 

@@ -1,0 +1,60 @@
+"""A gateway that takes as many requests as come: python -m tests.web.open_gateway FOLDER PORT [reading]."""
+
+import os
+import sys
+from pathlib import Path
+
+from config.models import Configuration
+from connectors.settings import TagMapping
+from normalization.rules import Rule
+from tests.flows.numbered import NumberedConfig, TellingConfig
+
+RULES = (Rule("warm", "tag_name LIKE 'temp%'", ("first",), 1),)
+
+
+def sources(folder: Path) -> tuple[NumberedConfig, ...]:
+    """Two sources of numbers, scaled; of the second each tag is in a place of its own."""
+    tags = [TagMapping(match="*", unit="°C", scale=0.1)]
+    return tuple(
+        NumberedConfig(
+            name=f"{name}_line",
+            protocol=name,  # type: ignore[arg-type]
+            acked=folder / f"{name}.acked",
+            site="plant1",
+            area=name,
+            rate=500,
+            tag_count=50,
+            tags=tags,
+        )
+        for name in ("mqtt", "opcua")
+    )
+
+
+def configuration(folder: Path, *, port: int | None = None, reading: bool = False) -> Configuration:
+    """Two targets that tell what they got; temperatures go to the first, all else to the second."""
+    return Configuration(
+        gateway="gw",
+        directory=folder / "data",
+        sources=sources(folder) if reading else (),
+        targets={name: TellingConfig(path=folder / f"{name}.jsonl") for name in ("first", "second")},
+        rules=RULES,
+        default=("second",),
+        port=port,
+        log_level="warning",
+    )
+
+
+def main() -> None:
+    """Run until a signal comes."""
+    import bifrost.run
+    import web.server
+    from web.access.limits import Limits
+
+    web.server.Limits = lambda: Limits(rate=100_000.0, burst=100_000.0)  # type: ignore[misc,assignment]
+    config = configuration(Path(sys.argv[1]), port=int(sys.argv[2]), reading="reading" in sys.argv)
+    sys.exit(bifrost.run.run(config))
+
+
+if __name__ == "__main__":
+    os.environ.pop("BYTEWAX_RECOVERY_DIRECTORY", None)
+    main()
