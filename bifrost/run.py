@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from config.history import record
+from config.history import finish, record
 from config.models import NAME_FILE, Configuration
 from delivery.account import Account
 from delivery.disk import StoreError
@@ -69,6 +69,7 @@ def run_process(process: Process, seconds: float | None = None, path: Path | Non
 
 def _remember(path: Path, config: Configuration) -> None:
     try:
+        finish(path)
         number = record(path, config, time.time())
     except OSError as error:
         log.warning("the configuration is not kept in the history", path=str(path), error=str(error))

@@ -17,6 +17,8 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 from config.changes import Change, Parts, changes, parts
 from config.loader import files_of
 from config.models import Configuration
+from config.pending import begin, end
+from config.pending import texts as pending_texts
 from delivery.disk import StoreError, make_directory, sync_directory, write_durably
 
 FOLDER: Final = "configurations"
@@ -54,7 +56,9 @@ class Entry(BaseModel):
 
 def texts_of(path: Path) -> dict[str, str]:
     """The texts that make the configuration in `path`, by the names of their files below its folder."""
-    return {name: (path.parent / name).read_text(encoding="utf-8") for name in files_of(path)}
+    names = files_of(path)
+    pending = pending_texts(path, names)
+    return pending or {name: (path.parent / name).read_text(encoding="utf-8") for name in names}
 
 
 def entries(directory: Path) -> list[Entry]:
@@ -124,8 +128,8 @@ def texts_for(entry: Entry, path: Path) -> dict[str, str]:
 def put(path: Path, wanted: Mapping[str, str]) -> list[str]:
     """Have the configuration in `path` consist of these texts; returns the names of the files changed.
 
-    Each file holds its old text or its new one, whatever ends the process, and keeps its permissions. The main file comes
-    last, and a file of ``conf.d`` that is not among them is kept beside as ``….replaced``.
+    Whatever ends the process, the configuration is then the old one or the new one. Files keep their permissions, and one of
+    ``conf.d`` that is not among the texts is kept beside as ``….replaced``.
 
     Raises:
         StoreError: A name leads out of the configuration's folder, or is no file of a configuration.
@@ -134,16 +138,39 @@ def put(path: Path, wanted: Mapping[str, str]) -> list[str]:
     for name in wanted:
         if name != path.name and not _MORE.fullmatch(name):
             raise StoreError(f"{name} leads out of {folder}, or is no file of it: conf.d/NAME.yaml would be")
+    finish(path)
     present = texts_of(path) if path.exists() else {}
-    changed = [name for name in wanted if present.get(name) != wanted[name]]
-    for name in sorted(changed, key=lambda name: name == path.name):
-        file = folder / name
-        make_directory(file.parent)
-        mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
-        write_durably(file, wanted[name].encode(), mode)
-    for name in present:
-        if name not in wanted:
-            (folder / name).rename(folder / f"{name}.replaced")
-            sync_directory((folder / name).parent)
-            changed.append(name)
+    changed = _differing(present, wanted)
+    if len(changed) > 1:
+        begin(path, present, wanted)
+    _write(path, present, wanted)
+    if len(changed) > 1:
+        end(path)
     return changed
+
+
+def finish(path: Path) -> None:
+    """Write what is left of a change that was cut off."""
+    names = files_of(path) if path.exists() else []
+    wanted = pending_texts(path, names)
+    if wanted is not None:
+        _write(path, {name: (path.parent / name).read_text(encoding="utf-8") for name in names}, wanted)
+        end(path)
+
+
+def _differing(present: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    changed = [name for name in wanted if present.get(name) != wanted[name]]
+    return changed + [name for name in present if name not in wanted]
+
+
+def _write(path: Path, present: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Write the files that differ, the main one last, and move aside those that are not wanted."""
+    for name in sorted(_differing(present, wanted), key=lambda name: name == path.name):
+        file = path.parent / name
+        if name in wanted:
+            make_directory(file.parent)
+            mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
+            write_durably(file, wanted[name].encode(), mode)
+        else:
+            file.rename(file.with_name(f"{file.name}.replaced"))
+            sync_directory(file.parent)

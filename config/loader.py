@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from config.document import Document
 from config.logs import configure
 from config.models import EMBEDDED, NAME_FILE, NO_TARGET, ConfigFile, Configuration, buffer_policy, default_target
+from config.pending import texts as pending_texts
 from config.schema import follow, plain
 from config.templates import expand
 from config.yaml_nodes import Place, Problem, ProblemsError, compose, construct, merge, place_of, text
@@ -100,6 +101,8 @@ def _root(path: Path, texts: Texts | None) -> tuple[yaml.MappingNode, list[Probl
     problems: list[Problem] = []
     unreadable: list[Problem] = []
     names = files_of(path) if texts is None else texts
+    if texts is None and (pending := pending_texts(path, names)) is not None:
+        names = texts = pending
     for name in sorted(names, key=lambda name: (name != path.name, name)):
         try:
             node, found = compose(path.parent / name, None if texts is None else texts[name])
