@@ -219,9 +219,11 @@ class DiscoveryDesk:
             facts = {"subnets": _names(running.networks), "asked": len(asked), "open": len(hits), "result": result}
             self._running = None
             os.close(lock)
-            running.ended.set()
-            self.audit(what="network scan ended", who=who, **facts)
             log.info("network scan ended", who=who, **facts)
+            try:
+                self.audit(what="network scan ended", who=who, **facts)
+            finally:
+                running.ended.set()
 
     def _scanned(self, running: _Running, who: str, began: Callable[[Scan], None] | None) -> str:
         network = self.section.network

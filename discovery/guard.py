@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
@@ -219,7 +219,7 @@ def places(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
         for member in value:
             yield from places(member, key)
     elif isinstance(value, str) and (key in _KEYS or "://" in value):
-        for part in value.split(",") if key == "bootstrap_servers" else [value]:
+        for part in value.split(",") if key in _KEYS else [value]:  # a list of brokers is written in one text
             yield from _place(part.strip(), key)
 
 
@@ -248,6 +248,52 @@ async def refusal_of(connector: BaseModel, guard: Guard, lookup: Lookup = look_u
     return ""
 
 
+_Connector = TypeVar("_Connector", bound=BaseModel)
+
+
+async def pinned(source: _Connector, guard: Guard, lookup: Lookup = look_up) -> _Connector:
+    """The source with addresses instead of names, so that what was judged is what is connected to.
+
+    Args:
+        source: A source that a user entered.
+        guard: Judges the addresses.
+        lookup: Finds the addresses of names.
+
+    Raises:
+        RefusedAddressError: One of its hosts must not be connected to.
+        OSError: A name has no address.
+    """
+    update: dict[str, Any] = {}
+    names: list[str] = []
+    for key in ("endpoint", "endpoints", "fallback"):
+        given = getattr(source, key) if key in type(source).model_fields else None
+        each = [given] if isinstance(given, str) else given or []
+        told = [await asyncio.to_thread(_told, text, guard, lookup, names) for text in each]
+        if told:
+            update[key] = told[0] if isinstance(given, str) else told
+    tls = getattr(source, "tls", None)
+    if names and isinstance(tls, BaseModel) and getattr(tls, "server_name", None) is None:
+        update["tls"] = tls.model_copy(update={"server_name": names[0]})
+    copy = source.model_copy(update=update)
+    for key in set(vars(copy)) - set(type(copy).model_fields):  # what was computed from the names
+        del vars(copy)[key]
+    return copy
+
+
+def _told(text: str, guard: Guard, lookup: Lookup, names: list[str]) -> str:
+    """An endpoint with the address of its host; its name goes to `names`."""
+    found = next(_place(text, "endpoint"), None)
+    if found is None:
+        return text
+    host, port = found
+    address = resolve(host, port, guard, lookup)
+    shown = f"[{address}]" if address.version == 6 else str(address)
+    parts = urlsplit(text if "://" in text else f"//{text}")
+    if host != str(address):
+        names.append(host)
+    return parts._replace(netloc=f"{shown}:{parts.port}" if parts.port else shown).geturl()
+
+
 __all__ = [
     "Address",
     "Guard",
@@ -256,6 +302,7 @@ __all__ = [
     "address_of",
     "look_up",
     "network_of",
+    "pinned",
     "places",
     "refusal_of",
     "resolve",

@@ -150,13 +150,14 @@ async def probe_tls(connection: socket.socket, host: str, port: int, manner: Man
             shown = {"tls": {"version": secured.version(), "certificate": seen}}
             try:
                 return shown | await _Visit(reader, writer, manner).make()
-            except ssl.SSLError as error:  # a client certificate that is missing is told only now
+            except TimeoutError:
+                return shown | {"problem": "it agrees on TLS, and does not answer"}
+            except OSError:  # a certificate that is missing is told only after TLS was agreed on
                 return shown | {
-                    "anonymous": "refused",
-                    "problem": f"TLS: {text(error.reason)}; it may want a certificate",
+                    "problem": "it closes the connection after TLS was agreed on; it may want a certificate of its clients"
                 }
-            except (NotSpokenError, OSError) as error:
-                return shown | {"problem": text(error) or "no answer in time"}
+            except NotSpokenError as error:
+                return shown | {"problem": text(error)}
     except ssl.SSLError as error:
         msg = f"TLS is not agreed on: {text(error.reason)}"
         raise NotSpokenError(msg) from None

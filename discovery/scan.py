@@ -102,11 +102,9 @@ class Scan:
 
     async def _pace(self) -> None:
         """Wait until the next connection is due; what was missed is not made up for."""
-        now = asyncio.get_running_loop().time()
-        self._next = max(self._next, now)
-        if self._next > now:
-            await asyncio.sleep(self._next - now)
-        self._next += 1 / self._rate
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._next - loop.time()))
+        self._next = loop.time() + 1 / self._rate
 
     async def _look(self, place: Place) -> None:
         try:
@@ -130,7 +128,8 @@ class Scan:
         except NotSpokenError as error:
             problem = text(error)
         except OSError as error:  # a time-out, too
-            problem = "it takes connections and does not answer" if isinstance(error, TimeoutError) else text(error)
+            silent = isinstance(error, TimeoutError)
+            problem = "it takes connections and does not answer" if silent else text(error.strerror or error)
         except Exception as error:  # noqa: BLE001 - whatever a strange server makes of a client library, the scan goes on
             problem = f"what it answers makes no sense: {text(error) or type(error).__name__}"
         finally:
