@@ -15,6 +15,7 @@ from bifrost.configuration import configuration
 from bifrost.convert.verb import convert
 from bifrost.create import create
 from bifrost.delta import delta
+from bifrost.discover import discover
 from bifrost.dlq import dlq
 from bifrost.explain import explain
 from bifrost.modbus import modbus
@@ -287,6 +288,7 @@ app.add_typer(certs, name="certs")
 app.add_typer(configuration, name="config")
 app.add_typer(create, name="create")
 app.add_typer(delta, name="delta")
+app.add_typer(discover, name="discover")
 app.add_typer(dlq, name="dlq")
 app.add_typer(modbus, name="modbus")
 app.add_typer(secrets, name="secrets")

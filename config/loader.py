@@ -179,8 +179,8 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         key = ("cloud", "buffer", "persistent_path") if gateway.cloud.buffer.persistent_path else ("directory",)
         message = f"{path} lies under /tmp, which a restart of the machine may empty: readings that wait there are lost"
         document.warn(message, "gateway", *key)
-    if file.discovery.enabled:
-        document.warn("discovery is not part of this version; no network is scanned", "discovery", "enabled")
+    if file.discovery.enabled and not file.discovery.network.subnets:
+        document.warn("no network may be scanned: network.subnets is empty", "discovery", "enabled")
     if file.zerobus is not None and file.zerobus.enabled:
         unset = [key for key in _ACCESS if not getattr(file.zerobus, key)]
         if unset:
@@ -214,6 +214,7 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         endurance=gateway.endurance,
         probe_interval=gateway.cloud.health_check_interval or 60.0,
         web=file.web_ui,
+        discovery=file.discovery,
         warnings=tuple(document.warnings),
     )
 

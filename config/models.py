@@ -28,6 +28,7 @@ from delivery.dead_letters import LetterPolicy
 from delivery.entry import Compression
 from delivery.overflow import BufferPolicy, Overflow
 from delivery.waiting import Drain
+from discovery.settings import DiscoverySection
 from normalization.path import DEFAULT_TEMPLATE
 from normalization.rules import Rule
 
@@ -201,19 +202,6 @@ class NormalizationSection(Settings):
         return enabled
 
 
-class NetworkSection(Settings):
-    """Where to look."""
-
-    subnets: list[str] = Field([], description="networks that may be scanned")
-
-
-class DiscoverySection(Settings):
-    """Discovery of devices."""
-
-    enabled: bool = Field(False, description="whether networks are scanned")
-    network: NetworkSection = Field(NetworkSection(), description="where to look")
-
-
 class WebTlsSection(Settings):
     """TLS of the HTTP port."""
 
@@ -270,7 +258,7 @@ class ConfigFile(Settings):
     routing_rules: list[RuleSection] = Field([], description="which readings go where")
     zerobus: ZeroBusSection | None = Field(None, description="one Databricks table per source, with shared credentials")
     normalization: NormalizationSection = Field(NormalizationSection(), description="how readings are named")
-    discovery: DiscoverySection = Field(DiscoverySection(), description="discovery of devices")
+    discovery: DiscoverySection = Field(DiscoverySection.model_validate({}), description="discovery of devices")
     web_ui: WebSection = Field(WebSection(), description="the web interface")
     connector: ConnectorSection = Field(ConnectorSection(), description="older place of the log level")
 
@@ -299,6 +287,7 @@ class Configuration:
         endurance: Bytes that the disk can be written with before it wears out; None when nobody said.
         probe_interval: Longest time between two attempts to reach a target, seconds.
         web: How the HTTP port is guarded.
+        discovery: What networks may be scanned, and how.
         warnings: What is allowed but hardly meant, each with its place.
     """
 
@@ -321,6 +310,7 @@ class Configuration:
     endurance: int | None = None
     probe_interval: float = 60.0
     web: WebSection = field(default_factory=WebSection)
+    discovery: DiscoverySection = field(default_factory=lambda: DiscoverySection.model_validate({}))
     warnings: tuple[str, ...] = ()
 
 
@@ -364,5 +354,6 @@ __all__ = [
     "TEMPLATE",
     "ConfigFile",
     "Configuration",
+    "DiscoverySection",
     "default_target",
 ]

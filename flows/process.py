@@ -38,6 +38,7 @@ from delivery.forwarder import Forwarder
 from delivery.journal import SHARDS, Journal, shard_of
 from delivery.outcome import Outcome
 from delivery.spool import Spool
+from discovery.desk import DiscoveryDesk
 from flows import main_module, report
 from flows.allocator import give_back
 from flows.change import ChangeRefusedError, Steps, running, steps
@@ -143,6 +144,7 @@ class Process:
         self._rebuilds = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
+        self.discovery = DiscoveryDesk(config.discovery, config.directory, config.port)
 
     # ------------------------------------------------------------------ starting
 
@@ -161,6 +163,7 @@ class Process:
                 self.fail(error)
             threading.Thread(target=self._io, name="io", daemon=True).start()
             self._targets.start(self.forwarders)
+            self.discovery.start()
             if self.config.port is not None:
                 from web.server import Port  # nothing of it is needed without a port
 
@@ -519,6 +522,7 @@ class Process:
             return
         self._latest = time.monotonic() + _LEAVE_AT_LATEST
         self.draining = True
+        self.discovery.close()
         if not self._running:
             self._exit(0)
         threading.Thread(target=self._leave_late, name="drain", daemon=True).start()

@@ -16,7 +16,7 @@ from config.reference import choices
 from connectors.settings import SourceConfig, TargetConfig
 
 ROOT = Path(__file__).parent.parent
-ORDER = ("normalization", "connectors", "delivery", "config", "flows", "web", "bifrost")
+ORDER = ("normalization", "connectors", "delivery", "discovery", "config", "flows", "web", "bifrost")
 STAND_ALONE = "simulator"
 PACKAGES = (*ORDER, STAND_ALONE)
 LEFT_OUT = {
@@ -226,6 +226,10 @@ CATCHES_ALL = {
         "the edge of the flow's thread in a Python program: kept, and raised when the gateway is stopped",
     ),
     "web/live.py": (1, "the edge of the thread that looks at what comes: log, data flows on"),
+    "discovery/scan.py": (
+        1,
+        "the edge of a probe: whatever a strange server makes of a client library, the scan goes on",
+    ),
     "connectors/sources/opcua/reader.py": (1, "`check`: whatever is wrong is a finding in words"),
     "connectors/sources/opcua/datatypes.py": (1, "a structure that its description does not fit: the bytes are kept"),
     "simulator/zerobus/tables.py": (1, "the emulator's table writer: its log keeps the rows and tries again"),

@@ -31,7 +31,7 @@ def test_check_tells_what_a_sound_configuration_is(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "g.yaml is sound." in done.stdout
     assert "plc (opcua)" in done.stdout
-    assert "discovery is not part of this version" in done.stderr
+    assert "no network may be scanned" in done.stderr
     assert "discovery" not in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["g.yaml"]
 

@@ -33,8 +33,8 @@ def test_the_minimal_local_example_loads_as_written() -> None:
     found = load(SEEDS / "minimal_local_dev.yaml")
     assert (found.log_level, found.port, found.sources) == ("debug", 8080, ())
     assert {name: target.type for name, target in found.targets.items()} == {"delta": "delta"}
-    (warning,) = found.warnings
-    assert warning.endswith(":9:12: discovery.enabled: discovery is not part of this version; no network is scanned")
+    assert (found.discovery.enabled, found.discovery.network.subnets) == (True, ["192.168.1.0/24"])
+    assert found.warnings == ()
 
 
 def test_the_production_example_loads_as_written() -> None:
