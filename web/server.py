@@ -4,6 +4,8 @@ import asyncio
 import socket
 import ssl
 import threading
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -65,6 +67,7 @@ class Port:
         try:
             gate = Gate(config, self._limits)
             gate.begin()
+            self._process.discovery.audit = partial(_scanned, gate)
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             listening = socket.create_server((host, port), family=family)
             gate.tell_setup()
@@ -97,3 +100,8 @@ class Port:
         settings.load()
         settings.ssl = self._tls
         asyncio.run(server.serve(sockets=[listening]))
+
+
+def _scanned(gate: Gate, *, what: str, who: str, **facts: object) -> None:
+    """A network scan began or ended: for the audit, also when the clock began it."""
+    gate.audit.note(who, what, "", str(facts.pop("result", "ok")), datetime.now(UTC), **facts)

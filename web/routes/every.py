@@ -8,6 +8,7 @@ from web.routes.cloud import cloud_router
 from web.routes.configuration import configuration_router
 from web.routes.data import data_router
 from web.routes.diagnostics import diagnostics_router
+from web.routes.discovery import discovery_router
 from web.routes.explain import explain_router
 from web.routes.health import health_router
 from web.routes.letters import letters_router
@@ -41,6 +42,7 @@ def every_router(process: "Process") -> list[APIRouter]:
         configuration_router(process),
         secrets_router(process),
         explain_router(process),
+        discovery_router(process.discovery, lambda request: request.state.caller.name),
         diagnostics_router(process),
         letters_router(process),
         spools_router(process),
