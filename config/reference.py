@@ -40,14 +40,14 @@ problem at once as `file:line:column: key: what is wrong, what would be right` a
 
 - **Durations** are numbers with a unit, `250ms`, `5s`, `1h30m`, or bare seconds. **Sizes** are `64KiB`, `512MiB`, `2GB`, or bare
   bytes.
-- **References**: `${env:NAME}`, `${env:NAME:-default}`, `${file:/run/secrets/password}` (without its last line end) and
-  `${secret:name}` stand for their values, alone or inside a text; `$${` stands for `${`. They are resolved in values, never in the text of the file; inside
+- **References**: `${env:NAME}`, `${env:NAME:-default}`, `${file:/run/secrets/password}` (without its last line end),
+  `${secret:name}` and `${vault:mount/path#key}` stand for their values, alone or inside a text; `$${` stands for `${`. They are resolved in values, never in the text of the file; inside
   `{…}` and `[…]` they need quotes, as every text with braces does.
 - **YAML 1.2**: `no`, `012` and `12:30:00` are text where text is wanted; only `true` and `false` are booleans by themselves.
 - **Files** that are named here (`registers_file`, `ca_file`, `${file:…}` …) are relative to the YAML file that names them;
   `gateway.directory` and the folders of targets are relative to the directory in which the gateway is started.
 - **Secrets** are never shown in messages; write them as references, `${secret:name}` for the encrypted store of
-  [`bifrost secrets`](../secrets.md).
+  [`bifrost secrets`](../secrets.md), `${vault:mount/path#key}` for a Vault.
 
 [gateway.schema.json](gateway.schema.json) describes the same for editors:
 `# yaml-language-server: $schema=docs/reference/gateway.schema.json`.

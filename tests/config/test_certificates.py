@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -133,8 +134,8 @@ def test_a_server_and_a_client_of_one_authority_know_each_other(gateway: Gateway
         shaken_hands(pair["broker"], pair["gateway"], folder / "plant-ca.pem", "other.plant")
     if (openssl := shutil.which("openssl")) is not None:
         for purpose, name in (("sslserver", "broker"), ("sslclient", "gateway")):
-            command = [openssl, "verify", "-x509_strict", "-purpose", purpose, "-CAfile", folder / "plant-ca.pem"]
-            subprocess.run([*command, folder / f"{name}.pem"], check=True, capture_output=True)
+            command = [openssl, "verify", "-x509_strict", "-purpose", purpose, "-CAfile", str(folder / "plant-ca.pem")]
+            subprocess.run([*command, str(folder / f"{name}.pem")], check=True, capture_output=True)
 
 
 def test_keys_are_their_owners_alone_and_in_no_answer(gateway: Gateway) -> None:
@@ -162,6 +163,7 @@ def test_an_opcua_application_is_for_its_source_and_judged_sound(gateway: Gatewa
     assert judge([certificate], known, Expected("urn:bifrost:hall:press"), now).problem is None
 
 
+@pytest.mark.threat(20)
 @pytest.mark.parametrize(
     ("name", "wanted", "key", "said"),
     [
@@ -257,7 +259,9 @@ def test_what_is_imported_can_be_connected_with(gateway: Gateway, form: str) -> 
         (lambda data, key, password, other: (b"x" * 5_000_000, key, None), "more than"),
     ],
 )
-def test_what_cannot_be_used_is_not_imported(gateway: Gateway, spoil: Callable[..., tuple], said: str) -> None:
+def test_what_cannot_be_used_is_not_imported(
+    gateway: Gateway, spoil: Callable[..., tuple[Any, Any, Any]], said: str
+) -> None:
     data, key, password = exported(gateway, "encrypted key")
     other = Path(gateway.desk.create("other", Wanted("client", "other"))["key_file"]).read_bytes()
     data, key, password = spoil(data, key, password, other)
@@ -438,6 +442,7 @@ def test_the_certificate_that_an_opcua_source_made_is_renewed_with_the_one_befor
 # ---------------------------------------------------------------------- trust, and removing
 
 
+@pytest.mark.threat(20)
 def test_trust_is_given_and_taken_by_id(gateway: Gateway) -> None:
     gateway.use(opcua("press"), opcua("oven"))
     data, _, _ = exported(gateway, "pem")

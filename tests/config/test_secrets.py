@@ -23,6 +23,8 @@ from config.secret_keys import keep_in_keyring, keys, new_key, write_key
 from config.secrets import SecretsError, SecretStore, new_kdf, seal, store_path, unseal
 from config.yaml_nodes import ProblemsError
 
+pytestmark = pytest.mark.threat(22)
+
 KEY = "correct horse battery staple"
 OTHER = "wrong horse battery staple"
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -50,6 +50,7 @@ def test_a_server_is_accepted_when_it_or_an_authority_above_it_is_trusted(sent, 
     assert problem(sent, of) is None
 
 
+@pytest.mark.threat(10)
 @pytest.mark.parametrize(
     ("sent", "of"),
     [
@@ -68,6 +69,7 @@ def test_it_is_not_trusted_because_of_what_it_sends_or_because_of_a_name(sent, o
     assert verdict.problem == "it is not trusted"
 
 
+@pytest.mark.threat(11)
 @pytest.mark.parametrize(
     ("of", "missing"),
     [(known(trusted=[SERVER]), "CN=Line CA"), (known(trusted=[MIDDLE]), "CN=Plant CA"), (known(trusted=[SERVER], issuers=[ROOT]), "CN=Line CA")],
@@ -88,6 +90,7 @@ CLIENT_AUTH = x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH])
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4.5"), b"\x05\x00")
 
 
+@pytest.mark.threat(10)
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -180,6 +183,7 @@ def test_an_authority_that_was_renewed_has_two_certificates_and_one_is_enough():
     assert "was revoked by CN=CA" in (problem([made], revoked) or "")
 
 
+@pytest.mark.threat(10)
 def test_revoked_by_its_issuer():
     of = known(trusted=[ROOT], issuers=[MIDDLE], revocations=[MIDDLE.revocation_list(SERVER)])
     found = problem([SERVER], of)
@@ -187,6 +191,7 @@ def test_revoked_by_its_issuer():
     assert found.startswith("it was revoked by CN=Line CA on ")
 
 
+@pytest.mark.threat(11)
 def test_an_authority_that_was_revoked():
     of = known(trusted=[SERVER], issuers=[MIDDLE, ROOT], revocations=[ROOT.revocation_list(MIDDLE)])
     found = problem([SERVER], of)
@@ -194,6 +199,7 @@ def test_an_authority_that_was_revoked():
     assert found.startswith("its issuer CN=Line CA was revoked by CN=Plant CA")
 
 
+@pytest.mark.threat(11)
 def test_an_old_list_still_revokes():
     old = MIDDLE.revocation_list(SERVER, begin=NOW - 9 * DAY, end=NOW - DAY)
     found = problem([SERVER], known(trusted=[ROOT], issuers=[MIDDLE], revocations=[old]))
@@ -201,6 +207,7 @@ def test_an_old_list_still_revokes():
     assert "revoked" in found
 
 
+@pytest.mark.threat(11)
 def test_a_list_that_another_signed_does_not_count():
     forged = STRANGER.revocation_list(MIDDLE)  # has the name of the authority
     assert problem([SERVER], known(trusted=[ROOT], issuers=[MIDDLE], revocations=[forged])) is None
@@ -265,6 +272,7 @@ def test_certificates_and_lists_are_read_in_either_form(tmp_path, form):
         store.check(SERVER.der, EXPECTED, NOW)
 
 
+@pytest.mark.threat(10)
 def test_a_refused_server_lands_in_rejected_with_its_issuers_and_is_trusted_by_a_move(tmp_path):
     store = TrustStore(tmp_path, "press")
     name = thumbprint(SERVER.certificate)

@@ -118,6 +118,7 @@ async def test_auto_takes_the_best_of_node_opcua(node, gateway):  # noqa: F811
     assert session.security_policy.URI.endswith("#Aes256_Sha256_RsaPss")
 
 
+@pytest.mark.threat(13)
 @pytest.mark.interop(MILO, "a stronger policy that somebody on the way hides is missed, before the user is named")
 async def test_what_the_server_offers_cannot_be_altered_on_the_way(milo, gateway):
     hidden = b"Aes256_Sha256_RsaPss"

@@ -61,6 +61,7 @@ def test_deprecated_policies_are_the_last_resort_and_only_when_asked():
         taken(offered[:2])
 
 
+@pytest.mark.threat(13)
 @pytest.mark.parametrize(
     "offered",
     [
@@ -102,6 +103,7 @@ offers = st.lists(
 )
 
 
+@pytest.mark.threat(13)
 @given(offers, st.sampled_from(["auto", *BY_NAME]), st.sampled_from([None, "sign", "sign_and_encrypt"]), st.booleans())
 def test_whatever_is_offered_the_choice_is_secured_and_as_wanted(offered, wanted, mode, deprecated):
     try:

@@ -51,6 +51,7 @@ async def test_a_wrong_password_is_said(secured, tmp_path):
         await Reading(source(secured.endpoint, nodes=NODES, **more), tmp_path).start()
 
 
+@pytest.mark.threat(13)
 async def test_a_policy_that_is_not_offered_is_said(plant, tmp_path):
     config = source(plant.endpoint, nodes=NODES, security_policy="basic256sha256", trust="all")
     with pytest.raises(
@@ -59,6 +60,7 @@ async def test_a_policy_that_is_not_offered_is_said(plant, tmp_path):
         await Reading(config, tmp_path).start()
 
 
+@pytest.mark.threat(13)
 async def test_auto_is_never_none(plant, tmp_path):
     async with Relay(plant.port) as relay:
         config = source(relay.endpoint, nodes=NODES, security_policy="auto", trust="all")
@@ -69,6 +71,7 @@ async def test_auto_is_never_none(plant, tmp_path):
         assert b"Bifrost plant" not in relay.sent
 
 
+@pytest.mark.threat(10)
 async def test_an_untrusted_server_sees_no_session(secured, tmp_path):
     async with Relay(secured.port) as relay:
         config = source(relay.endpoint, nodes=NODES, security_policy="basic256sha256")
