@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from typing_extensions import override
 
-from bifrost.try_source import Onlooker, read_for
 from config.models import Configuration
 from connectors.settings import SourceConfig
 from flows.commission_watch import Watch
+from flows.trial import Onlooker, read_for
 from normalization.reading import Columns
 
 _AGAIN: float = 2.0
