@@ -648,11 +648,3 @@ async def test_a_device_is_asked_for_nothing_but_reading(provider: Provider, dev
     found = asked.functions(provider.protocol, device.relay.streams)
     assert found >= asked.LEAST[provider.protocol], found
     assert asked.not_reading(provider.protocol, device.relay.streams) == []
-
-
-@pytest.mark.threat(9)
-@pytest.mark.parametrize(
-    ("protocol", "written"), asked.WRITES, ids=[f"{p} {n}" for n, (p, _) in enumerate(asked.WRITES)]
-)
-def test_a_write_would_be_seen(protocol: str, written: bytes) -> None:
-    assert asked.not_reading(protocol, [bytearray(written)]) != []
