@@ -88,6 +88,7 @@ class Forwarder:
         self._retry: list[Unit] = []
         self._waiting_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"forwarder {name}", daemon=True)
+        metrics.begin_target(name, zerobus=zerobus)
 
     def start(self) -> None:
         """Begin to deliver."""

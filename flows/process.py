@@ -30,6 +30,7 @@ from config.logs import configure
 from config.models import NAME_FILE, Configuration
 from config.yaml_nodes import ProblemsError
 from connectors.settings import SourceConfig
+from delivery import metrics
 from delivery.account import Account, settle_accounts
 from delivery.clock import AgeClock
 from delivery.dead_letters import DeadLetterStore
@@ -294,6 +295,7 @@ class Process:
         again = self._runs_again and not self._leaving.locked()
         if not self._set_back:
             self._set_back = True
+            metrics.CLOCK_SET_BACK.inc()
             flow = "begins again at its last snapshot" if again else "makes no snapshot until the clock has caught up"
             log.warning("the wall clock was set back", seconds=round(seconds, 1), flow=flow)
         if again:
