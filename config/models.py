@@ -158,6 +158,11 @@ class GatewaySection(Settings):
     log_level: Level | None = Field(
         None, description="least level that is logged: debug, info, warning or error (default info)"
     )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto",
+        description="how events are logged: in words (console), a line of JSON each (json), or in words on a terminal alone "
+        "(auto)",
+    )
     commit_interval: Duration = Field(
         0.003,
         le=1,
@@ -291,6 +296,7 @@ class Configuration:
         listen: Address of the HTTP port.
         port: The HTTP port; None for none.
         log_level: Least level that is logged.
+        log_format: How events are logged: auto, console or json.
         memory_rows: Readings held in memory per target.
         buffers: How readings wait, by target.
         dead_letters: How dead letters are bounded.
@@ -313,6 +319,7 @@ class Configuration:
     listen: str = "127.0.0.1"
     port: int | None = 8080
     log_level: str = "info"
+    log_format: str = "auto"
     memory_rows: int = 100_000
     buffers: Mapping[str, BufferPolicy] = field(default_factory=dict)
     dead_letters: LetterPolicy = field(default_factory=LetterPolicy)

@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 import normalization.condition
 import normalization.path
-from config import metrics_page, models
+from config import events, metrics_page, models
 from config.schema import schema
 from config.target_pages import page as target_page
 from connectors.settings import SourceConfig, TargetConfig, seconds, size
@@ -363,6 +363,7 @@ def files() -> dict[Path, str]:
         **{DIRECTORY / "targets" / name: text for name, text in target_pages().items()},
         DIRECTORY / "configuration.md": page(),
         DIRECTORY / "metrics.md": metrics_page.page(),
+        DIRECTORY / "events.md": events.page(),
         DIRECTORY / "gateway.schema.json": json.dumps(editor_schema(), indent=1, ensure_ascii=False) + "\n",
     }
 

@@ -155,7 +155,7 @@ class Process:
             self._running = True
             gc.freeze()  # modules stay: the collector need not look at them again
             pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps some 20 MB that it does not use
-            configure(self.config.log_level)
+            configure(self.config.log_level, self.config.log_format)
             try:
                 self.open_stores()
             except StoreError as error:
@@ -332,7 +332,7 @@ class Process:
             self._set_pace()
             sources = [source for source in new.sources if source.name in todo.sources_come]
             self._on_loop(self._change_reading(todo.sources_gone, sources))
-            configure(new.log_level)
+            configure(new.log_level, new.log_format)
             log.info(
                 "configuration applied",
                 sources=[*dict.fromkeys([*todo.sources_gone, *todo.sources_come])],

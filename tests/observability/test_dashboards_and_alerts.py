@@ -272,7 +272,8 @@ def test_the_names_that_were_promised_are_declared() -> None:
 def test_every_alert_says_what_is_wrong_and_where_to_read_on() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     anchors = {
-        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)", page, re.MULTILINE)
+        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)", page, re.MULTILINE)
     }
     for rule in RULES:
         said = rule["annotations"]
