@@ -44,6 +44,7 @@ from flows.allocator import give_back
 from flows.change import ChangeRefusedError, Steps, running, steps
 from flows.clock import Epochs, lead, pace
 from flows.gauges import Gauges
+from flows.heartbeat import Heartbeat
 from flows.intake import SourceIntake
 from flows.liveness import stands_still
 from flows.options import check_bytewax_options, prepare_recovery
@@ -144,6 +145,8 @@ class Process:
         self._rebuilds = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
+        heart = Heartbeat(self._is_ready, lambda: self.journal.waiting_rows > 0 and not (self.blocked or self.draining))
+        self._heart = heart if heart.wanted else None  # nobody listens: nothing is told
 
     # ------------------------------------------------------------------ starting
 
@@ -167,6 +170,10 @@ class Process:
 
                 self._port = Port(self)
                 self._port.start()
+
+    def _is_ready(self) -> bool:
+        """Whether sources have begun and the port is open, or cannot be opened."""
+        return self._reads.is_set() and (self._port is None or self._port.opened.is_set())
 
     def _remember_name(self, directory: Path) -> None:
         known = remembered_name(directory)
@@ -229,6 +236,8 @@ class Process:
             asyncio.create_task(_again(give_back, _GIVE_BACK)),
             asyncio.create_task(_again(Renewed(self).look, LOOK)),
         ]
+        if self._heart is not None:
+            self._keeping_house.append(asyncio.create_task(self._heart.reads()))
         self._report_every(self.config.report_interval)
         for source in self.config.sources:
             self._readers.start(source)
@@ -275,6 +284,8 @@ class Process:
             if self._change is not None:
                 self._change_targets(self._change)
             self._turns.clear()
+            if self._heart is not None:
+                self._heart.begin()
             self.lead, self.epochs = lead(), Epochs(epoch)
             try:
                 flow()
@@ -447,9 +458,13 @@ class Process:
         turn = self._turns[threading.get_ident()]
         turn.more = turn.more or more
         turn.empty = turn.empty + 1 if empty else 0
+        if self._heart is not None and not empty:
+            self._heart.took()
         if turn.empty < turn.partitions:
             return
         turn.empty, turn.number = 0, turn.number + 1
+        if self._heart is not None:
+            self._heart.turn(threading.get_ident())
         if not turn.more:
             now, due = time.monotonic(), self.epochs.due()
             latest = due if due > now else float("inf")
@@ -521,6 +536,8 @@ class Process:
             return
         self._latest = time.monotonic() + _LEAVE_AT_LATEST
         self.draining = True
+        if self._heart is not None:
+            self._heart.stops()
         if not self._running:
             self._exit(0)
         threading.Thread(target=self._leave_late, name="drain", daemon=True).start()

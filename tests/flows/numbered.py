@@ -24,6 +24,7 @@ class NumberedConfig(SourceConfig):
     tag_count: int = Field(50, description="tags")
     fold: int = Field(0, description="values begin again after so many numbers; 0: the value is the number")
     acked: Path = Field(description="file of acknowledged numbers")
+    hang: Path | None = Field(None, description="while this file is there, the thread of all readers is held")
 
     @override
     def reader(self, context: Context) -> Reader:
@@ -46,6 +47,8 @@ class NumberedReader(Reader):
         period, waiting, fold = 0.01, [], self._config.fold
         per_tick = max(1, round(self._config.rate * period))
         while True:
+            while self._config.hang is not None and self._config.hang.exists():
+                time.sleep(0.01)  # noqa: ASYNC251 - it is to hang
             rows = Columns()
             for _ in range(per_tick):
                 n += 1
@@ -138,6 +141,7 @@ def configuration(
                 tags=tags,
                 report=rule,
                 fold=fold,
+                hang=directory / "hang_reading",
             )
             for p in PROTOCOLS
         ),
