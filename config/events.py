@@ -50,12 +50,15 @@ EVENTS: Final = (
     Event("BF-GW-006", "error", "a reading cannot be used", "A step of the dataflow failed on a reading, which has become a dead letter.", "Look at it: `bifrost dlq list`. If the step is not yours, report it."),
     Event("BF-GW-007", "warning", "tags share one path; tell them apart by a mapping or a place", "Two tags have one name at the targets.", "Give one of them another place or mapping, see docs/mapping.md."),
     Event("BF-GW-008", "error", "the port cannot be opened; data flows on without it", "Another process has the HTTP port.", "Set `gateway.port` to a free one, or end the other process."),
+    Event("BF-GW-009", "warning", "traces cannot be sent", "The collector does not take them. Data flows on; these spans are lost.", "Look at the collector that `endpoint` names."),
+    Event("BF-GW-010", "info", "traces are sent again", "The collector takes them.", NOTHING),
+    Event("BF-GW-011", "error", "nothing is traced, a library is missing", "`gateway.traces.endpoint` is set without the extra that sends traces.", "`pip install 'bifrost-gateway[otel]'`"),
     # ------------------------------------------------------------------ the configuration
     Event("BF-CFG-001", "warning", "allowed in the configuration, but hardly meant", "`problem` says what, and where it stands.", "Change the place that it names."),
     Event("BF-CFG-002", "warning", "the configuration is not kept in the history", "The folder of the history cannot be written.", "Give the gateway's user the right to write the path that it names."),
     Event("BF-CFG-003", "info", "configuration kept in the history", "The gateway was started with a new configuration.", NOTHING),
     Event("BF-CFG-004", "info", "configuration applied", "The running gateway runs as the changed configuration says.", NOTHING),
-    Event("BF-CFG-005", "error", "the configuration was not applied", "The change could not be made; the gateway runs as before.", "Mend what `error` says and apply it again."),
+    Event("BF-CFG-005", "error", "the configuration was not applied", "The change could not be made; the gateway runs as before.", "Mend what `reason` says and apply it again."),
     # ------------------------------------------------------------------ sources
     Event("BF-SRC-001", "warning", "source failed", "The connection ended or could not be made, for the reason in `error`. It is tried again, with growing pauses.", "`bifrost doctor` says what is wrong and what to do."),
     Event("BF-SRC-002", "info", "source", "A source is in another `state`: connecting, connected, down or stopped.", NOTHING),

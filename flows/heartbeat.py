@@ -43,7 +43,7 @@ class Heartbeat:
     def __init__(
         self, ready: Callable[[], bool], waits: Callable[[], bool], environment: Mapping[str, str] = os.environ
     ) -> None:
-        self.wanted = "NOTIFY_SOCKET" in environment
+        self.wanted = bool(environment.get("NOTIFY_SOCKET"))  # else nobody listens, and nothing is done
         self._environment = environment
         self._ready, self._waits = ready, waits
         self._every = _patience(environment) / _SHARE
@@ -61,6 +61,8 @@ class Heartbeat:
 
     def turn(self, worker: int) -> None:
         """A worker of the flow has taken its turn."""
+        if not self.wanted:
+            return
         self._turned[worker] = now = time.monotonic()
         if not self._is_ready:
             if not self._ready():
@@ -76,7 +78,7 @@ class Heartbeat:
 
     async def reads(self) -> None:
         """Note for as long as it runs that the I/O loop turns."""
-        while True:
+        while self.wanted:
             self._read = time.monotonic()
             await asyncio.sleep(min(self._every / 2, 1.0))
 

@@ -38,6 +38,7 @@ from delivery.disk import DirectoryLock, StoreError, write_durably
 from delivery.forwarder import Forwarder
 from delivery.journal import SHARDS, Journal, shard_of
 from delivery.outcome import Outcome
+from delivery.spans import SPANS
 from delivery.spool import Spool
 from flows import main_module, report
 from flows.allocator import give_back
@@ -54,6 +55,7 @@ from flows.renewed import LOOK, Renewed
 from flows.replays import resume_replays
 from flows.spools import file_name, kept
 from flows.targets import Targets, limits
+from flows.tracing import trace
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
 from normalization.report import left_out
@@ -145,8 +147,9 @@ class Process:
         self._rebuilds = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
-        heart = Heartbeat(self._is_ready, lambda: self.journal.waiting_rows > 0 and not (self.blocked or self.draining))
-        self._heart = heart if heart.wanted else None  # nobody listens: nothing is told
+        self._heart = Heartbeat(
+            self._is_ready, lambda: self.journal.waiting_rows > 0 and not (self.blocked or self.draining)
+        )
 
     # ------------------------------------------------------------------ starting
 
@@ -159,6 +162,7 @@ class Process:
             gc.freeze()  # modules stay: the collector need not look at them again
             pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps some 20 MB that it does not use
             configure(self.config.log_level, self.config.log_format)
+            trace(self.config)
             try:
                 self.open_stores()
             except StoreError as error:
@@ -235,9 +239,8 @@ class Process:
             asyncio.create_task(_again(self.ages.note, _NOTE_AGES)),
             asyncio.create_task(_again(give_back, _GIVE_BACK)),
             asyncio.create_task(_again(Renewed(self).look, LOOK)),
+            asyncio.create_task(self._heart.reads()),
         ]
-        if self._heart is not None:
-            self._keeping_house.append(asyncio.create_task(self._heart.reads()))
         self._report_every(self.config.report_interval)
         for source in self.config.sources:
             self._readers.start(source)
@@ -284,8 +287,7 @@ class Process:
             if self._change is not None:
                 self._change_targets(self._change)
             self._turns.clear()
-            if self._heart is not None:
-                self._heart.begin()
+            self._heart.begin()
             self.lead, self.epochs = lead(), Epochs(epoch)
             try:
                 flow()
@@ -458,13 +460,12 @@ class Process:
         turn = self._turns[threading.get_ident()]
         turn.more = turn.more or more
         turn.empty = turn.empty + 1 if empty else 0
-        if self._heart is not None and not empty:
+        if not empty:
             self._heart.took()
         if turn.empty < turn.partitions:
             return
         turn.empty, turn.number = 0, turn.number + 1
-        if self._heart is not None:
-            self._heart.turn(threading.get_ident())
+        self._heart.turn(threading.get_ident())
         if not turn.more:
             now, due = time.monotonic(), self.epochs.due()
             latest = due if due > now else float("inf")
@@ -536,8 +537,7 @@ class Process:
             return
         self._latest = time.monotonic() + _LEAVE_AT_LATEST
         self.draining = True
-        if self._heart is not None:
-            self._heart.stops()
+        self._heart.stops()
         if not self._running:
             self._exit(0)
         threading.Thread(target=self._leave_late, name="drain", daemon=True).start()
@@ -575,6 +575,7 @@ class Process:
         self.dead_letters.close()
         for spool in self.spools.values():
             spool.close()
+        SPANS.close()
         if self._directory_lock is not None:
             self._directory_lock.release()
             self._directory_lock = None
