@@ -33,6 +33,7 @@ class Event:
 GROUPS: Final = {
     "BF-GW": "The gateway",
     "BF-CFG": "The configuration",
+    "BF-WEB": "The API and who comes in",
     "BF-SRC": "Sources",
     "BF-UA": "OPC UA",
     "BF-MQ": "MQTT and Sparkplug B",
@@ -53,12 +54,20 @@ EVENTS: Final = (
     Event("BF-GW-009", "warning", "traces cannot be sent", "The collector does not take them. Data flows on; these spans are lost.", "Look at the collector that `endpoint` names."),
     Event("BF-GW-010", "info", "traces are sent again", "The collector takes them.", NOTHING),
     Event("BF-GW-011", "error", "nothing is traced, a library is missing", "`gateway.traces.endpoint` is set without the extra that sends traces.", "`pip install 'bifrost-gateway[otel]'`"),
+    Event("BF-GW-012", "error", "the flow ended", "The dataflow of a gateway inside a Python program ended by `error`.", "Mend what it names; `Gateway` raises it too."),
     # ------------------------------------------------------------------ the configuration
     Event("BF-CFG-001", "warning", "allowed in the configuration, but hardly meant", "`problem` says what, and where it stands.", "Change the place that it names."),
     Event("BF-CFG-002", "warning", "the configuration is not kept in the history", "The folder of the history cannot be written.", "Give the gateway's user the right to write the path that it names."),
     Event("BF-CFG-003", "info", "configuration kept in the history", "The gateway was started with a new configuration.", NOTHING),
     Event("BF-CFG-004", "info", "configuration applied", "The running gateway runs as the changed configuration says.", NOTHING),
     Event("BF-CFG-005", "error", "the configuration was not applied", "The change could not be made; the gateway runs as before.", "Mend what `reason` says and apply it again."),
+    Event("BF-CFG-006", "info", "renewed files, connecting anew", "Certificates, keys or secrets of a source or target have changed; it connects with the new ones.", NOTHING),
+    Event("BF-CFG-007", "warning", "renewed files cannot be used, the connection stays", "The new certificate or key is not sound; the one before it stays in use.", "Put sound files there: `error` says what is wrong."),
+    # ------------------------------------------------------------------ the port and who comes in
+    Event("BF-WEB-001", "info", "audit", "Somebody did or tried something at the API; the entry is in the audit too.", NOTHING),
+    Event("BF-WEB-002", "error", "the audit has no room for an entry", "The disk is full; what was done is in this line alone.", "Make room on the disk of `gateway.directory`."),
+    Event("BF-WEB-003", "error", "a request failed", "A request met a fault of the gateway; data flows on.", "Report it with its traceback."),
+    Event("BF-WEB-004", "error", "what came cannot be shown", "The live view met a reading that it cannot show; data flows on.", "Report it with its traceback."),
     # ------------------------------------------------------------------ sources
     Event("BF-SRC-001", "warning", "source failed", "The connection ended or could not be made, for the reason in `error`. It is tried again, with growing pauses.", "`bifrost doctor` says what is wrong and what to do."),
     Event("BF-SRC-002", "info", "source", "A source is in another `state`: connecting, connected, down or stopped.", NOTHING),

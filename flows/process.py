@@ -36,14 +36,14 @@ from delivery.clock import AgeClock
 from delivery.dead_letters import DeadLetterStore
 from delivery.disk import DirectoryLock, StoreError, write_durably
 from delivery.forwarder import Forwarder
-from delivery.journal import SHARDS, Journal, shard_of
+from delivery.journal import SHARDS, Journal
 from delivery.outcome import Outcome
 from delivery.spans import SPANS
 from delivery.spool import Spool
 from flows import main_module, report
 from flows.allocator import give_back
 from flows.change import ChangeRefusedError, Steps, running, steps
-from flows.clock import Epochs, lead, pace
+from flows.clock import Epochs, lead, pace, repeatedly
 from flows.gauges import Gauges
 from flows.heartbeat import Heartbeat
 from flows.intake import SourceIntake
@@ -236,9 +236,9 @@ class Process:
     async def _read(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._keeping_house = [
-            asyncio.create_task(_again(self.ages.note, _NOTE_AGES)),
-            asyncio.create_task(_again(give_back, _GIVE_BACK)),
-            asyncio.create_task(_again(Renewed(self).look, LOOK)),
+            asyncio.create_task(repeatedly(self.ages.note, _NOTE_AGES)),
+            asyncio.create_task(repeatedly(give_back, _GIVE_BACK)),
+            asyncio.create_task(repeatedly(Renewed(self).look, LOOK)),
             asyncio.create_task(self._heart.reads()),
         ]
         self._report_every(self.config.report_interval)
@@ -254,21 +254,9 @@ class Process:
     def _report_every(self, interval: float | None) -> None:
         if self._reporting is not None:
             self._reporting.cancel()
-        self._reporting = asyncio.create_task(self._report(interval), name=report.SOURCE) if interval else None
-
-    async def _report(self, interval: float) -> None:
-        """Append what the gateway says of itself, every `interval` seconds."""
-        shard = shard_of("gateway", report.SOURCE)
-        while True:
-            await asyncio.sleep(interval)
-            account, now = await asyncio.to_thread(self.account), time.time_ns() // 1000
-            journal = self.journal.oldest_received()  # before the spools: what leaves it is in them by then
-            complete = {
-                name: report.complete_up_to(now, journal, spool.oldest_received())
-                for name, spool in self.spools.items()
-            }
-            rows = report.columns(account, complete, self.config.gateway, self.tags.intern, now)
-            await self.journal.append(report.SOURCE, shard, rows, None)
+        self._reporting = (
+            asyncio.create_task(report.keep_reporting(self, interval), name=report.SOURCE) if interval else None
+        )
 
     # ------------------------------------------------------------------ running
 
@@ -613,13 +601,6 @@ class Process:
             self.desk.apply()
         except (ProblemsError, ChangeRefusedError, StoreError, OSError) as error:
             log.error("the configuration was not applied", reason=str(error))
-
-
-async def _again(act: Callable[[], None], interval: float) -> None:
-    """Do something at once and every `interval` seconds, in another thread."""
-    while True:
-        await asyncio.to_thread(act)
-        await asyncio.sleep(interval)
 
 
 def recovery_directory(config: Configuration) -> Path:
