@@ -52,7 +52,7 @@ def load(config: Path) -> "Configuration":
     from config.logs import configure
 
     loaded = load_or_exit(config)
-    configure(loaded.log_level)
+    configure(loaded.log_level, loaded.log_format)
     return loaded
 
 

@@ -89,9 +89,9 @@ def load_or_exit(path: Path) -> Configuration:
         print(error, file=sys.stderr)  # noqa: T201 - the answer to a command
         print(f"{count} problem{'s' if count > 1 else ''} in the configuration", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from error
-    configure(configuration.log_level)
+    configure(configuration.log_level, configuration.log_format)
     for warning in configuration.warnings:
-        log.warning(warning)
+        log.warning("allowed in the configuration, but hardly meant", problem=warning)
     return configuration
 
 
@@ -203,6 +203,8 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         listen=gateway.listen,
         port=(8080 if port is None else port) if file.web_ui.enabled else None,
         log_level=gateway.log_level or file.connector.log_level or "info",
+        log_format=gateway.log_format,
+        traces=gateway.traces,
         memory_rows=gateway.cloud.buffer.max_size,
         buffers={
             name: buffer_policy(target.buffer, gateway.cloud.buffer, persistent=target.disk_persistent)

@@ -15,6 +15,8 @@ import structlog
 from structlog.typing import EventDict, Processor
 from typing_extensions import override
 
+from config.events import CODES
+
 _HANDLER: Final = "bifrost"
 _OWN: Final = ("bifrost", "config", "connectors", "delivery", "flows", "normalization", "web")
 # C0 and C1 controls, line and paragraph separators, and what turns the direction of writing
@@ -50,16 +52,25 @@ class Recent:
 RECENT: Final = Recent()
 
 
-def configure(level: str) -> None:
-    """Log from `level` (debug, info, warning, error) on; libraries from warning on. Can be called again."""
+def configure(level: str, form: str = "auto") -> None:
+    """Set up logging. Can be called again.
+
+    Args:
+        level: From which level on is logged: debug, info, warning or error; libraries from warning on.
+        form: ``console`` for people, ``json`` for a line of JSON per event, ``auto`` for what standard error is.
+    """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
+        add_code,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     terminal = sys.stderr.isatty()
-    render: Processor = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    console = structlog.dev.ConsoleRenderer(colors=terminal)
+    render: Processor = (
+        console if form == "console" or (form == "auto" and terminal) else structlog.processors.JSONRenderer()
+    )
     tail: list[Processor] = [structlog.processors.format_exc_info, escape, RECENT.keep, render]
     structlog.configure(
         processors=[*shared, *tail],
@@ -91,6 +102,16 @@ class _Stderr(logging.Handler):
             sys.stderr.write(self.format(record) + "\n")
         except (OSError, ValueError):  # standard error is closed
             self.handleError(record)
+
+
+def add_code(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Give an event of ours its code, see `config.events`."""
+    record = event.get("_record")  # of the standard library, whose words have their values in them already
+    said = event["event"] if record is None else record.msg
+    code = CODES.get(said) if isinstance(said, str) else None
+    if code is not None:
+        event["code"] = code
+    return event
 
 
 def escape(_logger: Any, _method: str, event: EventDict) -> EventDict:

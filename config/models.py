@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from connectors.settings import BufferSettings, Duration, Settings, Size, SourceConfig, TargetConfig
 from connectors.sources.modbus import ModbusConfig
@@ -145,6 +145,23 @@ class DeadLetterSection(Settings):
     )
 
 
+class TracesSection(Settings):
+    """Spans of batches for OpenTelemetry; needs ``pip install 'bifrost-gateway[otel]'``."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@]+$",
+        description="URL of a collector that takes OTLP over HTTP, as http://127.0.0.1:4318; nothing is traced when absent",
+    )
+    headers: dict[str, SecretStr] = Field({}, description="headers of each request, such as `Authorization`")
+    ca_file: Path | None = Field(
+        None, description="certificates of who certifies the collector; the system's when absent"
+    )
+    share: float = Field(
+        0.1, gt=0, le=1, description="share of the spans that is sent, 0 to 1; writes that failed always are"
+    )
+
+
 class GatewaySection(Settings):
     """The gateway itself."""
 
@@ -158,6 +175,11 @@ class GatewaySection(Settings):
     port: int | None = Field(None, ge=0, le=65535, description="HTTP port of health, metrics and API (default 8080)")
     log_level: Level | None = Field(
         None, description="least level that is logged: debug, info, warning or error (default info)"
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto",
+        description="how events are logged: in words (console), a line of JSON each (json), or in words on a terminal alone "
+        "(auto)",
     )
     commit_interval: Duration = Field(
         0.003,
@@ -175,6 +197,7 @@ class GatewaySection(Settings):
         description="bytes that may be written to the disk before it wears out, as its data sheet says (TBW); "
         "`bifrost status` then tells how long it lasts",
     )
+    traces: TracesSection = Field(TracesSection(), description="spans of batches for OpenTelemetry")
     dead_letters: DeadLetterSection = Field(DeadLetterSection(), description="readings that no target takes")
     cloud: CloudSection = Field(CloudSection(), description="the targets")
 
@@ -279,6 +302,8 @@ class Configuration:
         listen: Address of the HTTP port.
         port: The HTTP port; None for none.
         log_level: Least level that is logged.
+        log_format: How events are logged: auto, console or json.
+        traces: Where spans are sent.
         memory_rows: Readings held in memory per target.
         buffers: How readings wait, by target.
         dead_letters: How dead letters are bounded.
@@ -302,6 +327,8 @@ class Configuration:
     listen: str = "127.0.0.1"
     port: int | None = 8080
     log_level: str = "info"
+    log_format: str = "auto"
+    traces: TracesSection = field(default_factory=TracesSection)
     memory_rows: int = 100_000
     buffers: Mapping[str, BufferPolicy] = field(default_factory=dict)
     dead_letters: LetterPolicy = field(default_factory=LetterPolicy)

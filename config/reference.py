@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md, gateway.schema.json and a page per target from the models.
+"""Writes docs/reference/configuration.md, gateway.schema.json and a page per target from the models; metrics.md too.
 
 ``python -m config.reference`` writes them; with ``--check`` it only compares, and ends with exit code 1 when one is stale.
 """
@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 import normalization.condition
 import normalization.path
-from config import models
+from config import events, metrics_page, models
 from config.schema import schema
 from config.target_pages import page as target_page
 from connectors.settings import SourceConfig, TargetConfig, seconds, size
@@ -362,6 +362,8 @@ def files() -> dict[Path, str]:
     return {
         **{DIRECTORY / "targets" / name: text for name, text in target_pages().items()},
         DIRECTORY / "configuration.md": page(),
+        DIRECTORY / "metrics.md": metrics_page.page(),
+        DIRECTORY / "events.md": events.page(),
         DIRECTORY / "gateway.schema.json": json.dumps(editor_schema(), indent=1, ensure_ascii=False) + "\n",
     }
 

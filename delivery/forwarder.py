@@ -31,6 +31,7 @@ from delivery.disk import StoreError, StoreFullError
 from delivery.health import TargetStatus, pool_use
 from delivery.pace import RateLimit
 from delivery.retry import RetryPolicy, error_class
+from delivery.spans import SPANS
 from delivery.spool import Spool
 from delivery.unit import Unit
 
@@ -88,6 +89,7 @@ class Forwarder:
         self._retry: list[Unit] = []
         self._waiting_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"forwarder {name}", daemon=True)
+        metrics.begin_target(name, zerobus=zerobus)
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -349,13 +351,22 @@ class Forwarder:
             if self._zerobus:
                 metrics.ZEROBUS_FAILED.labels(self.name).inc()
             self._attempts[unit.number] = self._attempts.get(unit.number, 0) + 1
+            self._note_write(began, unit, len(batch), error_class(error), str(error))
             return error
+        self._note_write(began, unit, len(batch), "rejected" if rejected.indices else "ok")
         if rejected.indices:
             self._reject(unit, rejected)
         else:
             self.spool.settle(unit)
             self._succeeded(unit, len(batch), time.monotonic() - began)
         return None
+
+    def _note_write(self, began: float, unit: Unit, rows: int, outcome: str, error: str = "") -> None:
+        if SPANS.wanted:
+            attempt = self._attempts.get(unit.number, 0) + (not error)
+            SPANS.note(
+                "write", began, error, target=self.name, rows=rows, unit=unit.number, attempt=attempt, outcome=outcome
+            )
 
     async def _send(self, batch: pa.RecordBatch, number: int, start: int, rejected: RejectedRecords) -> None:
         """Write a part of a unit, and note what is rejected of it.

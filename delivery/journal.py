@@ -31,6 +31,7 @@ from delivery.log import HEAD, Cursor, Log, Record
 from delivery.outcome import JournalAccount, Outcome
 from delivery.patch import Patch, patch, patched
 from delivery.pending import Pending
+from delivery.spans import SPANS
 from normalization.reading import FACTS, IDENTITY_COLUMNS, Columns, TagTable, repeat
 
 PROTOCOLS: Final = ("opcua", "mqtt", "modbus", "gateway")
@@ -283,6 +284,7 @@ class Journal:
         self._room.clear()
 
     def _commit(self, pending: Pending) -> None:
+        began = time.monotonic()
         # By number: the readings that the gateway is handed stand last, in the record that holds their state too.
         entries = [
             (index, entry) for index in sorted(pending.columns) for entry in self._split(self._cut(index, pending))
@@ -305,6 +307,7 @@ class Journal:
         if entries:
             self._tell_arrival()
         pending.resolve()
+        SPANS.note("journal commit", began, rows=pending.rows, entries=len(entries))
         self._tell_trimmed(trims)
 
     def _tell_trimmed(self, trims: list[tuple[int, int, int]]) -> None:

@@ -1,31 +1,59 @@
 """Every metric of the gateway, declared once; labels are names of sources and targets, never tags."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from connectors.contract import PoolUse
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
+ProcessCollector(registry=REGISTRY)  # memory, CPU, files and when it began; read when somebody looks
 
 
-_LABELLED: Final[list[tuple[Counter | Gauge | Histogram, tuple[str, ...]]]] = []
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A metric as it is declared.
+
+    Attributes:
+        name: Its name, of a counter with ``_total``.
+        kind: counter, gauge or histogram.
+        labels: What tells its series apart.
+        meaning: What it counts or measures.
+        metric: What is set.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+    metric: Counter | Gauge | Histogram
+
+
+DECLARED: Final[list[Declared]] = []
 
 
 def _counter(name: str, meaning: str, *labels: str) -> Counter:
-    made = Counter(name, meaning, labels, registry=REGISTRY)
-    _LABELLED.append((made, labels))
-    return made
+    counter = Counter(name, meaning, labels, registry=REGISTRY)
+    DECLARED.append(Declared(name, "counter", labels, meaning, counter))
+    return counter
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
-    made = Gauge(name, meaning, labels, registry=REGISTRY)
-    _LABELLED.append((made, labels))
-    return made
+    gauge = Gauge(name, meaning, labels, registry=REGISTRY)
+    DECLARED.append(Declared(name, "gauge", labels, meaning, gauge))
+    return gauge
 
 
+def _histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+    histogram = Histogram(name, meaning, labels, buckets=buckets, registry=REGISTRY)
+    DECLARED.append(Declared(name, "histogram", labels, meaning, histogram))
+    return histogram
+
+
+INFO: Final = _gauge("bifrost_gateway_info", "1; the name of the gateway and its version", "gateway", "version")
 RECEIVED: Final = _counter("bifrost_bridge_records_received_total", "Readings received from a source", "source")
 NORMALIZED: Final = _counter("bifrost_bridge_records_normalized_total", "Readings normalized")
 ENQUEUED: Final = _counter("bifrost_bridge_records_enqueued_total", "Readings put into a target's spool", "connector")
@@ -91,14 +119,12 @@ CONNECTIONS: Final = _counter(
     "bifrost_cloud_connection_attempts_total", "Connections tried, by result", "connector", "result"
 )
 BUFFERED: Final = _gauge("bifrost_cloud_buffer_size", "Readings that wait in a target's spool", "connector")
-RESPONSE_TIME: Final = Histogram(
+RESPONSE_TIME: Final = _histogram(
     "bifrost_cloud_response_time_seconds",
     "Time from sending a unit to its durable acknowledgement",
-    ["connector"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-    registry=REGISTRY,
+    (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+    "connector",
 )
-_LABELLED.append((RESPONSE_TIME, ("connector",)))
 
 POOL_SIZE: Final = _gauge("bifrost_cloud_pool_size", "Connections that a target's pool may have", "connector")
 POOL_OPEN: Final = _gauge("bifrost_cloud_pool_open", "Connections that a target's pool has", "connector")
@@ -123,6 +149,13 @@ BREAKER: Final = _gauge("bifrost_cloud_circuit_breaker_state", "0 closed, 1 half
 
 SYNCS: Final = _counter("bifrost_disk_syncs_total", "Files that journal, spools and dead letters made durable")
 WRITTEN: Final = _gauge("bifrost_disk_written_bytes", "Bytes that the process made the disk write since it began")
+SPOOL_BYTES: Final = _gauge("bifrost_spool_bytes", "Bytes that wait in a target's spool", "connector")
+SPOOL_QUOTA: Final = _gauge("bifrost_spool_quota_bytes", "Bytes that may wait in a target's spool", "connector")
+SPOOL_FILLED: Final = _gauge(
+    "bifrost_spool_filled_ratio",
+    "How full a target's spool is, 0 to 1: of its bytes or of its readings, whichever is more",
+    "connector",
+)
 ALARM: Final = _gauge(
     "bifrost_spool_alarm", "1 while a target's spool discards readings or stops the flow", "connector"
 )
@@ -132,6 +165,9 @@ DISCARDED: Final = _gauge(
 OLDEST: Final = _gauge("bifrost_spool_oldest_seconds", "Age of the oldest reading that waits for a target", "connector")
 TIME_TO_FULL: Final = _gauge(
     "bifrost_spool_full_seconds", "Time until a target's spool is full at its present growth; -1 for never", "connector"
+)
+CLOCK_SET_BACK: Final = _counter(
+    "bifrost_clock_set_back_total", "Times that the wall clock was set back under the running flow"
 )
 DAMAGED: Final = _counter(
     "bifrost_store_damage_total", "Places in journal, spools and dead letters where records were lost"
@@ -155,13 +191,29 @@ def show_pool(connector: str, use: PoolUse) -> None:
     POOL_WAITING.labels(connector).set(use.waiting)
 
 
+def begin_target(connector: str, *, zerobus: bool) -> None:
+    """Show what counts from the start, so that the first failure is seen as an increase.
+
+    Args:
+        connector: Name of the target.
+        zerobus: Whether it counts under the ZeroBus metrics too.
+    """
+    own = (ZEROBUS_SENT, ZEROBUS_FAILED) if zerobus else ()
+    for counter in (SENT, FAILED, BATCHES_SENT, ENQUEUED, *own):
+        counter.labels(connector)
+    for result in ("ok", "error"):
+        CONNECTIONS.labels(connector, result)
+    for gauge in (BREAKER, ZEROBUS_BREAKER) if zerobus else (BREAKER,):
+        gauge.labels(connector).set(0)
+
+
 def forget(label: str, name: str) -> None:
-    """Show nothing more of a source or a connector that has gone.
+    """Show nothing more of a source or target that has gone.
 
     Args:
         label: ``source`` or ``connector``.
         name: Its name.
     """
-    for metric, labels in _LABELLED:
-        if label in labels:
-            metric.remove_by_labels({label: name})
+    for declared in DECLARED:
+        if label in declared.labels:
+            declared.metric.remove_by_labels({label: name})

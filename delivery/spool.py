@@ -354,6 +354,13 @@ class Spool:
         return self.policy.overflow is Overflow.BLOCK and (self._is_full() or self._is_scarce())
 
     @property
+    def filled(self) -> float:
+        """How full it is, 0 to 1: of its bytes or of its readings, whichever is more."""
+        rows = self.policy.rows
+        by_rows = 0.0 if rows is None else self.stored_rows / rows
+        return min(1.0, max(self.size / self.policy.quota, by_rows))
+
+    @property
     def _thins(self) -> bool:
         return self.policy.overflow is Overflow.DOWNSAMPLE and self._is_full(_THIN_FROM)
 

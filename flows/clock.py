@@ -1,7 +1,8 @@
 """When the flow takes its turns, and the ends of epochs: a wall clock set back, and partitions that end at different times."""
 
+import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 TOLERATED: Final = 0.5  # seconds by which an epoch may last longer
@@ -82,3 +83,10 @@ class EpochClock:
     def next_epoch(self) -> None:
         """An epoch ended; the next one began at some time since `set_back` was asked last."""
         self._lead, self._highest = self._highest, lead()
+
+
+async def repeatedly(act: Callable[[], None], interval: float) -> None:
+    """Do something at once and every `interval` seconds, in another thread."""
+    while True:
+        await asyncio.to_thread(act)
+        await asyncio.sleep(interval)

@@ -3,6 +3,7 @@
 import threading
 import time
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from config.certificates.used import ends, peers
@@ -20,12 +21,16 @@ class Gauges:
     def __init__(self) -> None:
         self._scanning = threading.Lock()
         self._next_scan = 0.0
+        self._version = version("bifrost-gateway")
 
     def refresh(self, process: "Process") -> None:
         """Set them."""
         for name, spool in process.spools.items():
             metrics.BUFFERED.labels(name).set(spool.stored_rows)
             metrics.ALARM.labels(name).set(bool(spool.alarm))
+            metrics.SPOOL_BYTES.labels(name).set(spool.size)
+            metrics.SPOOL_QUOTA.labels(name).set(spool.policy.quota)
+            metrics.SPOOL_FILLED.labels(name).set(spool.filled)
             metrics.OLDEST.labels(name).set(spool.oldest_age or 0.0)
             full_in = spool.full_in
             metrics.TIME_TO_FULL.labels(name).set(-1.0 if full_in is None else full_in)
@@ -42,6 +47,7 @@ class Gauges:
         measured = {source: dict(intake.status.measures) for source, intake in process.intakes.items()}
         now = datetime.now(UTC)
         metrics.show_certificates(ends(process.config, now) | peers(measured, now))
+        metrics.INFO.labels(process.config.gateway, self._version).set(1)
         journal, letters = process.journal, process.dead_letters
         metrics.QUEUE_SIZE.set(journal.waiting_rows)
         metrics.QUEUE_CAPACITY.set(journal.memory_rows)

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from delivery.disk import StoreError
 from delivery.journal import SHARDS
+from delivery.spans import SPANS
 from flows.clock import TOLERATED, EpochClock
 from flows.process import Process
 
@@ -38,12 +39,16 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
         self._turn = -1
         self._clock = EpochClock(process.lead)
         self._asked = began
+        self._given: tuple[float, int] | None = None  # when readings were given to the flow, and how many
         process.epochs.begin(index, began)
         process.count_partition()
 
     @override
     def next_batch(self) -> list[pa.RecordBatch]:
         self._asked = time.monotonic()
+        if self._given is not None:
+            given, self._given = self._given, None
+            SPANS.note("flow turn", given[0], shard=self._shard, rows=given[1])
         self._process.leave_to_change()
         self._trim()
         late = self._clock.set_back()
@@ -67,7 +72,10 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
         if not entries:
             self._process.wait_idle(empty=True)
             return []
-        self._process.wait_idle(empty=False, more=sum(entry.rows for entry in entries) >= _ROWS)
+        rows = sum(entry.rows for entry in entries)
+        self._process.wait_idle(empty=False, more=rows >= _ROWS)
+        if SPANS.wanted:
+            self._given = self._asked, rows
         self._offset = entries[-1].number
         batches = [entry.batch for entry in entries]
         return batches if len(batches) == 1 else [pa.concat_batches(batches)]

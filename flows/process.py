@@ -30,20 +30,23 @@ from config.logs import configure
 from config.models import NAME_FILE, Configuration
 from config.yaml_nodes import ProblemsError
 from connectors.settings import SourceConfig
+from delivery import metrics
 from delivery.account import Account, settle_accounts
 from delivery.clock import AgeClock
 from delivery.dead_letters import DeadLetterStore
 from delivery.disk import DirectoryLock, StoreError, write_durably
 from delivery.forwarder import Forwarder
-from delivery.journal import SHARDS, Journal, shard_of
+from delivery.journal import SHARDS, Journal
 from delivery.outcome import Outcome
+from delivery.spans import SPANS
 from delivery.spool import Spool
 from discovery.desk import DiscoveryDesk
 from flows import main_module, report
 from flows.allocator import give_back
 from flows.change import ChangeRefusedError, Steps, running, steps
-from flows.clock import Epochs, lead, pace
+from flows.clock import Epochs, lead, pace, repeatedly
 from flows.gauges import Gauges
+from flows.heartbeat import Heartbeat
 from flows.intake import SourceIntake
 from flows.liveness import stands_still
 from flows.options import check_bytewax_options, prepare_recovery
@@ -53,6 +56,7 @@ from flows.renewed import LOOK, Renewed
 from flows.replays import resume_replays
 from flows.spools import file_name, kept
 from flows.targets import Targets, limits
+from flows.tracing import trace
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
 from normalization.report import left_out
@@ -145,6 +149,9 @@ class Process:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
         self.discovery = DiscoveryDesk(config.discovery, config.directory, config.port)
+        self._heart = Heartbeat(
+            self._is_ready, lambda: self.journal.waiting_rows > 0 and not (self.blocked or self.draining)
+        )
 
     # ------------------------------------------------------------------ starting
 
@@ -156,7 +163,8 @@ class Process:
             self._running = True
             gc.freeze()  # modules stay: the collector need not look at them again
             pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps some 20 MB that it does not use
-            configure(self.config.log_level)
+            configure(self.config.log_level, self.config.log_format)
+            trace(self.config)
             try:
                 self.open_stores()
             except StoreError as error:
@@ -169,6 +177,10 @@ class Process:
 
                 self._port = Port(self)
                 self._port.start()
+
+    def _is_ready(self) -> bool:
+        """Whether sources have begun and the port is open, or cannot be opened."""
+        return self._reads.is_set() and (self._port is None or self._port.opened.is_set())
 
     def _remember_name(self, directory: Path) -> None:
         known = remembered_name(directory)
@@ -227,9 +239,10 @@ class Process:
     async def _read(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._keeping_house = [
-            asyncio.create_task(_again(self.ages.note, _NOTE_AGES)),
-            asyncio.create_task(_again(give_back, _GIVE_BACK)),
-            asyncio.create_task(_again(Renewed(self).look, LOOK)),
+            asyncio.create_task(repeatedly(self.ages.note, _NOTE_AGES)),
+            asyncio.create_task(repeatedly(give_back, _GIVE_BACK)),
+            asyncio.create_task(repeatedly(Renewed(self).look, LOOK)),
+            asyncio.create_task(self._heart.reads()),
         ]
         self._report_every(self.config.report_interval)
         for source in self.config.sources:
@@ -244,21 +257,9 @@ class Process:
     def _report_every(self, interval: float | None) -> None:
         if self._reporting is not None:
             self._reporting.cancel()
-        self._reporting = asyncio.create_task(self._report(interval), name=report.SOURCE) if interval else None
-
-    async def _report(self, interval: float) -> None:
-        """Append what the gateway says of itself, every `interval` seconds."""
-        shard = shard_of("gateway", report.SOURCE)
-        while True:
-            await asyncio.sleep(interval)
-            account, now = await asyncio.to_thread(self.account), time.time_ns() // 1000
-            journal = self.journal.oldest_received()  # before the spools: what leaves it is in them by then
-            complete = {
-                name: report.complete_up_to(now, journal, spool.oldest_received())
-                for name, spool in self.spools.items()
-            }
-            rows = report.columns(account, complete, self.config.gateway, self.tags.intern, now)
-            await self.journal.append(report.SOURCE, shard, rows, None)
+        self._reporting = (
+            asyncio.create_task(report.keep_reporting(self, interval), name=report.SOURCE) if interval else None
+        )
 
     # ------------------------------------------------------------------ running
 
@@ -277,6 +278,7 @@ class Process:
             if self._change is not None:
                 self._change_targets(self._change)
             self._turns.clear()
+            self._heart.begin()
             self.lead, self.epochs = lead(), Epochs(epoch)
             try:
                 flow()
@@ -297,6 +299,7 @@ class Process:
         again = self._runs_again and not self._leaving.locked()
         if not self._set_back:
             self._set_back = True
+            metrics.CLOCK_SET_BACK.inc()
             flow = "begins again at its last snapshot" if again else "makes no snapshot until the clock has caught up"
             log.warning("the wall clock was set back", seconds=round(seconds, 1), flow=flow)
         if again:
@@ -333,7 +336,7 @@ class Process:
             self._set_pace()
             sources = [source for source in new.sources if source.name in todo.sources_come]
             self._on_loop(self._change_reading(todo.sources_gone, sources))
-            configure(new.log_level)
+            configure(new.log_level, new.log_format)
             log.info(
                 "configuration applied",
                 sources=[*dict.fromkeys([*todo.sources_gone, *todo.sources_come])],
@@ -448,9 +451,12 @@ class Process:
         turn = self._turns[threading.get_ident()]
         turn.more = turn.more or more
         turn.empty = turn.empty + 1 if empty else 0
+        if not empty:
+            self._heart.took()
         if turn.empty < turn.partitions:
             return
         turn.empty, turn.number = 0, turn.number + 1
+        self._heart.turn(threading.get_ident())
         if not turn.more:
             now, due = time.monotonic(), self.epochs.due()
             latest = due if due > now else float("inf")
@@ -523,6 +529,7 @@ class Process:
         self._latest = time.monotonic() + _LEAVE_AT_LATEST
         self.draining = True
         self.discovery.close()
+        self._heart.stops()
         if not self._running:
             self._exit(0)
         threading.Thread(target=self._leave_late, name="drain", daemon=True).start()
@@ -560,6 +567,7 @@ class Process:
         self.dead_letters.close()
         for spool in self.spools.values():
             spool.close()
+        SPANS.close()
         if self._directory_lock is not None:
             self._directory_lock.release()
             self._directory_lock = None
@@ -597,13 +605,6 @@ class Process:
             self.desk.apply()
         except (ProblemsError, ChangeRefusedError, StoreError, OSError) as error:
             log.error("the configuration was not applied", reason=str(error))
-
-
-async def _again(act: Callable[[], None], interval: float) -> None:
-    """Do something at once and every `interval` seconds, in another thread."""
-    while True:
-        await asyncio.to_thread(act)
-        await asyncio.sleep(interval)
 
 
 def recovery_directory(config: Configuration) -> Path:

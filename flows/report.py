@@ -4,11 +4,17 @@ They take the way of all readings, so that a rule can send them to a table of th
 downstream can tell when an hour is whole.
 """
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from delivery.account import Account
+from delivery.journal import shard_of
 from normalization.reading import Columns, Tag
+
+if TYPE_CHECKING:
+    from flows.process import Process
 
 SOURCE: Final = "_gateway"  # in the account; no source of a configuration can be called so
 COMPLETE: Final = "complete_up_to"
@@ -68,3 +74,17 @@ def _tag(gateway: str, source: str, name: str, target: str = "") -> Tag:
     address = f"{target}/{name}" if target else name
     path = "/".join(["bifrost", gateway, source, *([target.replace("/", "_")] if target else []), name])
     return Tag(SOURCE, "gateway", source, address, name, path=path)
+
+
+async def keep_reporting(process: "Process", interval: float) -> None:
+    """Append what the gateway says of itself, every `interval` seconds."""
+    shard = shard_of("gateway", SOURCE)
+    while True:
+        await asyncio.sleep(interval)
+        account, now = await asyncio.to_thread(process.account), time.time_ns() // 1000
+        journal = process.journal.oldest_received()  # before the spools: what leaves it is in them by then
+        complete = {
+            name: complete_up_to(now, journal, spool.oldest_received()) for name, spool in process.spools.items()
+        }
+        said = columns(account, complete, process.config.gateway, process.tags.intern, now)
+        await process.journal.append(SOURCE, shard, said, None)

@@ -396,6 +396,10 @@ LONGER = {
     "docs/reference/configuration.md": "written from the models",
     "docs/reference/gateway.schema.json": "written from the models",
     "tests/counterparts/opcua-node/package-lock.json": "written by npm",
+    **{
+        f"k8s/observability/dashboards/{board}.json": "written by dashboards.py"
+        for board in ("overview", "source", "target", "buffer", "zerobus")
+    },
     "docs/evidence/bench.json": "written by the benchmarks",
     "docs/evidence/chaos.json": "written by the chaos run",
     "docs/evidence/targets.json": "written by the suite of writers",

@@ -38,6 +38,7 @@ class Port:
         self._process, self._limits = process, limits or Limits()
         self._server: uvicorn.Server | None = None
         self._tls: ssl.SSLContext | None = None
+        self.opened = threading.Event()  # set too when it cannot be opened
         self._thread = threading.Thread(target=self._serve, name="port", daemon=True)
 
     def start(self) -> None:
@@ -80,7 +81,9 @@ class Port:
             log.error("the port cannot be opened; data flows on without it", host=host, port=port, error=said)
             if listening is not None:
                 listening.close()
+            self.opened.set()
             return
+        self.opened.set()
         app = create_app(gate, every_router(self._process))
         settings = uvicorn.Config(
             app,

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 from typing_extensions import override
 
-from config.models import Configuration
+from config.models import Configuration, TracesSection
 from connectors.contract import Context, Intake, Limits, Reader, SourceState, TransientError, Writer
 from connectors.settings import SourceConfig, TagMapping, TargetConfig
 from normalization.reading import Columns
@@ -24,6 +24,7 @@ class NumberedConfig(SourceConfig):
     tag_count: int = Field(50, description="tags")
     fold: int = Field(0, description="values begin again after so many numbers; 0: the value is the number")
     acked: Path = Field(description="file of acknowledged numbers")
+    hang: Path | None = Field(None, description="while this file is there, the thread of all readers is held")
 
     @override
     def reader(self, context: Context) -> Reader:
@@ -46,6 +47,8 @@ class NumberedReader(Reader):
         period, waiting, fold = 0.01, [], self._config.fold
         per_tick = max(1, round(self._config.rate * period))
         while True:
+            while self._config.hang is not None and self._config.hang.exists():
+                time.sleep(0.01)  # noqa: ASYNC251 - it is to hang
             rows = Columns()
             for _ in range(per_tick):
                 n += 1
@@ -119,6 +122,7 @@ def configuration(
     report: float | None = None,
     rule: dict | None = None,
     fold: int = 0,
+    traces: dict | None = None,
 ) -> Configuration:
     """Three numbered sources, two telling targets."""
     tags = [TagMapping(match="*", unit="°C")] if celsius else []
@@ -138,6 +142,7 @@ def configuration(
                 tags=tags,
                 report=rule,
                 fold=fold,
+                hang=directory / "hang_reading",
             )
             for p in PROTOCOLS
         ),
@@ -155,6 +160,7 @@ def configuration(
         source_targets={f"{p}_line": "second" for p in PROTOCOLS},
         port=port,
         report_interval=report,
+        traces=TracesSection.model_validate(traces or {}),
         log_level="warning",
     )
 

@@ -96,7 +96,7 @@ def diagnostics_router(gateway: Gateway) -> APIRouter:
     @router.put("/log-level", status_code=204)
     def log_level(order: LogLevel) -> None:
         """Log from another level on, until the configuration is applied again or the gateway starts."""
-        configure(order.level)
+        configure(order.level, gateway.config.log_format)
 
     @router.get("/versions")
     def versions() -> Versions:
