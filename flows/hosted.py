@@ -79,8 +79,8 @@ class Hosted(Process):
         if self._port is not None:
             self._port.stop()
         self.live = None
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._left.set)
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._left.set)
         if self._flow.is_alive():
             raise StoreError(
                 "the gateway did not stop in time; what it holds is safe, and comes again at the next start"
@@ -95,8 +95,8 @@ class Hosted(Process):
 
     def hand(self, readings: Sequence[CloudData], target: str | None) -> "concurrent.futures.Future[Taken]":
         """Take readings; the result is there when they are durable. See `flows.posted.Posted.take`."""
-        assert self._loop is not None  # noqa: S101 - it reads
-        return asyncio.run_coroutine_threadsafe(self.posted.take(readings, target), self._loop)
+        assert self.loop is not None  # noqa: S101 - it reads
+        return asyncio.run_coroutine_threadsafe(self.posted.take(readings, target), self.loop)
 
     def _run_flow(self) -> None:
         recovery = RecoveryConfig(recovery_directory(self.config), timedelta(0))  # type: ignore[no-untyped-call]

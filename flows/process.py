@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +43,8 @@ from delivery.spool import Spool
 from discovery.desk import DiscoveryDesk
 from flows import main_module, report
 from flows.allocator import give_back
-from flows.change import ChangeRefusedError, Steps, running, steps
+from flows.applying import Applying
+from flows.change import ChangeRefusedError
 from flows.clock import Epochs, lead, pace, repeatedly
 from flows.gauges import Gauges
 from flows.heartbeat import Heartbeat
@@ -55,7 +56,7 @@ from flows.readers import Readers
 from flows.renewed import LOOK, Renewed
 from flows.replays import resume_replays
 from flows.spools import file_name, kept
-from flows.targets import Targets, limits
+from flows.targets import Targets
 from flows.tracing import trace
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
@@ -89,16 +90,6 @@ class _Turn:
     more: bool = False
     seen: int = 0  # arrivals at the journal
     began: float = 0.0
-
-
-@dataclass(slots=True)
-class _Change:
-    """Targets that come, go or wait otherwise."""
-
-    config: Configuration
-    steps: Steps
-    done: threading.Event = field(default_factory=threading.Event)
-    error: StoreError | None = None
 
 
 class Process:
@@ -143,10 +134,8 @@ class Process:
         self._turns: defaultdict[int, _Turn] = defaultdict(_Turn)
         self._keeping_house: list[asyncio.Task[None]] = []
         self._reporting: asyncio.Task[None] | None = None
-        self._applying = threading.Lock()
-        self._change: _Change | None = None
-        self._rebuilds = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.applying = Applying(self)
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
         self.discovery = DiscoveryDesk(config.discovery, config.directory, config.port)
         self._heart = Heartbeat(
@@ -222,7 +211,7 @@ class Process:
         self._targets = Targets(self.journal, self.dead_letters, self.tags, self._own.__contains__, self.ages)
         self._targets.open(self.config, self.config.targets)
         self._readers = Readers(self.config.gateway, directory / "sources", self.journal, self.tags)
-        self._set_pace()
+        self.set_pace()
         resume_replays(self)
         self.kept = kept(self)
         for name, line in self.kept.items():
@@ -237,7 +226,7 @@ class Process:
             self._exit(1)
 
     async def _read(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._keeping_house = [
             asyncio.create_task(repeatedly(self.ages.note, _NOTE_AGES)),
             asyncio.create_task(repeatedly(give_back, _GIVE_BACK)),
@@ -272,11 +261,11 @@ class Process:
             rebuilds: Whether `flow` builds the graph each time, so that targets may come and go.
         """
         self._runs_again = again = True
-        self._rebuilds = rebuilds
+        self.applying.rebuilds = rebuilds
         while again:
             self._set_back = False
-            if self._change is not None:
-                self._change_targets(self._change)
+            if self.applying.pending:
+                self.applying.change_targets(self._targets)
             self._turns.clear()
             self._heart.begin()
             self.lead, self.epochs = lead(), Epochs(epoch)
@@ -288,7 +277,7 @@ class Process:
                 log.error("no room for the flow's snapshots, it begins again at the last one", wait_s=_FULL_PAUSE)
                 time.sleep(_FULL_PAUSE)
             else:
-                again = self._set_back or self._change is not None
+                again = self._set_back or self.applying.pending
 
     def clock_set_back(self, seconds: float) -> None:
         """Called by a partition: the epoch would last so much longer. Leaves the flow if it is run again.
@@ -308,72 +297,23 @@ class Process:
     # ------------------------------------------------------------------ changing
 
     def apply(self, new: Configuration) -> tuple[str, ...]:
-        """Run as another configuration says: what it does not change goes on undisturbed. Not for the flow's threads.
+        """Run as another configuration says; see `flows.applying.Applying.apply`."""
+        self._reads.wait()
+        return self.applying.apply(new, self._targets)
 
-        Args:
-            new: The configuration.
-
-        Returns:
-            What of it holds from the next start on, as names of fields of `Configuration`.
-
-        Raises:
-            ChangeRefusedError: It cannot be done while the gateway runs; nothing has changed.
-            StoreError: A store of a new target cannot be opened; nothing has changed.
-        """
-        with self._applying:
-            self._reads.wait()
-            wanted = running(self.config, new)
-            present = {name: forwarder.limits for name, forwarder in self.forwarders.items()}
-            todo = steps(self.config, new, present, limits(wanted))
-            self._targets.refuse_loss(todo.targets_gone)
-            for spool in self.spools.values():
-                spool.prepare(rule.priority for rule in new.rules)
-            if todo.graph:
-                self._change_graph(wanted, todo)
-            else:
-                self.config = wanted
-            self._targets.rewrite(wanted, todo.writers)
-            self._set_pace()
-            sources = [source for source in new.sources if source.name in todo.sources_come]
-            self._on_loop(self._change_reading(todo.sources_gone, sources))
-            configure(new.log_level, new.log_format)
-            log.info(
-                "configuration applied",
-                sources=[*dict.fromkeys([*todo.sources_gone, *todo.sources_come])],
-                targets=[*dict.fromkeys([*todo.targets_gone, *todo.targets_come, *todo.writers])],
-            )
-            return todo.next_start
-
-    def reopen(self, sources: Collection[str], targets: Collection[str]) -> None:
-        """Connect sources and targets anew, because what they were connected with has changed, such as a certificate."""
-        with self._applying:
-            for name in targets:
-                if name in self.forwarders:
-                    self.forwarders[name].reopen()
-            for name in sources:
-                if name in self.intakes and self._loop is not None:
-                    self._loop.call_soon_threadsafe(self.intakes[name].reopen)
-
-    def _on_loop(self, work: Coroutine[Any, Any, None]) -> None:
-        assert self._loop is not None  # noqa: S101 - it reads
-        asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    async def _change_reading(self, gone: Collection[str], come: Collection[SourceConfig]) -> None:
+    async def change_reading(self, gone: Collection[str], come: Collection[SourceConfig]) -> None:
+        """Read other sources, as the configuration says now."""
         self._report_every(self.config.report_interval)
         await self._readers.change(gone, come)
 
-    def _change_graph(self, config: Configuration, todo: Steps) -> None:
-        """Have the flow's own thread leave it, change the targets, and run it again from its last snapshot."""
-        if not self._rebuilds:
-            names = ", ".join(sorted({*todo.targets_gone, *todo.targets_come}))
-            raise ChangeRefusedError(
-                f"targets that come, go or wait otherwise ({names}) change the flow's graph, which stays as it is under "
-                "`python -m bytewax.run` and with several workers: put the change into the file and start the gateway again"
-            )
-        change = self._change = _Change(config, todo)
-        change.done.wait()
-        if change.error is not None:
-            raise change.error
+    def reopen(self, sources: Collection[str], targets: Collection[str]) -> None:
+        """Connect sources and targets anew, because what they were connected with has changed, such as a certificate."""
+        for name in targets:
+            if name in self.forwarders:
+                self.forwarders[name].reopen()
+        for name in sources:
+            if name in self.intakes and self.loop is not None:
+                self.loop.call_soon_threadsafe(self.intakes[name].reopen)
 
     def leave_to_change(self) -> None:
         """Called by a partition: leaves the flow if its graph is to change.
@@ -381,28 +321,11 @@ class Process:
         Raises:
             AbortExecution: Bytewax is to leave the flow as it is, without an end of stream.
         """
-        if self._change is not None and not self._leaving.locked():
+        if self.applying.pending and not self._leaving.locked():
             raise AbortExecution
 
-    def _change_targets(self, change: "_Change") -> None:
-        todo, self._change = change.steps, None
-        try:
-            try:
-                self._targets.close(todo.targets_gone)
-                self._targets.open(change.config, todo.targets_come)
-                self.config = change.config
-            except StoreError as error:
-                change.error = error
-                self._targets.close([name for name in todo.targets_come if name in self.spools])
-                self._targets.open(self.config, [name for name in todo.targets_gone if name not in self.spools])
-        except StoreError as error:
-            self.fail(error)
-        self._targets.start(name for name, each in self.forwarders.items() if not each.started)
-        self._set_pace()
-        self.kept = kept(self)
-        change.done.set()
-
-    def _set_pace(self) -> None:
+    def set_pace(self) -> None:
+        """Turns follow each other as the targets want their readings."""
         self._pace = pace(forwarder.linger for forwarder in self.forwarders.values())
 
     # ------------------------------------------------------------------ what the flow asks
@@ -502,7 +425,7 @@ class Process:
 
     def lives(self, patience: float) -> str:
         """What stands still though it should not, looked at for `patience` seconds; empty when all goes on."""
-        return stands_still(lambda: sum(turn.number for turn in list(self._turns.values())), self._loop, patience)
+        return stands_still(lambda: sum(turn.number for turn in list(self._turns.values())), self.loop, patience)
 
     def unready(self) -> str:
         """Why readings are not taken at the moment; empty when they are."""
@@ -533,8 +456,8 @@ class Process:
         if not self._running:
             self._exit(0)
         threading.Thread(target=self._leave_late, name="drain", daemon=True).start()
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop_reading.set)
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self._stop_reading.set)
 
     def drained(self, index: int) -> None:
         """Everything that shard `index` gave to the flow is durable behind it; the last shard leaves."""

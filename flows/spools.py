@@ -80,8 +80,13 @@ def kept(process: "Process") -> dict[str, dict[str, Any]]:
     for name, folder in kept_folders(process).items():
         with _kept_spool(process, folder) as spool:
             if spool.stored_rows:
-                found[name] = _line(spool, "kept")
+                found[name] = kept_line(spool)
     return found
+
+
+def kept_line(spool: Spool) -> dict[str, Any]:
+    """How a spool stands whose target is not in the configuration, as plain values."""
+    return _line(spool, "kept")
 
 
 def listing(process: "Process") -> dict[str, Any]:
