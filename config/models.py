@@ -246,6 +246,11 @@ class WebSection(Settings):
         False,
         description="whether the port may be reached from other machines without TLS, e.g. behind a proxy that has it",
     )
+    rate: float = Field(
+        100.0,
+        gt=0,
+        description="requests per second that one client may send in the long run; three times as many at once",
+    )
     metrics: Literal["login", "open"] = Field(
         "login", description="whether /metrics wants a login or token where the port is reached from other machines"
     )

@@ -49,17 +49,26 @@ def _kept_spool(process: "Process", folder: Path) -> Iterator[Spool]:
             spool.close()
 
 
-@contextlib.contextmanager
-def _spool(process: "Process", name: str) -> Iterator[Spool]:
+def see(process: "Process", name: str) -> None:
+    """See that there is a spool of this name.
+
+    Raises:
+        NoSuchSpoolError: There is none.
+    """
     folders = kept_folders(process)
-    if name in process.spools:
-        yield process.spools[name]
-    elif name in folders:
-        with _kept_spool(process, folders[name]) as spool:
-            yield spool
-    else:
+    if name not in process.spools and name not in folders:
         there = ", ".join([*process.spools, *folders]) or "none"
         raise NoSuchSpoolError(f"there is no spool `{name}`; there are {there}")
+
+
+@contextlib.contextmanager
+def _spool(process: "Process", name: str) -> Iterator[Spool]:
+    see(process, name)
+    if name in process.spools:
+        yield process.spools[name]
+    else:
+        with _kept_spool(process, kept_folders(process)[name]) as spool:
+            yield spool
 
 
 def _line(spool: Spool, state: str) -> dict[str, Any]:

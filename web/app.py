@@ -108,13 +108,43 @@ def described(app: FastAPI) -> dict[str, Any]:
         for method in _METHODS:
             if method in item:
                 _describe(item[method], method, path)
+    _link(found.get("paths", {}))
     return found
+
+
+# What is made under a name can be asked for under it.
+_LINKS: Final = {
+    "POST /api/users": (("PUT /api/users/{name}", "DELETE /api/users/{name}"), "name", "$request.body#/name"),
+    "POST /api/tokens": (("DELETE /api/tokens/{token_id}",), "token_id", "$response.body#/id"),
+    "POST /api/sources": (
+        ("GET /api/sources/{name}", "PUT /api/sources/{name}", "DELETE /api/sources/{name}"),
+        "name",
+        "$request.body#/name",
+    ),
+    "POST /api/targets": (
+        ("GET /api/targets/{name}", "PUT /api/targets/{name}", "DELETE /api/targets/{name}"),
+        "name",
+        "$request.body#/name",
+    ),
+}
+
+
+def _link(paths: dict[str, Any]) -> None:
+    for made, (operations, parameter, value) in _LINKS.items():
+        method, path = made.split(" ")
+        for other in operations:
+            to, there = other.split(" ")
+            if path in paths and there in paths:
+                links = paths[path][method.lower()]["responses"]["201"].setdefault("links", {})
+                target = paths[there][to.lower()]["operationId"]
+                links[target] = {"operationId": target, "parameters": {parameter: value}}
 
 
 def _describe(operation: dict[str, Any], method: str, path: str) -> None:
     need = need_of(method.upper(), path) or "admin"
     operation["x-role"] = need
-    operation["security"] = [] if need == "open" else [{"token": []}, {"login": []}]
+    ways: list[dict[str, list[str]]] = [{"token": []}, {"login": []}]
+    operation["security"] = [] if need == "open" else [{}, *ways] if need == "metrics" else ways
     statuses = {400, 421, 422, 429, 500, 503}
     if need != "open":
         statuses |= {401, 403}

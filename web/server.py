@@ -35,7 +35,7 @@ class Port:
     """
 
     def __init__(self, process: "Process", limits: Limits | None = None) -> None:
-        self._process, self._limits = process, limits or Limits()
+        self._process, self._limits = process, limits or Limits.of(process.config.web)
         self._server: uvicorn.Server | None = None
         self._tls: ssl.SSLContext | None = None
         self.opened = threading.Event()  # set too when it cannot be opened

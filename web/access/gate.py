@@ -56,7 +56,7 @@ class Gate:
     """
 
     def __init__(self, config: Configuration, limits: Limits | None = None) -> None:
-        self.config, self.limits = config, limits or Limits()
+        self.config, self.limits = config, limits or Limits.of(config.web)
         self.accounts = Accounts(config.directory)
         self.sessions = Sessions()
         self.throttle = LoginThrottle()

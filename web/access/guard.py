@@ -65,6 +65,10 @@ class Doors:
             for method in sorted(route.methods or ())
         ]
 
+    def methods(self, path: str) -> list[str]:
+        """What may be asked of a path."""
+        return sorted({method for route in self._routes if route.pattern.match(path) for method in route.methods})
+
     def need(self, method: str, path: str) -> tuple[Need, str]:
         """What a request asks for, and the route's path; a page that is no route of the API is open.
 
@@ -250,7 +254,11 @@ class _Request:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._looked = asyncio.get_running_loop().time()
-            message = {**message, "headers": [*message.get("headers", ()), *self._added(message.get("headers", ()))]}
+            headers = list(message.get("headers", ()))
+            if self._status == 405:  # the app knows of one route of several
+                allowed = ", ".join(self._guard.doors.methods(self._path)).encode()
+                headers = [*(pair for pair in headers if pair[0].lower() != b"allow"), (b"allow", allowed)]
+            message = {**message, "headers": [*headers, *self._added(headers)]}
         elif message.get("more_body") and self._caller is not None:
             now = asyncio.get_running_loop().time()
             if now - self._looked > _LOOK_AGAIN:
@@ -281,7 +289,7 @@ class _Request:
 
     async def _note(self) -> None:
         """Audit what was to change something, and what was refused to somebody who is known."""
-        if self._method in _SAFE and self._route not in AUDITED:
+        if (self._method in _SAFE and self._route not in AUDITED) or self._route in ONLY_LOOK:
             return
         state = self._scope.get("state", {})
         who = self._caller.name if self._caller is not None else state.get("tried", "nobody")
@@ -301,6 +309,9 @@ class _Request:
 
 
 AUDITED: Final = ("/api/support-bundle", "/api/config", "/api/session/oidc/callback")  # although they only look
+
+
+ONLY_LOOK: Final = ("/api/explain", "/api/config/plan", "/api/rules/test")  # although they are posted
 
 
 def audit_more(state: Any, **more: object) -> None:

@@ -5,7 +5,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
+
+from config.models import WebSection
 
 _MOST_KEYS: Final = 10_000
 
@@ -31,6 +33,11 @@ class Limits:
     at_once: int = 16
     rate: float = 100.0
     burst: float = 300.0
+
+    @classmethod
+    def of(cls, web: WebSection) -> Self:
+        """What the configuration says."""
+        return cls(rate=web.rate, burst=3 * web.rate)
 
 
 class Rates:

@@ -82,7 +82,7 @@ class Rollback(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     gateway: str = Field("", description="name of the gateway that is meant; empty for the one that answers")
-    number: int = Field(ge=1, le=999_999)
+    number: int = Field(ge=1, le=999_999, strict=True)
 
 
 def configuration_router(gateway: Changeable) -> APIRouter:

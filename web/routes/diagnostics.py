@@ -36,7 +36,7 @@ class Event(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    number: int
+    seq: int = Field(description="counts from 1 at the gateway's start")
     event: str
     level: str
     timestamp: str
@@ -132,7 +132,7 @@ def _events(after: int, level: str) -> list[Event]:
                 key: value if isinstance(value, int | float | bool | None) else str(value)
                 for key, value in event.items()
             }
-            kept = {"event": "", "level": said, "timestamp": "", **kept, "number": number}
+            kept = {"event": "", "level": said, "timestamp": "", **kept, "seq": number}
             found.append(Event(**_sound(kept)))
     return found
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from connectors.dry_run import Captured, CapturedError, Message, Registers, Sample, Table
 from flows.explain import explain, plain, sources_of
@@ -37,8 +37,8 @@ class CapturedMessage(BaseModel):
     payload: Annotated[str, Field(max_length=500_000)] = Field(
         description="the payload as text, or base64 of its bytes"
     )
-    base64: bool = Field(False, description="whether `payload` is base64")
-    retained: bool = False
+    base64: StrictBool = Field(False, description="whether `payload` is base64")
+    retained: StrictBool = False
 
 
 class CapturedRegisters(BaseModel):
@@ -46,10 +46,10 @@ class CapturedRegisters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    first: int = Field(ge=0, le=65_535, description="the first address")
-    words: list[Annotated[int, Field(ge=0, le=65_535)]] = Field(min_length=1, max_length=2_000)
+    first: int = Field(ge=0, le=65_535, strict=True, description="the first address")
+    words: list[Annotated[int, Field(ge=0, le=65_535, strict=True)]] = Field(min_length=1, max_length=2_000)
     table: Table = "holding"
-    unit_id: int | None = Field(None, ge=0, le=255)
+    unit_id: Annotated[int, Field(ge=0, le=255, strict=True)] | None = None
 
 
 class Question(BaseModel):
@@ -60,7 +60,7 @@ class Question(BaseModel):
     tag: Text | None = Field(None, description="address, name, device/address or path of a tag")
     source: Text = Field("", description="name of the source; needed for what was captured where there are several")
     value: Any = Field(1, description="the tag's value")
-    quality: str | int = Field("", description="its quality in words, or as the protocol's number")
+    quality: str | StrictInt = Field("", description="its quality in words, or as the protocol's number")
     time: datetime | None = Field(None, description="when it was measured; null where the device does not say")
     message: CapturedMessage | None = None
     before: list[CapturedMessage] = Field([], max_length=50, description="messages that came before")

@@ -5,24 +5,50 @@ another gateway.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, Depends
+from fastapi import Query as Said
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from delivery.letter import Selection
 from flows import letters
+from web.errors import ApiError
 
 if TYPE_CHECKING:
     from flows.process import Process
 
+JSON_LINES: Final = "application/x-ndjson"
+EXPORTED: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {JSON_LINES: {"schema": {"type": "string"}}}}}
+OTHERS: Final[dict[int | str, dict[str, Any]]] = {409: {"description": "this is another gateway"}}
+_LONGEST_PAGE: Final = 500
+_MOST: Final = 2**53
 
-@dataclass(frozen=True, slots=True)
-class Order(Selection):
+Number = Annotated[int, Field(ge=0, le=_MOST, strict=True)]
+Text = Annotated[str, Field(max_length=2_000)]
+
+
+class JsonLines(StreamingResponse):
+    """A JSON object a line."""
+
+    media_type = JSON_LINES
+
+
+class Order(BaseModel):
     """What is to be done with dead letters, and whose they are."""
 
-    gateway: str = ""
+    model_config = ConfigDict(extra="forbid")
+
+    gateway: Text = Field("", description="name of the gateway that is meant")
+    target: Text | None = None
+    source: Text | None = None
+    reason: Text | None = None
+    since: Annotated[float, Field(strict=True)] | None = Field(None, description="seconds since 1970")
+    until: Annotated[float, Field(strict=True)] | None = Field(None, description="seconds since 1970")
+    number: Number | None = None
+    limit: Number | None = None
 
 
 def _selection(
@@ -31,8 +57,8 @@ def _selection(
     reason: str | None = None,
     since: float | None = None,
     until: float | None = None,
-    number: int | None = None,
-    limit: int | None = None,
+    number: Annotated[int | None, Said(ge=0, le=_MOST)] = None,
+    limit: Annotated[int | None, Said(ge=0, le=_MOST)] = None,
 ) -> Selection:
     return Selection(target, source, reason, since, until, number, limit)
 
@@ -50,27 +76,31 @@ def letters_router(process: "Process") -> APIRouter:
 
     @router.get("/each")
     def each(query: Query) -> dict[str, Any]:
-        """Single readings."""
-        return {"gateway": gateway, **letters.each(process, query)}
+        """Single readings, 500 at most; the export has all."""
+        if query.limit is not None and query.limit > _LONGEST_PAGE:
+            raise ApiError(
+                422, f"a page has {_LONGEST_PAGE} at most; the export has all", [("/query/limit", "too many")]
+            )
+        page = query if query.limit is not None else replace(query, limit=_LONGEST_PAGE)
+        return {"gateway": gateway, **letters.each(process, page)}
 
-    @router.get("/export")
-    def export(query: Query) -> StreamingResponse:
+    @router.get("/export", response_class=JsonLines, responses=EXPORTED)
+    def export(query: Query) -> JsonLines:
         """JSON lines."""
-        lines = letters.export(process, query)
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+        return JsonLines(letters.export(process, query))
 
     def done(order: Order, act: "Callable[[Process, Selection], dict[str, Any]]") -> dict[str, Any]:
-        wanted = asdict(order)
+        wanted = order.model_dump()
         if wanted.pop("gateway") != gateway:
-            raise HTTPException(409, f"this is gateway `{gateway}`; name it to change something")
+            raise ApiError(409, f"this is gateway `{gateway}`; name it to change something")
         return {"gateway": gateway, **act(process, Selection(**wanted))}
 
-    @router.post("/replay")
+    @router.post("/replay", responses=OTHERS)
     def replay(order: Order) -> dict[str, Any]:
         """Send dead letters again."""
         return done(order, letters.send_again)
 
-    @router.post("/purge")
+    @router.post("/purge", responses=OTHERS)
     def purge(order: Order) -> dict[str, Any]:
         """Delete dead letters."""
         return done(order, letters.purge)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import yaml
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Body, Path, Request
 from pydantic import BaseModel, Field
 
 from config import edit
@@ -33,6 +33,15 @@ Plain = dict[str, Any]
 _TEST: Final = 10.0  # seconds that a test may take
 _FIRST: Final = 3.0  # seconds after the first reading in which others are waited for
 _SHOWN: Final = 100
+
+
+_EXAMPLE: Final = {
+    "name": "press4",
+    "protocol": "modbus",
+    "endpoint": "tcp://127.0.0.1:502",
+    "registers": [{"tag": "pressure", "address": 100, "type": "float32", "unit": "bar"}],
+}
+Given = Annotated[Plain, Body(examples=[_EXAMPLE])]
 
 
 class Read(Changeable):
@@ -111,7 +120,7 @@ def sources_router(gateway: Any) -> APIRouter:
         return Sources(gateway=gateway.config.gateway, sources=listed())
 
     @router.post("/api/sources", status_code=201, responses=_CHANGES)
-    def add(source: Plain, request: Request) -> AppliedChange:
+    def add(source: Given, request: Request) -> AppliedChange:
         """Add a source, as it would stand in YAML; it is read from now on."""
         name = str(source.get("name", ""))
         audit_more(request.state, source=name)
@@ -120,7 +129,7 @@ def sources_router(gateway: Any) -> APIRouter:
         return edited(desk_of(gateway), lambda files: edit.put_source(files, None, source))
 
     @router.post("/api/sources/test", responses=_CHANGES)
-    def test(source: Plain, caller: MaybeCaller, request: Request) -> TestAnswer:
+    def test(source: Given, caller: MaybeCaller, request: Request) -> TestAnswer:
         """Connect, read for a moment, and say what came. Nothing is stored, delivered or written to the device."""
         audit_more(request.state, source=str(source.get("name", "")))
         wanted, config = trial_of(gateway, source, caller)
@@ -135,7 +144,7 @@ def sources_router(gateway: Any) -> APIRouter:
         return found
 
     @router.put("/api/sources/{name}", responses=_CHANGES)
-    def change(name: Name, source: Plain) -> AppliedChange:
+    def change(name: Name, source: Given) -> AppliedChange:
         """Give a source other settings. A secret that is sent as ******** stays as it is."""
         if name not in {one.name for one in listed()}:
             raise _unknown(name)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import pyarrow as pa
 import yaml
 from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from config import edit
 from config.loader import load
-from config.models import NAME_PATTERN, RuleSection, Target
+from config.models import NAME_PATTERN, Target
 from config.reference import choices
 from config.shown import plain, with_logins, without_logins
 from flows.doctor import examine_target
@@ -66,7 +66,10 @@ class Targets(BaseModel):
 class NewTarget(BaseModel):
     """A target to be added."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "archive", "config": {"type": "file", "endpoint": "data/archive"}}]},
+    )
 
     name: str = Field(pattern=NAME_PATTERN)
     config: Plain = Field(description="as it would stand in YAML under its name")
@@ -75,7 +78,7 @@ class NewTarget(BaseModel):
 class TryTarget(NewTarget):
     """A target to be tried."""
 
-    write: bool = Field(False, description="whether one test record is written, of the source `bifrost-doctor`")
+    write: StrictBool = Field(False, description="whether one test record is written, of the source `bifrost-doctor`")
 
 
 class TargetTest(BaseModel):
@@ -93,12 +96,25 @@ class Rules(BaseModel):
     rules: list[Plain]
 
 
+class WantedRule(BaseModel):
+    """A routing rule."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(max_length=255)
+    condition: str = Field(
+        max_length=10_000, description="SQL boolean expression over the columns of a reading, or name=value"
+    )
+    connectors: list[str] = Field(min_length=1, max_length=100, description="targets that get the readings that match")
+    priority: int = Field(0, ge=-(2**31), lt=2**31, strict=True, description="larger is more urgent")
+
+
 class WantedRules(BaseModel):
     """The routing rules as they should be."""
 
     model_config = ConfigDict(extra="forbid")
 
-    rules: list[RuleSection] = Field(max_length=500)
+    rules: list[WantedRule] = Field(max_length=500)
 
 
 class RuleMatches(BaseModel):

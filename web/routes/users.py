@@ -29,7 +29,10 @@ class User(BaseModel):
 class NewUser(BaseModel):
     """A user to be made."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "olga", "password": "three plain words", "role": "operator"}]},
+    )
 
     name: Name
     password: str = Field(max_length=256, description=f"at least {LEAST} characters")
@@ -58,11 +61,15 @@ class Token(BaseModel):
 class NewToken(BaseModel):
     """An API token to be made."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "scada", "role": "viewer", "days": 365}]}
+    )
 
     name: Name
     role: Role = "viewer"
-    days: int | None = Field(90, ge=1, le=3650, description="days until it is worth nothing; null for never")
+    days: Annotated[int, Field(ge=1, le=3650, strict=True)] | None = Field(
+        90, description="days until it is worth nothing; null for never"
+    )
 
 
 class TokenText(Token):
