@@ -1,5 +1,6 @@
 """Whatever is asked, and in whatever order: no answer is a mistake of the gateway, and each is as the OpenAPI says."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -30,7 +31,8 @@ async def test_any_request_to_a_running_gateway_is_answered_as_documented(tmp_pa
         await until(ready, config)
         assert Client(port).get("/livez").status == 200
         before = {path for path in tmp_path.parent.rglob("*") if not path.is_relative_to(tmp_path)}
-        shown = subprocess.run(
+        shown = await asyncio.to_thread(
+            subprocess.run,
             [
                 Path(sys.executable).parent / "st",
                 "run",

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import yaml
 from fastapi import APIRouter, Body, Path, Request
 from pydantic import BaseModel, Field
+from typing_extensions import override
 
 from config import edit
 from config.loader import load
 from config.models import Source
 from config.reference import choices
 from config.shown import MASK, plain, with_logins, without_logins
-from connectors.contract import Checks, Context
+from connectors.contract import Checks, Context, SourceState
 from flows.trial import Trial, read_for
 from web.access.callers import MaybeCaller
 from web.access.gate import Caller
@@ -32,6 +33,7 @@ Name = Annotated[str, Path(max_length=63)]
 Plain = dict[str, Any]
 _TEST: Final = 10.0  # seconds that a test may take
 _FIRST: Final = 3.0  # seconds after the first reading in which others are waited for
+_LET_GO: Final = 2.0  # seconds that a device may take to let the reader go
 _SHOWN: Final = 100
 
 
@@ -39,7 +41,7 @@ _EXAMPLE: Final = {
     "name": "press4",
     "protocol": "modbus",
     "endpoint": "tcp://127.0.0.1:502",
-    "registers": [{"tag": "pressure", "address": 100, "type": "float32", "unit": "bar"}],
+    "registers": [{"name": "pressure", "address": 100, "type": "float32", "unit": "bar"}],
 }
 Given = Annotated[Plain, Body(examples=[_EXAMPLE])]
 
@@ -250,10 +252,20 @@ def refuse_secrets(wanted: Plain, caller: Caller | None) -> None:
         )
 
 
+class _Trial(Trial):
+    """Knows also why a device is not reached."""
+
+    down = ""
+
+    @override
+    def state(self, state: SourceState, detail: str = "") -> None:
+        self.down = (detail or "it is not reached") if state is SourceState.DOWN else ""
+
+
 async def _tested(source: "SourceConfig", config: "Configuration") -> TestAnswer:
     began = time.monotonic()
     findings: list[Plain] = []
-    trial = Trial()
+    trial = _Trial()
     error = ""
     try:
         async with asyncio.timeout(_TEST):
@@ -281,7 +293,7 @@ async def _tested(source: "SourceConfig", config: "Configuration") -> TestAnswer
     )
 
 
-async def _until_read(trial: Trial, reading: Any) -> str:
+async def _until_read(trial: _Trial, reading: Any) -> str:
     """Read until something came, and a little longer for what comes with it; why it ended early."""
     task = asyncio.create_task(reading)
     first: float | None = None
@@ -289,8 +301,8 @@ async def _until_read(trial: Trial, reading: Any) -> str:
         await asyncio.wait([task], timeout=0.1)
         if trial.count and first is None:
             first = time.monotonic()
-        if first is not None and time.monotonic() - first > _FIRST:
+        if trial.down or (first is not None and time.monotonic() - first > _FIRST):
             task.cancel()
-            await asyncio.wait([task])
-            return ""
+            await asyncio.wait([task], timeout=_LET_GO)
+            return "" if trial.count else trial.down
     return "" if trial.count else str(task.result())
