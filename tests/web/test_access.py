@@ -16,8 +16,6 @@ from tests.web.served import PASSWORD, PLENTY, Served, served
 from web.access.accounts import Accounts, utc_now
 from web.access.limits import LoginThrottle
 from web.access.roles import MATRIX, ROLES, allows, need_of
-from web.app import api
-from web.routes.every import every_router
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +27,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def routes(gateway: Served) -> list[tuple[str, str]]:
     """Every route of the OpenAPI, with something in place of each name."""
-    found = api(every_router(gateway.process)).openapi()
+    found = gateway.cli().get("/openapi.json").json
     return [(method.upper(), path) for path, item in found["paths"].items() for method in item]
 
 
