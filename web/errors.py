@@ -97,6 +97,10 @@ def install(app: FastAPI) -> None:
     async def _no_spool(_: Request, error: NoSuchSpoolError) -> JSONResponse:
         return _answer(404, str(error))
 
+    @app.exception_handler(UnicodeEncodeError)
+    async def _no_text(_: Request, error: UnicodeEncodeError) -> JSONResponse:
+        return _answer(422, f"a text has half of a character in it, which cannot be written: {error.reason}")
+
     @app.exception_handler(StoreError)
     async def _store(_: Request, error: StoreError) -> JSONResponse:
         return _answer(503, str(error))

@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +123,12 @@ sources:
 
 
 @contextmanager
-def served(folder: Path, limits: Limits | None = None, more: str = "") -> Iterator[Served]:
+def served(
+    folder: Path,
+    limits: Limits | None = None,
+    more: str = "",
+    ready: Callable[[int], bool] | None = None,
+) -> Iterator[Served]:
     """The stores of a gateway, and its port."""
     port = free_port()
     process = Process(load(write_config(folder, port, more)))
@@ -131,7 +136,7 @@ def served(folder: Path, limits: Limits | None = None, more: str = "") -> Iterat
     server = Port(process, limits)
     server.start()
     try:
-        until(lambda: _listens(port))
+        until(lambda: (ready or _listens)(port))
         yield Served(process, process.config.directory, port)
     finally:
         server.stop()

@@ -65,6 +65,10 @@ def _hash(previous: str, entry: dict[str, Any]) -> str:
     return hashlib.sha256(f"{previous}\n{said}".encode()).hexdigest()
 
 
+def _text(value: object) -> str:
+    return str(value)[:_LONGEST].encode(errors="replace").decode()  # half of a surrogate pair cannot be written
+
+
 def _files(directory: Path) -> list[Path]:
     """All files, the oldest first."""
     older = sorted(directory.glob("audit-*.jsonl"))
@@ -144,16 +148,9 @@ class Audit:
         """
         with self._lock:
             try:
-                entry = self._append(
-                    {
-                        "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                        "who": who[:_LONGEST],
-                        "what": what[:_LONGEST],
-                        "from": origin,
-                        "result": result[:_LONGEST],
-                        **{key: str(value)[:_LONGEST] for key, value in more.items() if value != ""},
-                    }
-                )
+                said = {"who": who, "what": what, "from": origin, "result": result, **more}
+                time = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+                entry = self._append({"time": time} | {key: _text(value) for key, value in said.items() if value != ""})
             except OSError as error:
                 self.missed += 1
                 log.error("the audit has no room for an entry", error=error.strerror, who=who, what=what, result=result)
@@ -171,7 +168,7 @@ class Audit:
                 found = os.fstat(fd)
             entry = {"number": self._number + 1, **said, "previous": self._previous}
             entry["hash"] = _hash(self._previous, entry)
-            line = json.dumps(entry, ensure_ascii=False).encode(errors="replace") + b"\n"
+            line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
             try:
                 if os.write(fd, line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

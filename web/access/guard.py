@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -302,7 +301,7 @@ class _Request:
             if self._status < 500
             else f"failed {self._status}"
         )
-        what = f"{self._method} {unquote(self._path)}"
+        what = f"{self._method} {self._path}"
         await asyncio.to_thread(
             self._gate.audit.note, who, what, self._address, result, utc_now(), **state.get("audit", {})
         )
