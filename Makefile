@@ -37,6 +37,7 @@ check: install ## Format, lint, types, import direction, generated docs
 	$(PY) -m pytest -q tests/test_layout.py
 	$(PY) -m config.reference --check
 	$(PY) -m flows.picture --check
+	$(PY) -m web.reference --check
 	$(PY) -m benchmarks.tables --check
 	$(PY) -m tests.threats --check
 
@@ -45,6 +46,7 @@ format: install ## Format the code and write the generated docs
 	.venv/bin/ruff check --fix .
 	$(PY) -m config.reference
 	$(PY) -m flows.picture
+	$(PY) -m web.reference
 	$(PY) -m benchmarks.tables
 	$(PY) -m tests.threats
 

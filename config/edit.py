@@ -22,6 +22,7 @@ from config.schema import follow
 
 MASKED: Final = "********"
 _CONNECTORS: Final = ("gateway", "cloud", "connectors")
+_DEFAULT: Final = ("gateway", "cloud", "default_connector")
 _NAMES: Final = ("name", "tag", "path", "topic", "node", "address")  # what tells the members of a list apart
 
 _PLAIN: Final = re.compile(
@@ -88,10 +89,16 @@ def remove_source(files: Texts, name: str) -> dict[str, str]:
 
 
 def put_target(files: Texts, name: str, target: Mapping[str, Any]) -> dict[str, str]:
-    """The files with a target as given, which takes the place of one of this name or is added."""
+    """The files with a target as given, which takes the place of one of this name or is added.
+
+    Where a second target is added and nothing says which readings go where, the first one becomes the default.
+    """
     file = _target(files, name)
     if file is None:
-        return _added(files, _CONNECTORS, {name: _made(target)})
+        made = _added(files, _CONNECTORS, {name: _made(target)})
+        there, settled = list(targets(files)), rules(files) or any(_at(_read(t), *_DEFAULT) for t in files.values())
+        # With one target all goes there without a word; a second one must not leave it open where readings go.
+        return made if len(there) != 1 or settled else _added(made, _DEFAULT[:-1], {_DEFAULT[-1]: there[0]})
     return {**files, file: _replaced(files[file], (*_CONNECTORS, name), target)}
 
 

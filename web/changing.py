@@ -1,13 +1,16 @@
 """Changing a gateway's configuration by the API: the desk's answers in the API's words."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, Field
 
+from config import edit
 from config.desk import ConfigDesk, OutdatedError, UnknownNumberError
 from config.edit import EditError
+from config.history import texts_of
 from config.models import Configuration
 from config.shown import told
 from flows.change import ChangeRefusedError
@@ -15,6 +18,9 @@ from web.errors import ApiError
 
 if TYPE_CHECKING:
     from config.desk import Applied
+
+
+Plain = dict[str, Any]
 
 
 class Changeable(Protocol):
@@ -99,4 +105,39 @@ def edited(
     return applied(desk, done)
 
 
-Plain = dict[str, Any]
+class Written:
+    """The sources and targets as they are written, read again only when the files have changed: that takes a while.
+
+    Args:
+        gateway: Whose.
+    """
+
+    def __init__(self, gateway: Changeable) -> None:
+        self._gateway = gateway
+        self._lock = threading.Lock()
+        self._texts: dict[str, str] | None = None
+        self._sources: dict[str, Plain] = {}
+        self._targets: dict[str, Plain] = {}
+
+    def sources(self) -> dict[str, Plain]:
+        """The sources by name; none where the configuration came from no file, or a file is no YAML at the moment."""
+        with self._lock:
+            self._look()
+            return self._sources
+
+    def targets(self) -> dict[str, Plain]:
+        """The targets by name, likewise."""
+        with self._lock:
+            self._look()
+            return self._targets
+
+    def _look(self) -> None:
+        desk = self._gateway.desk
+        texts = {} if desk is None else texts_of(desk.path)
+        if texts == self._texts:
+            return
+        self._texts = texts
+        try:
+            self._sources, self._targets = edit.sources(texts), edit.targets(texts)
+        except edit.EditError:  # somebody is writing them by hand
+            self._sources, self._targets = {}, {}

@@ -165,3 +165,17 @@ def test_whatever_is_put_is_what_stands_there_after(text: str, first: dict[str, 
     assert not problems
     assert values["sources"][-1] == second
     assert edit.sources(edit.remove_source(files, "x")) == before
+
+
+def test_a_second_target_leaves_readings_going_where_they_went() -> None:
+    files = {
+        "gateway.yaml": "gateway:\n  cloud:\n    connectors:\n      first: {type: file, endpoint: /a}  # the one\n"
+    }
+    target = {"type": "file", "endpoint": "/b"}
+    both = edit.put_target(files, "second", target)["gateway.yaml"]
+    assert "default_connector: first" in both
+    assert "# the one" in both
+    assert both.count("default_connector") == 1
+    assert edit.put_target({"gateway.yaml": both}, "third", target)["gateway.yaml"].count("default_connector") == 1
+    routed = files["gateway.yaml"] + "routing_rules:\n  - {name: all, condition: 'value > 0', connectors: [first]}\n"
+    assert "default_connector" not in edit.put_target({"gateway.yaml": routed}, "second", target)["gateway.yaml"]

@@ -307,7 +307,7 @@ class _Request:
         )
 
 
-AUDITED: Final = ("/api/support-bundle", "/api/config", "/api/session/oidc/callback")  # although they only look
+AUDITED: Final = ("/api/support-bundle", "/api/config")  # although they only look
 
 
 ONLY_LOOK: Final = ("/api/explain", "/api/config/plan", "/api/rules/test")  # although they are posted

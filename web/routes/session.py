@@ -51,7 +51,6 @@ class Session(BaseModel):
     user: str | None = None
     role: Role | None = None
     csrf: str | None = Field(None, description="what X-CSRF-Token must say on every request that changes something")
-    oidc: bool = Field(False, description="whether one can log in at an identity provider: GET /api/session/oidc")
 
 
 def session_router() -> APIRouter:

@@ -1,13 +1,14 @@
 """Sources: what each is told and how it stands; adding, changing, removing and testing one."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import yaml
-from fastapi import APIRouter, Body, Path, Request
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Body, Path, Query, Request
+from pydantic import BaseModel, Field, ValidationError
 from typing_extensions import override
 
 from config import edit
@@ -20,7 +21,7 @@ from flows.trial import Trial, read_for
 from web.access.callers import MaybeCaller
 from web.access.gate import Caller
 from web.access.guard import audit_more
-from web.changing import AppliedChange, Changeable, desk_of, edited, worded
+from web.changing import AppliedChange, Changeable, Written, desk_of, edited, worded
 from web.errors import ApiError
 from web.speeds import Speeds
 
@@ -35,6 +36,7 @@ _TEST: Final = 10.0  # seconds that a test may take
 _FIRST: Final = 3.0  # seconds after the first reading in which others are waited for
 _LET_GO: Final = 2.0  # seconds that a device may take to let the reader go
 _SHOWN: Final = 100
+_SHOWN_NODES: Final = 2_000
 
 
 _EXAMPLE: Final = {
@@ -83,6 +85,26 @@ class Schemas(BaseModel):
     by_type: dict[str, Plain]
 
 
+class Node(BaseModel):
+    """What an OPC UA server has below a node."""
+
+    node_id: str = Field(description="node id with the URI of its namespace")
+    name: str
+    kind: Literal["object", "variable"]
+    type: str = Field(description="data type of a variable")
+    unit: str
+    value: Any = Field(description="what it says now; bytes as hexadecimal digits")
+    status: int = Field(description="its status; 0 is good")
+    has_children: bool = Field(description="whether it is worth asking for what is below it")
+
+
+class Nodes(BaseModel):
+    """What an OPC UA server has below a node."""
+
+    nodes: list[Node]
+    truncated: bool = Field(description="whether there is more than is listed")
+
+
 class TestAnswer(BaseModel):
     """What a test of a connection found."""
 
@@ -101,13 +123,12 @@ def sources_router(gateway: Any) -> APIRouter:
         gateway: Whose; see `Read`.
     """
     router = APIRouter(tags=["sources"])
-    speeds = Speeds()
+    speeds, texts = Speeds(), Written(gateway)
 
     def listed() -> list[SourceAnswer]:
         config: Configuration = gateway.config
         running = {source.name: source for source in config.sources}
-        files = None if gateway.desk is None else gateway.desk.current().files
-        written = {} if files is None else _written(files)
+        written = texts.sources()
         names = [*dict.fromkeys([*running, *written])]
         return [_told(name, running.get(name), written.get(name), gateway.intakes.get(name), speeds) for name in names]
 
@@ -136,6 +157,17 @@ def sources_router(gateway: Any) -> APIRouter:
         audit_more(request.state, source=str(source.get("name", "")))
         wanted, config = trial_of(gateway, source, caller)
         return asyncio.run(_tested(wanted, config))
+
+    @router.get("/api/sources/browse", responses=_BROWSES)
+    def browse(
+        source: Annotated[str, Query(max_length=63, description="name of an OPC UA source")],
+        node: Annotated[str, Query(max_length=1_000, description="node id to look below")] = "i=85",
+    ) -> Nodes:
+        """What an OPC UA server has below a node, with values. Reads only."""
+        found = next((one for one in gateway.config.sources if one.name == source), None)
+        if found is None or found.protocol != "opcua":
+            raise ApiError(404, f"there is no OPC UA source `{source}`")
+        return asyncio.run(_browsed(found, gateway.config, node))
 
     @router.get("/api/sources/{name}")
     def one(name: Name) -> SourceAnswer:
@@ -167,6 +199,53 @@ _CHANGES: Final[dict[int | str, dict[str, Any]]] = {
         "description": "the name is taken, the files have changed meanwhile, or it cannot be done while the gateway runs"
     }
 }
+
+
+_BROWSES: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"description": "there is no such OPC UA source"},
+    502: {"description": "the server cannot be used"},
+}
+
+
+async def _browsed(source: Any, config: "Configuration", node: str) -> Nodes:
+    from connectors.sources.opcua import BrowseConfig
+    from connectors.sources.opcua.look import UnusableServerError, look
+
+    try:
+        wanted = BrowseConfig(roots=[node], include=["*"], max_depth=1, max_nodes=_SHOWN_NODES)
+        async with asyncio.timeout(_TEST):
+            found = await look(source, Context(config.gateway, config.directory / "sources" / source.name), wanted)
+    except ValidationError as error:
+        raise ApiError(422, f"`{node}` is no node id", [("/query/node", "is no node id")]) from error
+    except UnusableServerError as error:
+        raise ApiError(502, str(error)) from error
+    except TimeoutError as error:
+        raise ApiError(502, f"{source.endpoint}: no answer in {_TEST:g} s") from error
+    objects = [
+        Node(node_id=place, name=name, kind="object", type="", unit="", value=None, status=0, has_children=True)
+        for name, place in sorted(found.folders.items())
+        if "/" not in name
+    ]
+    variables = [
+        Node(
+            node_id=seen.address,
+            name=seen.path,
+            kind="variable",
+            type=seen.type,
+            unit=seen.tag.unit,
+            value=_jsonable(seen.value),
+            status=seen.status,
+            has_children=False,
+        )
+        for seen in found.variables
+    ]
+    return Nodes(nodes=[*objects, *variables], truncated=found.truncated)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unknown(name: str) -> ApiError:

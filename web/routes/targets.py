@@ -21,7 +21,7 @@ from flows.doctor import examine_target
 from normalization.rules import Router, Rule, RuleError
 from web.access.callers import MaybeCaller
 from web.access.guard import audit_more
-from web.changing import AppliedChange, desk_of, edited, worded
+from web.changing import AppliedChange, Written, desk_of, edited, worded
 from web.errors import ApiError
 from web.routes.sources import Schemas, refuse_secrets
 from web.speeds import Speeds
@@ -150,12 +150,11 @@ def targets_router(gateway: Any, recent: Callable[[], Sequence[pa.RecordBatch]] 
         recent: Readings that came lately, normalized, which rules are tried on.
     """
     router = APIRouter(tags=["targets"])
-    speeds = Speeds()
+    speeds, texts = Speeds(), Written(gateway)
 
     def listed() -> list[TargetAnswer]:
         config: Configuration = gateway.config
-        files = None if gateway.desk is None else gateway.desk.current().files
-        looks = _Looks(config.targets, {} if files is None else _written(files), gateway.forwarders, speeds)
+        looks = _Looks(config.targets, texts.targets(), gateway.forwarders, speeds)
         return [_told(name, looks) for name in dict.fromkeys([*looks.running, *looks.written])]
 
     def see(name: str) -> None:
