@@ -8,6 +8,7 @@ searched for the canaries, also in base64 and escaped for URLs.
 import asyncio
 import base64
 import datetime
+import io
 import json
 import re
 import signal
@@ -18,6 +19,7 @@ import typing
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,17 +33,18 @@ from pydantic import BaseModel, SecretStr
 from typer.testing import CliRunner
 
 from bifrost.cli import app
-from bifrost.doctor import test_record as record
 from config import models, vault
 from config.loader import load
 from config.models import ConfigFile, Configuration
 from config.secrets import SecretStore
 from connectors.contract import Context
+from flows.doctor import test_record as record
 from tests.certificates import Authority
 from tests.mosquitto_broker import Broker
 from tests.orphans import Server
 from tests.ports import free_port
 from tests.vault_server import ROOT_TOKEN, VaultServer
+from web.access.cli_token import cli_token
 
 pytestmark = [pytest.mark.threat(21), pytest.mark.timeout(180)]
 
@@ -148,7 +151,8 @@ def written(folder: Path, canaries: Canaries, broker: int, port: int) -> dict[st
     return {
         "gateway": {
             "name": "canaries", "directory": str(folder / "data"), "port": port, "log_level": "debug",
-            "report_interval": "500ms", "cloud": {"default_connector": "mqtt", "connectors": connectors},
+            "report_interval": "500ms", "traces": {"endpoint": f"http://{NOBODY}", "headers": {"Authorization": name("traces")}},
+            "cloud": {"default_connector": "mqtt", "connectors": connectors},
         },
         "sources": [
             {"name": "broker", "protocol": "mqtt", "endpoint": f"mqtt://127.0.0.1:{broker}", "username": "u",
@@ -247,7 +251,7 @@ def test_every_secret_field_has_a_canary_and_no_configuration_shows_one(
     known = {"ConfigFile", *(source.__name__ for source in typing.get_args(typing.get_args(models.Source)[0]))}
     fields = set(secret_fields(ConfigFile, set()))
     assert len(fields) >= 18, fields
-    found = list(secrets_set([*config.sources, *config.targets.values()]))
+    found = list(secrets_set([*config.sources, *config.targets.values(), config.traces]))
     section = {("ZeroBusSection", "client_secret")}  # makes targets that hold it
     assert fields - section == {(model, name) for model, name, _ in found} - section, known
     assert {text for _, _, text in found} >= set(canaries.values)
@@ -313,6 +317,15 @@ async def test_no_traceback_of_a_source_or_target_that_fails_shows_a_canary(
 
 # ---------------------------------------------------------------------- a gateway that runs
 
+
+def text_of(data: bytes) -> str:
+    """All that bytes hold, also what is packed in them."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            return "\n".join(f"{name}\n{text_of(packed.read(name))}" for name in packed.namelist())
+    return data.decode("utf-8", "replace")
+
+
 VERBS = (
     ["config", "show"], ["config", "show", "--json"], ["config", "history"], ["config", "plan"], ["check"], ["status"],
     ["ledger"], ["dlq", "list"], ["spool", "ls"], ["certs", "list"], ["secrets", "list"], ["doctor"],
@@ -332,14 +345,13 @@ async def test_no_place_that_people_or_programs_look_at_shows_a_canary(
         log = tmp_path / "log"
 
         def get(where: str) -> str:
-            token = tmp_path / "data" / "cli-token"
-            headers = {"authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+            headers = {"authorization": f"Bearer {cli_token(tmp_path / 'data')}"}
             request = urllib.request.Request(f"http://127.0.0.1:{port}{where}", headers=headers)
             try:
-                with urllib.request.urlopen(request, timeout=20) as answer:
-                    return str(answer.read().decode())
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return text_of(answer.read())
             except urllib.error.HTTPError as error:
-                return error.read().decode()
+                return text_of(error.read())
 
         def tried() -> bool:
             try:

@@ -6,7 +6,7 @@ a file; that holds for connectors of other packages too.
 
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -125,9 +125,10 @@ def materials(config: Configuration) -> list[Material]:
             found.append(Material("source", source.name, _MADE_BY_ITSELF, "own", own / "certificate.der"))
     for name, target in config.targets.items():
         found += _of(target, "target", name, "")
-    web = getattr(config, "web", None)
-    if isinstance(web, BaseModel):
-        found += _of(web, "gateway", config.gateway, "web_ui.")
+    for part in fields(config):
+        value = getattr(config, part.name)
+        if isinstance(value, BaseModel):
+            found += _of(value, "gateway", config.gateway, f"{part.name}.")
     return found
 
 

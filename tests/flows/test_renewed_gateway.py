@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import api
 from tests.certificates import Authority
 from tests.mosquitto_broker import Broker
 from tests.ports import free_port
@@ -110,8 +110,7 @@ async def test_a_renewed_authority_and_client_certificate_count_without_a_restar
     config = configuration(tmp_path, authority, broker.port, plain, port)
 
     def get(path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return str(answer.read().decode())
+        return api.get(port, path, tmp_path / "data")
 
     def sources() -> dict[str, dict[str, object]]:
         try:
@@ -173,7 +172,7 @@ async def test_a_renewed_authority_and_client_certificate_count_without_a_restar
             tried = {
                 line.split()[0]: float(line.split()[1]) for line in metrics if "connection_attempts_total{" in line
             }
-            assert tried == {
+            assert {name: times for name, times in tried.items() if times} == {
                 'bifrost_cloud_connection_attempts_total{connector="copied",result="ok"}': 2,
                 'bifrost_cloud_connection_attempts_total{connector="held",result="ok"}': 1,
             }

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import uvicorn
-from fastapi import FastAPI
 
 from config.models import Configuration
 from connectors.sources.opcua import OpcUaConfig
+from web.app import api
 from web.routes.certificates import certificates_router
 
 
@@ -26,8 +26,7 @@ class Port:
     def __init__(self, folder: Path) -> None:
         press = OpcUaConfig.model_validate({"name": "press", "endpoint": "opc.tcp://127.0.0.1:1"})
         self.config = replace(Configuration("hall", folder / "data"), sources=(press,))
-        app = FastAPI()
-        app.include_router(certificates_router(lambda: self.config))
+        app = api([certificates_router(lambda: self.config)])
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         listening = socket.create_server(("127.0.0.1", 0))
         self._port = listening.getsockname()[1]

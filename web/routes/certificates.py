@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -22,6 +22,8 @@ from config.certificates import (
 )
 from config.certificates.forms import KeyKind, Kind
 from config.models import Configuration
+from web.access.guard import audit_more
+from web.errors import ApiError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="what its files are called")]
 Host = Annotated[str, Field(min_length=1, max_length=253)]
@@ -140,20 +142,20 @@ def _told() -> Iterator[None]:
     try:
         yield
     except NoSuchCertificateError as error:
-        raise HTTPException(404, str(error)) from error
+        raise ApiError(404, str(error)) from error
     except AmbiguousCertificateError as error:
-        raise HTTPException(409, str(error)) from error
+        raise ApiError(409, str(error)) from error
     except CertificatesError as error:
-        raise HTTPException(422, str(error)) from error
+        raise ApiError(422, str(error)) from error
     except OSError as error:
-        raise HTTPException(503, f"{error.filename}: {error.strerror}") from error
+        raise ApiError(503, f"{error.filename}: {error.strerror}") from error
 
 
 def _bytes(text: str, what: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise HTTPException(422, f"{what} is not base64") from None
+        raise ApiError(422, f"{what} is not base64", [(f"/body/{what}", "write the file in base64")]) from None
 
 
 def certificates_router(config: Callable[[], Configuration]) -> APIRouter:
@@ -169,7 +171,8 @@ def certificates_router(config: Callable[[], Configuration]) -> APIRouter:
         409: {"description": "several are meant, or it is taken or in use"},
     }
 
-    def made(order: _Order, kind: Kind, **more: Any) -> dict[str, Any]:
+    def made(request: Request, order: _Order, kind: Kind, **more: Any) -> dict[str, Any]:
+        audit_more(request.state, name=order.name)
         given = Wanted(
             kind,
             order.common_name or order.name,
@@ -188,28 +191,29 @@ def certificates_router(config: Callable[[], Configuration]) -> APIRouter:
             return Certificates.model_validate({"gateway": config().gateway, **desk.listed()})
 
     @router.post("/ca", status_code=201, responses=taken)
-    def authority(order: NewAuthority) -> Made:
+    def authority(order: NewAuthority, request: Request) -> Made:
         """Make an authority."""
-        return Made.model_validate(made(order, "ca"))
+        return Made.model_validate(made(request, order, "ca"))
 
     @router.post("/server", status_code=201, responses=taken)
-    def server(order: NewCertificate) -> Made:
+    def server(order: NewCertificate, request: Request) -> Made:
         """Make a server's certificate."""
-        return Made.model_validate(made(order, "server", by=order.by))
+        return Made.model_validate(made(request, order, "server", by=order.by))
 
     @router.post("/client", status_code=201, responses=taken)
-    def client(order: NewCertificate) -> Made:
+    def client(order: NewCertificate, request: Request) -> Made:
         """Make a client's certificate."""
-        return Made.model_validate(made(order, "client", by=order.by))
+        return Made.model_validate(made(request, order, "client", by=order.by))
 
     @router.post("/application", status_code=201, responses=taken)
-    def application(order: NewApplication) -> Made:
+    def application(order: NewApplication, request: Request) -> Made:
         """Make an OPC UA application's certificate."""
-        return Made.model_validate(made(order, "application", by=order.by, source=order.source))
+        return Made.model_validate(made(request, order, "application", by=order.by, source=order.source))
 
     @router.post("/import", status_code=201, responses=taken)
-    def keep(order: Import) -> Made:
+    def keep(order: Import, request: Request) -> Made:
         """Keep certificates from elsewhere, with their key."""
+        audit_more(request.state, name=order.name, source=order.source or "")
         key = _bytes(order.key.get_secret_value(), "key") if order.key is not None else None
         password = order.password.get_secret_value() if order.password is not None else None
         with _told():
