@@ -1,4 +1,4 @@
-"""The tables of figures in README.md, docs/figures.md, docs/faults.md, docs/interop.md and docs/targets.md, made from docs/evidence.
+"""The tables of figures in README.md, docs/figures.md, docs/faults.md, docs/interop.md, docs/performance.md and docs/targets.md, made from docs/evidence.
 
 python -m benchmarks.tables [--check]
 """
@@ -6,6 +6,7 @@ python -m benchmarks.tables [--check]
 import argparse
 import json
 import operator
+import re
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -433,6 +434,21 @@ def readme(text: str, bench: Evidence, kill: Evidence) -> str:
     return f"{head}{_BEGIN}{table}{_END}{tail}"
 
 
+_FIGURE: Final = re.compile(r"<!--(\w+):([\w.]+)-->.*?<!---->")
+
+
+def filled(text: str, evidence: Mapping[str, Evidence]) -> str:
+    """A text in which each ``<!--file:place-->figure<!---->`` has the figure that the evidence has there now."""
+
+    def figure(found: re.Match[str]) -> str:
+        value: Any = evidence[found[1]]
+        for step in found[2].split("."):
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        return f"<!--{found[1]}:{found[2]}-->{value:,}<!---->"
+
+    return _FIGURE.sub(figure, text)
+
+
 def files(root: Path) -> dict[Path, str]:
     """What is generated, by file."""
     bench, kill, dead, chaos, soak = (
@@ -440,7 +456,9 @@ def files(root: Path) -> dict[Path, str]:
         for name in ("bench", "kill", "dead_target", "chaos", "soak")
     )
     target = root / "README.md"
+    tuning = ROOT / "docs" / "performance.md"
     return {
+        root / "docs" / "performance.md": filled(tuning.read_text(encoding="utf-8"), {"bench": bench, "soak": soak}),
         target: readme(target.read_text(encoding="utf-8"), bench, kill),
         root / "docs" / "figures.md": page(bench, kill, dead),
         root / "docs" / "faults.md": faults(chaos, soak),
