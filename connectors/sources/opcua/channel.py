@@ -122,6 +122,8 @@ class Channel(UASocketProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(ConnectionError(self.failure) if self.failure else exc)
+        self.receive_buffer = None
+        self._connection._drop_incoming_parts()  # noqa: SLF001 - what a limit has cut off would stay until it is collected
 
     def _take_plain(self, data: bytes) -> int:
         """Take the messages that are whole and as they should be; returns where the first other one begins."""

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from asyncua import ua
-from asyncua.common.connection import SecureConnection, TransportLimits
+from asyncua.common.connection import MessageChunk, SecureConnection, TransportLimits
 from asyncua.crypto.security_policies import SecurityPolicyNone
 from asyncua.ua.ua_binary import struct_to_binary, uatcp_to_binary
 
@@ -222,3 +223,21 @@ async def test_a_hostile_handshake_ends_soon_with_an_error_that_says_why(tmp_pat
         assert endpoint in str(caught.value)
         assert said in str(caught.value)
         assert sum(peer.sent for peer in peers) < LARGEST + IN_FLIGHT
+
+
+@pytest.mark.threat(14)
+async def test_what_a_limit_has_cut_off_is_let_go_with_the_connection(tmp_path):
+    """Not when the collector comes by: until then the next attempt would have brought as much again."""
+    async with server(chunks_without_end) as (endpoint, _):
+        limits = {"max_message_size": LARGEST * 4, "max_chunk_count": 64}
+        session = Session(source(endpoint, security_policy="none", **limits), Context("g", tmp_path))
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.raises((ConnectionError, ServerRefusedError)):
+                await session.open()
+            await session.close()
+            kept = [found for found in gc.get_objects() if isinstance(found, MessageChunk)]
+            assert len(kept) <= 1  # the one that was too many may be in the error's traceback
+        finally:
+            gc.enable()
