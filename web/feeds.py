@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from web.live import Live
 from web.rates import Rates, listed
-from web.streams import Feed, frame
+from web.streams import Feed, event
 from web.values import micros, qualities, values
 
 _BY_NAME: Final = ("sources", "targets", "kept")
@@ -33,7 +33,7 @@ class StatusFeed(Feed):
         """All of it."""
         now = self._now()
         self._told = self._told or _encoded(_parts(now))
-        return frame("status", {**now, "whole": True})
+        return event("status", {**now, "whole": True})
 
     @override
     def changes(self) -> bytes:
@@ -52,7 +52,7 @@ class StatusFeed(Feed):
                 said.setdefault(key, {})[name] = parts.get((key, name))
             else:
                 said[key] = now[key]
-        return frame("status", said)
+        return event("status", said)
 
     def _now(self) -> dict[str, Any]:
         rates = self._rates.now()
@@ -91,17 +91,17 @@ class TagsFeed(Feed):
         """All that have a reading."""
         known, folds = self._live.changed(self._tags, 0)
         self._since = self._since or folds
-        return self._frame(known)
+        return self._event(known)
 
     @override
     def changes(self) -> bytes:
         """Those that have had one since."""
         changed, self._since = self._live.changed(self._tags, self._since)
-        return self._frame(changed) if len(changed) else b""
+        return self._event(changed) if len(changed) else b""
 
-    def _frame(self, tags: np.ndarray) -> bytes:
+    def _event(self, tags: np.ndarray) -> bytes:
         if not len(tags):
-            return frame("tags", {"tags": []})
+            return event("tags", {"tags": []})
         raw, rows = self._live.last(tags)
         columns = {
             "id": tags.tolist(),
@@ -112,21 +112,4 @@ class TagsFeed(Feed):
             "received_us": micros(rows, "received_time"),
         }
         listed_rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return frame("tags", {"tags": listed_rows})
-
-
-class Joined(Feed):
-    """Several feeds in one stream."""
-
-    def __init__(self, feeds: Iterable[Feed]) -> None:
-        self._feeds = list(feeds)
-
-    @override
-    def whole(self) -> bytes:
-        """All of each."""
-        return b"".join(feed.whole() for feed in self._feeds)
-
-    @override
-    def changes(self) -> bytes:
-        """What has changed in any."""
-        return b"".join(feed.changes() for feed in self._feeds)
+        return event("tags", {"tags": listed_rows})

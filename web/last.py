@@ -32,6 +32,7 @@ _FIXED: Final = {
     "sequence": np.int64,
     "flags": np.int16,
 }
+_COLUMNS: Final = [*_FIXED, *_TEXTS, "value_bytes"]
 _TIMES: Final = ("source_time", "received_time")
 
 
@@ -68,7 +69,7 @@ class LastReadings:
         """Take readings, the oldest first.
 
         Args:
-            batches: Batches that begin with the columns of ``FACTS``.
+            batches: Batches of one schema, which begins with the columns of ``FACTS``.
             tags: How many tags there are.
 
         Returns:
@@ -153,7 +154,7 @@ class LastReadings:
 
     def _store(self, tags: Numbers, taken: pa.RecordBatch) -> None:
         self._seen[tags] = True
-        columns = {name: taken.column(name) for name in (*_FIXED, *_TEXTS, "value_bytes")}
+        columns = dict(zip(_COLUMNS, taken.columns, strict=True))
         numbers: dict[str, npt.NDArray[Any]] = {}
         for name in _FIXED:
             column = columns[name].view(pa.int64()) if name in _TIMES else columns[name]
@@ -190,14 +191,17 @@ class LastReadings:
 def _taken(batches: Sequence[pa.RecordBatch], starts: Numbers, rows: Numbers) -> pa.RecordBatch:
     """Rows, which are numbered through all batches and ascend, as one batch."""
     of = np.searchsorted(starts, rows, side="right") - 1
-    ends = [*np.flatnonzero(np.diff(of)) + 1, len(rows)]
-    parts, first = [], 0
-    for end in ends:
-        number = of[first]
-        batch, inside = batches[number].select(FACTS.names), rows[first:end] - starts[number]
-        parts.append(batch if len(inside) == batch.num_rows else batch.take(pa.array(inside)))
-        first = end
-    return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+    needed, which = np.unique(of, return_inverse=True)
+    chosen = [batches[number] for number in needed.tolist()]
+    if len(chosen) == 1:
+        inside = rows - starts[needed[0]]
+        batch = chosen[0].select(_COLUMNS)
+        return batch if len(inside) == batch.num_rows else batch.take(pa.array(inside))
+    sizes = [batch.num_rows for batch in chosen]
+    first = np.cumsum([0, *sizes[:-1]])
+    joined = pa.Table.from_batches(chosen).select(_COLUMNS).combine_chunks().to_batches()[0]
+    inside = rows - starts[of] + first[which]
+    return joined if len(inside) == joined.num_rows else joined.take(pa.array(inside))
 
 
 def _nulls(column: pa.Array) -> npt.NDArray[np.bool_]:

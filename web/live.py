@@ -1,7 +1,7 @@
 """What the API and the UI show of readings, at no cost to the data path that could be seen.
 
-The flow hands over a reference of every batch that it normalizes, and nothing else. A thread of its own looks at them: every
-half second while somebody looks, else every five, so that the last value of a slow tag is known when somebody does. What
+The flow hands over a reference of every batch that it normalizes, and nothing else. A thread of its own looks at them: as
+often as somebody looks, and every five seconds, so that the last value of a slow tag is known when somebody does. What
 is shown is normalized again, because it is little: one row per tag that is on a screen.
 """
 
@@ -137,7 +137,7 @@ class Live:
             if not new:
                 self._forget(time.monotonic())
                 return self._folds
-            batches = list(new)
+            batches = [_stripped(batch) for batch in new]
             self._folds += 1
             tags = len(self._process.tags)
             changed = self._last.update(batches, tags)
@@ -151,10 +151,9 @@ class Live:
     def _keep(self, batches: Iterable[pa.RecordBatch]) -> None:
         now = time.monotonic()
         for batch in batches:
-            raw = batch if batch.num_columns == len(RAW) else batch.select(RAW.names)  # without the names of its tags
             self._number += 1
-            size = raw.nbytes
-            self._recent.append(Recent(self._number, now, raw, size))
+            size = batch.get_total_buffer_size()
+            self._recent.append(Recent(self._number, now, batch, size))
             self._recent_rows += batch.num_rows
             self._recent_bytes += size
         self._forget(now)
@@ -279,3 +278,10 @@ class Live:
         count = len(columns[0])
         names = [repeat(self._process.config.gateway, count), repeat("", count)]
         return pa.RecordBatch.from_arrays([*columns, *names], schema=RAW)
+
+
+def _stripped(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch as it is journalled, without the names of its tags."""
+    if batch.num_columns == len(RAW):
+        return batch
+    return pa.RecordBatch.from_arrays([batch.column(name) for name in RAW.names], schema=RAW)

@@ -1,6 +1,7 @@
 """The gateway's HTTP port, in a thread of its own: whatever happens to it, data flows on."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 import uvicorn
+from typing_extensions import override
 
 from delivery.disk import StoreError
 from web.access.gate import Gate
@@ -17,6 +19,7 @@ from web.access.limits import Limits
 from web.app import create_app
 from web.protocol import limited
 from web.routes.every import every_router
+from web.watch import Watch
 
 if TYPE_CHECKING:
     from flows.process import Process
@@ -24,6 +27,30 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _STOPPED_WITHIN: Final = 5.0
+
+
+class _Server(uvicorn.Server):
+    """Looks once a second whether it is to end, not ten times: a gateway with nothing to do sleeps."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def end(self) -> None:
+        """End now; safe from any thread."""
+        self.should_exit = self.force_exit = True
+        loop, ending = self._loop, self._ending
+        if loop is not None and ending is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(ending.set)
+
+    @override
+    async def main_loop(self) -> None:
+        self._ending, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        while not await self.on_tick(0):  # it renews the date of answers
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), 1.0)
 
 
 class Port:
@@ -36,7 +63,8 @@ class Port:
 
     def __init__(self, process: "Process", limits: Limits | None = None) -> None:
         self._process, self._limits = process, limits or Limits.of(process.config.web)
-        self._server: uvicorn.Server | None = None
+        self._watch = Watch(process)  # at once: the first readings of slow tags do not come again
+        self._server: _Server | None = None
         self._tls: ssl.SSLContext | None = None
         self.opened = threading.Event()  # set too when it cannot be opened
         self._thread = threading.Thread(target=self._serve, name="port", daemon=True)
@@ -48,7 +76,7 @@ class Port:
     def stop(self) -> None:
         """Stop listening; requests that are under way are cut off."""
         if self._server is not None:
-            self._server.should_exit = self._server.force_exit = True
+            self._server.end()
         self._thread.join(_STOPPED_WITHIN)
 
     def reload_tls(self) -> None:
@@ -84,7 +112,7 @@ class Port:
             self.opened.set()
             return
         self.opened.set()
-        app = create_app(gate, every_router(self._process))
+        app = create_app(gate, every_router(self._process, self._watch))
         settings = uvicorn.Config(
             app,
             host,
@@ -98,7 +126,7 @@ class Port:
             date_header=True,
             h11_max_incomplete_event_size=32 * 1024,
         )
-        self._server = server = uvicorn.Server(settings)
+        self._server = server = _Server(settings)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         settings.load()
         settings.ssl = self._tls

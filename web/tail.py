@@ -1,78 +1,73 @@
 """The newest readings that match a condition, as they come."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
-import anyio
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
-from connectors.wire.json_lines import JsonLinesEncoder
 from normalization.rules import Router, Rule
 from web.destinations import matching
 from web.live import Live, Recent
-from web.streams import ALIVE, pause
+from web.streams import Feed, event
+from web.values import micros, qualities, values, words
 
 _ROWS: Final = 50
+_NAMES: Final = ("path", "source", "device_id", "tag_name", "unit", "gateway", "shard")
 _TIME: Final = 0.004  # seconds of a core that a frame may take; what it has not come to by then is left out
-_SILENT: Final = 15.0
 _PIECE: Final = 2_000
 
 
-class Tail:
-    """The readings of one stream.
-
-    Args:
-        live: The readings.
-        condition: Which of them; empty for all.
+def filter_of(condition: str) -> Router | None:
+    """What tells the readings of a condition; None for an empty one, which means all.
 
     Raises:
         RuleError: The condition is wrong.
     """
+    return Router([Rule("filter", condition, ("tail",))]) if condition.strip() else None
 
-    def __init__(self, live: Live, condition: str) -> None:
+
+class Tail(Feed):
+    """The readings of one filter: events `tail`, each with the newest, and how many were left out.
+
+    Args:
+        live: The readings.
+        chosen: Which of them, see `filter_of`; None for all.
+    """
+
+    def __init__(self, live: Live, chosen: Router | None) -> None:
         self._live = live
-        self._router = Router([Rule("filter", condition, ("tail",))]) if condition.strip() else None
-        self._encoder = JsonLinesEncoder()
+        self._router = chosen
         _, self._number = live.since(2**62)
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """Events `tail`: the readings as targets get them, the oldest first, and how many were left out."""
-        yield ALIVE
-        silent, wait = 0.0, pause(0.0)
-        while True:
-            await anyio.sleep(wait)
-            began = time.thread_time()
-            made = self._frame()
-            wait = pause(time.thread_time() - began)
-            silent = 0.0 if made else silent + wait
-            if made:
-                yield made
-            elif silent >= _SILENT:
-                silent = 0.0
-                yield ALIVE
+    @override
+    def whole(self) -> bytes:
+        """Nothing: who comes sees what comes."""
+        return b""
 
-    def _frame(self) -> bytes:
+    @override
+    def changes(self) -> bytes:
         """The newest readings; empty when none came that match."""
         recent, self._number = self._live.since(self._number)
-        shown: list[bytes] = []
+        shown: list[dict[str, Any]] = []
         matched = not_looked_at = 0
         until = time.thread_time() + _TIME
         for piece in _pieces(recent):
             if time.thread_time() > until:
                 not_looked_at += piece.num_rows
                 continue
-            lines, found = self._lines(piece, _ROWS - len(shown))
+            rows, found = self._rows_of(piece, _ROWS - len(shown))
             matched += found
-            shown += lines
+            shown += rows
         if not matched and not not_looked_at:
             return b""
-        counts = f'],"left_out":{matched - len(shown)},"not_looked_at":{not_looked_at}}}'
-        return b'event: tail\ndata: {"readings":[' + b",".join(reversed(shown)) + counts.encode() + b"\n\n"
+        counts = {"left_out": matched - len(shown), "not_looked_at": not_looked_at}
+        return event("tail", {"readings": shown[::-1], **counts})
 
-    def _lines(self, raw: pa.RecordBatch, most: int) -> tuple[list[bytes], int]:
-        """The last readings of some that match, the newest first, as JSON; and how many match."""
+    def _rows_of(self, raw: pa.RecordBatch, most: int) -> tuple[list[dict[str, Any]], int]:
+        """The last readings of some that match, the newest first, as plain values; and how many match."""
         batch = self._live.normalized_raw(raw)
         if self._router is None:
             rows = np.arange(batch.num_rows)
@@ -80,9 +75,21 @@ class Tail:
             ((_, matched),) = matching(self._router, batch)
             rows = np.flatnonzero(matched)
         chosen = rows[::-1][:most]
-        if not len(chosen):
-            return [], len(rows)
-        return self._encoder.encode(batch.take(pa.array(chosen))).splitlines(), len(rows)
+        return (plain(batch.take(pa.array(chosen))) if len(chosen) else []), len(rows)
+
+
+def plain(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Readings as plain values, each with its identity."""
+    columns: dict[str, list[Any]] = {name: words(batch, name) for name in _NAMES}
+    columns["device"] = columns.pop("device_id")
+    columns |= {
+        "value": values(batch),
+        "quality": qualities(batch),
+        "time_us": micros(batch, "source_time"),
+        "received_us": micros(batch, "received_time"),
+        **{name: batch.column(name).to_pylist() for name in ("sequence", "flags", "properties", "reject")},
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _pieces(recent: list[Recent]) -> Iterator[pa.RecordBatch]:

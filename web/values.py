@@ -17,11 +17,14 @@ def values(batch: pa.RecordBatch) -> list[Any]:
 
     NaN and infinities are texts, bytes are base64.
     """
+    kinds = batch.column("type").to_pylist()
+    if kinds and set(kinds) == {ValueType.DOUBLE}:
+        return [value if value - value == 0 else _finite(value) for value in batch.column("value_double").to_pylist()]
     double, integer, text, raw = (
         batch.column(name).to_pylist() for name in ("value_double", "value_int", "value_text", "value_bytes")
     )
     found: list[Any] = []
-    for row, kind in enumerate(batch.column("type").to_pylist()):
+    for row, kind in enumerate(kinds):
         match kind:
             case ValueType.DOUBLE:
                 found.append(_finite(double[row]))

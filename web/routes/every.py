@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from flows.process import Process
 
 
-def every_router(process: "Process") -> list[APIRouter]:
+def every_router(process: "Process", watch: Watch | None = None) -> list[APIRouter]:
     """The routers of all areas.
 
     Args:
         process: The gateway.
+        watch: What watches it; begun now when None.
     """
-    watch = Watch(process)
+    watch = watch or Watch(process)
     return [
         health_router(process),
         session_router(),

@@ -8,12 +8,12 @@ from fastapi.responses import StreamingResponse
 
 from normalization.rules import RuleError
 from web.errors import ApiError
-from web.feeds import Joined, StatusFeed, TagsFeed
+from web.feeds import StatusFeed, TagsFeed
 from web.live import Live
 from web.pipeline import Drawn, Pipeline, pipeline
 from web.rates import Rates
 from web.streams import Feed, Streams
-from web.tail import Tail
+from web.tail import Tail, filter_of
 
 _MOST_TAGS: Final = 500
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
@@ -39,17 +39,17 @@ def live_router(process: Drawn, live: Live, rates: Rates, status: Callable[[], d
             str, Query(max_length=8192, description="`status`, and `tags:1,2,3` for the last readings of these tags")
         ] = "status",
     ) -> StreamingResponse:
-        """Events `status` and `tags`, twice a second at most, with what has changed.
+        """Events `status` and `tags` with what has changed, between once and four times a second.
 
         The first of each holds everything. `tags:` takes 500 numbers; a comment comes every 15 s when nothing else does.
         """
         wants_status, tags = _topics(topics)
-
-        def make() -> Feed:
-            feeds: list[Feed] = [StatusFeed(status, rates)] if wants_status else []
-            return Joined([*feeds, TagsFeed(live, tags)] if tags is not None else feeds)
-
-        return streams.shared(f"{wants_status} {tags}", make)
+        feeds: dict[str, Callable[[], Feed]] = {}
+        if wants_status:
+            feeds["status"] = lambda: StatusFeed(status, rates)
+        if tags is not None:
+            feeds[f"tags {tags}"] = lambda: TagsFeed(live, tags)
+        return streams.open(feeds)
 
     @router.get("/pipeline")
     def read_pipeline() -> Pipeline:
@@ -65,15 +65,15 @@ def live_router(process: Drawn, live: Live, rates: Rates, status: Callable[[], d
             ),
         ] = "",
     ) -> StreamingResponse:
-        """Events `tail`, twice a second at most, each with 50 readings at most as targets get them: the newest that match.
+        """Events `tail` with the newest readings that match: 50 at most, between once and four times a second.
 
         `left_out` counts the others that match, `not_looked_at` those that nobody had the time to look at.
         """
         try:
-            found = Tail(live, condition)
+            chosen = filter_of(condition)
         except RuleError as error:
             raise _wrong(error, "/query/filter") from None
-        return streams.own(found.frames())
+        return streams.open({f"tail {condition}": lambda: Tail(live, chosen)})
 
     return router
 
