@@ -42,7 +42,7 @@ def every_router(process: "Process") -> list[APIRouter]:
         configuration_router(process),
         secrets_router(process),
         explain_router(process),
-        discovery_router(process.discovery, lambda request: request.state.caller.name),
+        discovery_router(process.config.gateway, process.discovery),
         diagnostics_router(process),
         letters_router(process),
         spools_router(process),
