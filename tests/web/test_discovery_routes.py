@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from config.desk import ConfigDesk
 from tests.connectors.sources.modbus import node_devices
 from tests.delivery.stores import until
 from tests.discovery.connections import watched
@@ -109,6 +110,7 @@ SECRETS = [
 @pytest.mark.threat(6)
 def test_trials_and_new_sources_do_not_lead_to_metadata_or_to_this_api(tmp_path: Path) -> None:
     with served(tmp_path, PLENTY) as gateway, watched() as seen:
+        gateway.process.desk = ConfigDesk(tmp_path / "gateway.yaml", lambda: gateway.process.config, lambda _: ())
         for host in [*(f"{host}:80" for host in SECRETS), f"127.0.0.1:{gateway.port}"]:
             source = {
                 "name": "a",
@@ -131,6 +133,6 @@ def test_trials_and_new_sources_do_not_lead_to_metadata_or_to_this_api(tmp_path:
                 "type": "influxdb",
                 "provider_config": {"url": f"http://{host}/", "version": "1.x", "database": "d"},
             }
-            answer = gateway.cli().ask("POST", "/api/targets/test", {"name": "t", "config": target})
+            answer = gateway.cli().ask("POST", "/api/targets/test", {"name": "files", "config": target})
             assert (answer.status, "not connected to" in answer.json["detail"]) == (422, True), (host, answer.body)
         assert {(host, port) for _, host, port in seen} <= {("127.0.0.1", gateway.port)}
