@@ -1,5 +1,6 @@
 """``bifrost discover``: look for servers of OPC UA, MQTT and Modbus in the networks that the configuration lists."""
 
+import getpass
 import sys
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, load, print_json
 
 if TYPE_CHECKING:
     from config.models import Configuration
-    from discovery.desk import DiscoveryDesk
+    from discovery.desk import Audit, DiscoveryDesk
     from discovery.scan import Scan
     from discovery.servers import Server
 
@@ -43,10 +44,11 @@ def _discover(
 
     loaded = load(config)
     desk = _desk(loaded)
+    desk.audit = _audited(loaded)
     progress = _Progress()
     with stores_told():
         try:
-            servers = desk.scan_here(subnet or None, "bifrost discover", progress.begin)
+            servers = desk.scan_here(subnet or None, f"{getpass.getuser()} (command line)", progress.begin)
         except ScanRefusedError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from error
@@ -94,6 +96,16 @@ def _desk(loaded: "Configuration") -> "DiscoveryDesk":
     from discovery.desk import DiscoveryDesk
 
     return DiscoveryDesk(loaded.discovery, loaded.directory, loaded.port)
+
+
+def _audited(loaded: "Configuration") -> "Audit":
+    from web.access.accounts import utc_now
+    from web.access.audit import Audit
+
+    def note(what: str, who: str, **facts: object) -> None:
+        Audit(loaded.directory).note(who, what, "this machine", str(facts.pop("result", "done")), utc_now(), **facts)
+
+    return note
 
 
 def _show(servers: "list[Server]", *, as_json: bool) -> None:

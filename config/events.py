@@ -39,6 +39,7 @@ GROUPS: Final = {
     "BF-MQ": "MQTT and Sparkplug B",
     "BF-TGT": "Targets",
     "BF-STO": "Journal, spools and dead letters",
+    "BF-DSC": "Discovery",
 }
 
 EVENTS: Final = (
@@ -154,6 +155,12 @@ EVENTS: Final = (
     Event("BF-STO-018", "error", "dead letters damaged, some may be lost", "Records could not be read when the store was opened.", "Check the disk."),
     Event("BF-STO-019", "warning", "dead letters upgraded", "The store of an earlier version was taken over.", NOTHING),
     Event("BF-STO-020", "error", "dead letters unreadable, their tags are damaged", "They could not be taken over from an earlier version.", "Check the disk."),
+    # ------------------------------------------------------------------ discovery
+    Event("BF-DSC-001", "info", "network scan began", "Somebody (`who`), or `discovery.interval`, has the networks in `subnets` scanned.", "Nothing, if it is meant; else stop it and see the audit."),
+    Event("BF-DSC-002", "info", "network scan ended", "`result` says whether it is complete, was stopped or failed; `open` ports were found.", NOTHING),
+    Event("BF-DSC-003", "info", "network scan found", "A server is new, has changed (`changes` says in what) or is there again.", "See `bifrost discover list`."),
+    Event("BF-DSC-004", "error", "what a network scan found is not kept", "`discovery.json` in the gateway's directory cannot be read or written.", "Do what `error` says, and scan again."),
+    Event("BF-DSC-005", "error", "network scan by interval failed", "`error` says why; it is tried again after `discovery.interval`.", "Do what `error` says."),
 )  # fmt: skip
 
 CODES: Final[Mapping[str, str]] = {event.text: event.code for event in EVENTS}

@@ -78,6 +78,7 @@ class DiscoveryDesk:
         directory: The gateway's directory.
         own_port: Port of the gateway's API, which is never connected to.
         audit: Gets an entry when a scan begins, and when it ends.
+        settle: Seconds after the gateway's start before the clock scans: its sources connect first.
 
     Attributes:
         section: What the configuration says; set anew, it holds from the next scan on.
@@ -85,10 +86,16 @@ class DiscoveryDesk:
     """
 
     def __init__(
-        self, section: DiscoverySection, directory: Path, own_port: int | None = None, audit: Audit | None = None
+        self,
+        section: DiscoverySection,
+        directory: Path,
+        own_port: int | None = None,
+        audit: Audit | None = None,
+        settle: float = 5.0,
     ) -> None:
         self.section, self._directory, self._own_port = section, directory, own_port
         self.audit = audit or _silent
+        self._settle = settle
         self._running: _Running | None = None
         self._begin = threading.Lock()
         self._closing = threading.Event()
@@ -322,8 +329,8 @@ class DiscoveryDesk:
         with contextlib.suppress(StoreError):
             scanned = self._kept()[1]
             if scanned is not None:
-                return min(max(0.0, interval - (datetime.now(UTC) - scanned).total_seconds()), interval)
-        return 0.0
+                return min(max(self._settle, interval - (datetime.now(UTC) - scanned).total_seconds()), interval)
+        return self._settle
 
 
 def shown(server: Server) -> dict[str, Any]:

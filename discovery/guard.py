@@ -4,7 +4,6 @@ An address is judged as a number, never as a text, and it is the very address th
 every answer must pass.
 """
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -198,6 +197,16 @@ def resolve(host: str, port: int, guard: Guard, lookup: Lookup = look_up) -> Add
     return _plain(found[0])
 
 
+def numeric(host: str, port: int) -> list[str]:
+    """The address of a host that is a number in any of the ways that systems read; names are not looked up.
+
+    Raises:
+        OSError: It is a name.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    return [str(each[4][0]) for each in found]
+
+
 _PORTS: Final = {"http": 80, "https": 443, "opc.tcp": 4840, "mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _KEYS: Final = frozenset({"endpoint", "endpoints", "fallback", "broker", "url", "host", "bootstrap_servers"})
 
@@ -230,17 +239,17 @@ def _place(text: str, key: str) -> Iterator[tuple[str, int]]:
             yield parts.hostname, parts.port or _PORTS.get(parts.scheme, 0)
 
 
-async def refusal_of(connector: BaseModel, guard: Guard, lookup: Lookup = look_up) -> str:
-    """Why what a user entered must not be tried; empty when it may. A name without an address is for the trial to tell.
+def refusal_of(connector: Any, guard: Guard, lookup: Lookup = look_up) -> str:
+    """Why what a user entered must not be connected to; empty when it may. A name without an address is for others to tell.
 
     Args:
-        connector: The source or target.
+        connector: The source or target, checked or as it was entered.
         guard: Judges the addresses.
         lookup: Finds the addresses of names.
     """
     for host, port in places(connector):
         try:
-            await asyncio.to_thread(resolve, host, port, guard, lookup)
+            resolve(host, port, guard, lookup)
         except RefusedAddressError as error:
             return str(error)
         except OSError:
@@ -251,7 +260,7 @@ async def refusal_of(connector: BaseModel, guard: Guard, lookup: Lookup = look_u
 _Connector = TypeVar("_Connector", bound=BaseModel)
 
 
-async def pinned(source: _Connector, guard: Guard, lookup: Lookup = look_up) -> _Connector:
+def pinned(source: _Connector, guard: Guard, lookup: Lookup = look_up) -> _Connector:
     """The source with addresses instead of names, so that what was judged is what is connected to.
 
     Args:
@@ -268,7 +277,7 @@ async def pinned(source: _Connector, guard: Guard, lookup: Lookup = look_up) -> 
     for key in ("endpoint", "endpoints", "fallback"):
         given = getattr(source, key) if key in type(source).model_fields else None
         each = [given] if isinstance(given, str) else given or []
-        told = [await asyncio.to_thread(_told, text, guard, lookup, names) for text in each]
+        told = [_told(text, guard, lookup, names) for text in each]
         if told:
             update[key] = told[0] if isinstance(given, str) else told
     tls = getattr(source, "tls", None)
@@ -302,6 +311,7 @@ __all__ = [
     "address_of",
     "look_up",
     "network_of",
+    "numeric",
     "pinned",
     "places",
     "refusal_of",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from discovery.coverage import Place, Protocol
-from discovery.guard import Guard
+from discovery.guard import Guard, RefusedAddressError
 from discovery.talk import Detail, Manner, NotSpokenError, Probe, text
 
 _AT_ONCE: Final = 32  # hosts
@@ -118,7 +118,7 @@ class Scan:
     async def _visit(self, place: Place) -> Hit | None:
         try:
             connection = await self._connect(place)
-        except OSError:
+        except (OSError, RefusedAddressError):
             return None
         manner = self._manner
         try:

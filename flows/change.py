@@ -11,6 +11,7 @@ from connectors.contract import Limits
 _HELD: Final = (
     "gateway", "directory", "listen", "port", "memory_rows", "dead_letters", "commit_interval", "probe_interval", "web",
     "traces",
+    "discovery",  # so that nobody widens by the API what may be scanned
 )  # fmt: skip
 _LIMITS: Final = ("rows", "bytes", "remembers_units")  # by which a spool makes its entries
 

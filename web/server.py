@@ -135,4 +135,4 @@ class Port:
 
 def _scanned(gate: Gate, *, what: str, who: str, **facts: object) -> None:
     """A network scan began or ended: for the audit, also when the clock began it."""
-    gate.audit.note(who, what, "", str(facts.pop("result", "ok")), datetime.now(UTC), **facts)
+    gate.audit.note(who or "nobody", what, "this gateway", str(facts.pop("result", "done")), datetime.now(UTC), **facts)

@@ -13,7 +13,7 @@ import pytest
 from config.events import CODES, EVENTS, GROUPS
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("bifrost", "config", "connectors", "delivery", "flows", "normalization", "web")
+PACKAGES = ("bifrost", "config", "connectors", "delivery", "discovery", "flows", "normalization", "web")
 LEVELS = {"info": "info", "warning": "warning", "error": "error", "exception": "error", "critical": "error"}
 NAMES = {"log", "_log", "logger", "_logger"}
 

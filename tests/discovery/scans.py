@@ -4,9 +4,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from config.loader import load
 from discovery.desk import DiscoveryDesk
+from discovery.draft import draft
 from discovery.servers import Server
 from discovery.settings import DiscoverySection
+from tests.discovery.connections import watched
 
 
 def section(
@@ -29,3 +32,21 @@ async def scanned(
     """What a scan finds."""
     desk = DiscoveryDesk(found, directory, **more)
     return await asyncio.to_thread(desk.scan_here, subnets, "a test")
+
+
+async def found_at(tmp_path: Path, protocol: str, port: int, **more: Any) -> Server:
+    """The one server there, by a scan that has connected to it once and to nothing else."""
+    with watched() as seen:
+        (found,) = await scanned(tmp_path, section(ports={protocol: [port]}, timeout=5, **more))
+    assert [(host, its) for _, host, its in seen] == [("127.0.0.1", port)]
+    return found
+
+
+def loads(tmp_path: Path, server: Server) -> Any:
+    """The source that its draft is, loaded as a configuration of its own."""
+    drafted = draft(server)
+    assert drafted is not None
+    path = tmp_path / "drafted.yaml"
+    path.write_text(drafted.yaml, encoding="utf-8")
+    (source,) = load(path).sources
+    return source

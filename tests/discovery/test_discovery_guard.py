@@ -126,7 +126,7 @@ USER_REFUSED = [
 
 @pytest.mark.threat(6)
 @pytest.mark.parametrize("host", USER_REFUSED)
-async def test_a_trial_of_a_host_that_tells_secrets_sends_nothing(host: str) -> None:
+def test_a_trial_of_a_host_that_tells_secrets_sends_nothing(host: str) -> None:
     with watched() as seen:
         for source in (
             OpcUaConfig(name="a", endpoint=f"opc.tcp://{host}:80/latest"),
@@ -134,12 +134,12 @@ async def test_a_trial_of_a_host_that_tells_secrets_sends_nothing(host: str) -> 
             ModbusConfig.model_validate({"name": "a", "endpoint": f"tcp://{host}:80", "registers": [{"name": "a", "address": 0}]}),
         ):  # fmt: skip
             with pytest.raises((RefusedAddressError, OSError)):  # not every resolver knows every way to write a number
-                await pinned(source, Guard())
+                pinned(source, Guard())
     assert {(address, port) for _, address, port in seen if port == 80} == set()
 
 
 @pytest.mark.threat(6)
-async def test_a_name_is_looked_up_once_and_its_address_is_what_is_connected_to() -> None:
+def test_a_name_is_looked_up_once_and_its_address_is_what_is_connected_to() -> None:
     answers = [["10.0.0.5"], ["169.254.169.254"]]  # a server of names that says something else the second time
     asked: list[str] = []
 
@@ -148,7 +148,7 @@ async def test_a_name_is_looked_up_once_and_its_address_is_what_is_connected_to(
         return answers[len(asked) - 1]
 
     source = MqttConfig.model_validate({"name": "a", "endpoint": "mqtts://plant.example:8883", "tls": {}})
-    found = await pinned(source, Guard(), lookup)
+    found = pinned(source, Guard(), lookup)
     assert (found.endpoint, asked) == ("mqtts://10.0.0.5:8883", ["plant.example"])
     assert found.tls is not None
     assert found.tls.server_name == "plant.example"
@@ -156,7 +156,7 @@ async def test_a_name_is_looked_up_once_and_its_address_is_what_is_connected_to(
         {"name": "a", "endpoint": "tcp://plc.example:1502", "registers": [{"name": "a", "address": 0}]}
     )
     assert modbus.at.host == "plc.example"
-    pinned_modbus = await pinned(modbus, Guard(), lambda *_: ["fd00::7"])
+    pinned_modbus = pinned(modbus, Guard(), lambda *_: ["fd00::7"])
     assert (pinned_modbus.endpoint, pinned_modbus.at.host) == ("tcp://[fd00::7]:1502", "fd00::7")
 
 
@@ -170,25 +170,25 @@ def test_a_name_with_one_address_that_is_refused_is_refused() -> None:
 
 
 @pytest.mark.threat(6)
-async def test_a_trial_does_not_reach_the_gateways_own_api() -> None:
+def test_a_trial_does_not_reach_the_gateways_own_api() -> None:
     own = Guard(own_port=8080)
-    assert "own API" in await refusal_of(OpcUaConfig(name="a", endpoint="opc.tcp://localhost:8080"), own)
-    assert await refusal_of(OpcUaConfig(name="a", endpoint="opc.tcp://localhost:4840"), own) == ""
+    assert "own API" in refusal_of(OpcUaConfig(name="a", endpoint="opc.tcp://localhost:8080"), own)
+    assert refusal_of(OpcUaConfig(name="a", endpoint="opc.tcp://localhost:4840"), own) == ""
     assert own.refusal("192.0.2.1", 8080) == ""  # another machine's
 
 
 @pytest.mark.threat(6)
-async def test_targets_are_judged_by_all_their_places() -> None:
+def test_targets_are_judged_by_all_their_places() -> None:
     influx = InfluxConfig.model_validate(
         {
             "type": "influxdb",
             "provider_config": {"url": "http://169.254.169.254/", "organization": "o", "bucket": "b", "token": "t"},
         }
     )
-    assert "169.254.169.254 tells the secrets" in await refusal_of(influx, Guard())
+    assert "169.254.169.254 tells the secrets" in refusal_of(influx, Guard())
     kafka = KafkaConfig.model_validate({"type": "kafka", "endpoint": "10.0.0.1:9092,[fe80::1]:9092"})
     assert set(places(kafka)) >= {("10.0.0.1", 9092), ("fe80::1", 9092)}
-    assert "is link-local" in await refusal_of(kafka, Guard())
+    assert "is link-local" in refusal_of(kafka, Guard())
 
 
 @pytest.mark.parametrize(

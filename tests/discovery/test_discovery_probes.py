@@ -1,136 +1,20 @@
-"""What is found out about servers of others, with one connection to each; threat 8."""
+"""What is found out about servers of others, with one connection to each; OPC UA stands beside its readers."""
 
 import asyncio
-import copy
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pymodbus import ModbusDeviceIdentification
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-from config.loader import load
 from discovery.draft import draft
-from discovery.servers import Server
 from tests.certificates import Authority
 from tests.connectors.sources.modbus import node_devices
-from tests.connectors.sources.opcua.conftest import PlantServer
-from tests.connectors.sources.opcua.server_process import ServerProcess
 from tests.connectors.sources.sparkplug_edges import edge_node, install
-from tests.discovery.connections import listening, watched
-from tests.discovery.scans import scanned, section
+from tests.discovery.connections import listening
+from tests.discovery.scans import found_at, loads, scanned, section
 from tests.mosquitto_broker import Broker
-from tests.ports import free_port
-
-NODE = Path(__file__).parents[1] / "counterparts" / "opcua-node"
-
-
-async def found_at(tmp_path: Path, protocol: str, port: int, **more: Any) -> Server:
-    """The one server there, by a scan that has connected to it once and to nothing else."""
-    with watched() as seen:
-        (found,) = await scanned(tmp_path, section(ports={protocol: [port]}, timeout=5, **more))
-    assert [(host, its) for _, host, its in seen] == [("127.0.0.1", port)]
-    return found
-
-
-def loads(tmp_path: Path, server: Server) -> Any:
-    """The source that its draft is, loaded as a configuration of its own."""
-    drafted = draft(server)
-    assert drafted is not None
-    path = tmp_path / "drafted.yaml"
-    path.write_text(drafted.yaml, encoding="utf-8")
-    (source,) = load(path).sources
-    return source
-
-
-# ---------------------------------------------------------------------- OPC UA
-
-
-class NodeServer(ServerProcess):
-    """The node-opcua process."""
-
-    def __init__(self, pki: Path) -> None:
-        self.port = free_port()
-        self.launch(["node", str(NODE / "server.js"), str(self.port), str(pki), "1000"], "node-opcua", 60)
-
-
-@pytest.fixture(scope="module")
-def installed() -> None:
-    subprocess.run(["/bin/sh", str(NODE / "install.sh")], check=True, timeout=300, stdout=sys.stderr)
-
-
-@pytest.mark.usefixtures("installed")
-@pytest.mark.interop("node-opcua", "discovery: endpoints, policies and users")
-async def test_node_opcua_tells_its_endpoints(tmp_path: Path) -> None:
-    server = await asyncio.to_thread(NodeServer, tmp_path)
-    try:
-        found = await found_at(tmp_path, "opcua", server.port)
-    finally:
-        server.kill()
-    offers = {(each["policy"], each["mode"]) for each in found.detail["endpoints"]}
-    assert {("None", "none"), ("Basic256Sha256", "sign_and_encrypt")} <= offers
-    assert any("anonymous" in each["users"] for each in found.detail["endpoints"])
-    assert all(len(each["certificate"]["sha256"]) == 64 for each in found.detail["endpoints"])
-    assert found.detail["servers"][0]["application_uri"] == found.detail["application_uri"] != ""
-    source = loads(tmp_path, found)
-    assert source.endpoint.startswith(f"opc.tcp://127.0.0.1:{server.port}/")
-    assert source.security_policy == "auto"
-
-
-@pytest.fixture(scope="module")
-def plant() -> Iterator[PlantServer]:
-    server = PlantServer(free_port()).start()
-    yield server
-    server.stop()
-
-
-async def test_asyncua_tells_its_endpoints(tmp_path: Path, plant: PlantServer) -> None:
-    found = await found_at(tmp_path, "opcua", plant.port)
-    (endpoint,) = found.detail["endpoints"]
-    assert (endpoint["policy"], endpoint["mode"], endpoint["url"]) == ("None", "none", plant.endpoint)
-    assert found.detail["application_uri"] == "urn:plant.test:server"
-    source = loads(tmp_path, found)
-    assert (source.endpoint, source.security_policy) == (plant.endpoint, "none")
-
-
-@pytest.mark.threat(8)
-async def test_urls_that_a_server_gives_are_shown_and_never_connected_to(tmp_path: Path, plant: PlantServer) -> None:
-    inner = plant.server.iserver
-    given = plant.call(inner.get_endpoints())[0]
-    async with listening("127.0.0.2") as elsewhere:
-        lures = [
-            f"opc.tcp://127.0.0.2:{elsewhere.port}/ua/server", "opc.tcp://169.254.169.254:80/latest/meta-data",
-            "http://169.254.169.254/latest/meta-data/", "opc.tcp://[fe80::1]:4840", "opc.tcp://plc.example:4840/x",
-        ]  # fmt: skip
-
-        def luring(url: str) -> Any:
-            found = copy.deepcopy(given)
-            found.EndpointUrl = url
-            found.Server.DiscoveryUrls = lures
-            found.Server.GatewayServerUri = lures[1]
-            return found
-
-        async def endpoints(*_: Any, **__: Any) -> Any:
-            return [luring(url) for url in lures]
-
-        true = inner.get_endpoints, inner.find_servers
-        inner.get_endpoints, inner.find_servers = endpoints, lambda *_, **__: [luring(lures[0]).Server]
-        try:
-            found = await found_at(tmp_path, "opcua", plant.port)
-        finally:
-            inner.get_endpoints, inner.find_servers = true
-        assert elsewhere.taken == 0
-    assert [each["url"] for each in found.detail["endpoints"]] == lures
-    assert found.detail["servers"][0]["discovery_urls"] == lures
-    drafted = draft(found)
-    assert drafted is not None
-    assert drafted.source["endpoint"].startswith(f"opc.tcp://127.0.0.1:{plant.port}")
-    assert not any(host in drafted.yaml for host in ("127.0.0.2", "169.254", "fe80", "plc.example"))
-
 
 # ---------------------------------------------------------------------- MQTT
 

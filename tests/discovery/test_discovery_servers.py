@@ -171,7 +171,7 @@ async def test_the_clock_scans_and_a_restart_does_not(tmp_path: Path) -> None:
     async with listening() as silent:
         wanted = section(ports={"modbus": [silent.port]}, timeout=0.1, interval="1h")
         for _ in range(2):
-            desk = DiscoveryDesk(wanted, tmp_path)
+            desk = DiscoveryDesk(wanted, tmp_path, settle=0.0)
             desk.start()
             async with asyncio.timeout(10):
                 while desk.listing()["scanned_time"] is None or desk.listing()["running"]:

@@ -1,15 +1,16 @@
 """Discovery on the gateway's HTTP port: what was found, scans, and drafts of sources."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field
 
-from delivery.disk import StoreError
 from discovery.coverage import ScanRefusedError
 from discovery.desk import DiscoveryDesk, NoServerError, ScanRunningError
+from web.access.callers import MaybeCaller
+from web.access.guard import audit_more
+from web.errors import ApiError
 
 
 class ScanOrder(BaseModel):
@@ -50,6 +51,7 @@ class FoundServer(BaseModel):
 class Servers(BaseModel):
     """What is known, and the scan that runs."""
 
+    gateway: str
     enabled: bool = Field(description="whether networks may be scanned")
     subnets: list[str] = Field(description="which ones")
     running: bool
@@ -79,35 +81,29 @@ class DraftAnswer(BaseModel):
     notes: list[str] = Field(description="what is known, and what is left to do")
 
 
-def _nobody(_: Request) -> str:
-    return ""
-
-
-def discovery_router(desk: DiscoveryDesk, who: Callable[[Request], str] = _nobody) -> APIRouter:
+def discovery_router(gateway: str, desk: DiscoveryDesk) -> APIRouter:
     """Routes of discovery.
 
     Args:
-        desk: The gateway's discovery.
-        who: Tells who asks, for the audit.
+        gateway: Name of the gateway.
+        desk: Its discovery.
     """
     router = APIRouter(prefix="/api/discovery", tags=["discovery"])
 
     @router.get("/servers")
     def servers() -> Servers:
         """Every server that is known, and how far the scan is that runs."""
-        return Servers.model_validate(desk.listing())
+        return Servers.model_validate({"gateway": gateway, **desk.listing()})
 
-    @router.post("/scan", status_code=202, responses={409: {"description": "off, not listed, or one runs already"}})
-    def scan(request: Request, order: ScanOrder | None = None) -> ScanBegun:
+    @router.post("/scan", status_code=202, responses={409: {"description": "off, not listed, or a scan runs already"}})
+    def scan(request: Request, caller: MaybeCaller, order: ScanOrder | None = None) -> ScanBegun:
         """Begin a scan."""
+        subnets = None if order is None else order.subnets
+        audit_more(request.state, subnets="all" if subnets is None else ", ".join(subnets))
         try:
-            desk.scan(order.subnets if order is not None else None, who(request))
-        except ScanRefusedError as error:
-            raise HTTPException(409, str(error)) from error
-        except ScanRunningError as error:
-            raise HTTPException(409, str(error)) from error
-        except StoreError as error:
-            raise HTTPException(503, str(error)) from error
+            desk.scan(subnets, "" if caller is None else caller.name)
+        except (ScanRefusedError, ScanRunningError) as error:
+            raise ApiError(409, str(error)) from error
         return ScanBegun()
 
     @router.delete("/scan")
@@ -115,13 +111,13 @@ def discovery_router(desk: DiscoveryDesk, who: Callable[[Request], str] = _nobod
         """Stop the scan that runs; what it found is kept."""
         return ScanStopped(stopped=desk.stop())
 
-    @router.post("/servers/{server_id}/draft", responses={404: {"description": "no such server, or nothing to draft"}})
-    def draft(server_id: Annotated[str, InPath(pattern="^[a-z0-9-]{1,63}$")]) -> DraftAnswer:
+    @router.post("/servers/{server_id}/draft")
+    def draft(server_id: Annotated[str, InPath(max_length=63)]) -> DraftAnswer:
         """A source for a server that was found."""
         try:
             found = desk.draft(server_id)
         except NoServerError as error:
-            raise HTTPException(404, str(error)) from error
+            raise ApiError(404, str(error)) from error
         return DraftAnswer(yaml=found.yaml, source=found.source, notes=list(found.notes))
 
     return router

@@ -45,7 +45,7 @@ def every_router(process: "Process", watch: Watch | None = None) -> list[APIRout
         secrets_router(process),
         certificates_router(lambda: process.config),
         explain_router(process),
-        discovery_router(process.discovery, lambda request: request.state.caller.name),
+        discovery_router(process.config.gateway, process.discovery),
         diagnostics_router(process),
         letters_router(process),
         spools_router(process),

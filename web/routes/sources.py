@@ -17,6 +17,7 @@ from config.models import Source
 from config.reference import choices
 from config.shown import MASK, plain, with_logins, without_logins
 from connectors.contract import Checks, Context, SourceState
+from discovery.guard import Guard, RefusedAddressError, numeric, pinned, refusal_of
 from flows.trial import Trial, read_for
 from web.access.callers import MaybeCaller
 from web.access.gate import Caller
@@ -149,6 +150,7 @@ def sources_router(gateway: Any) -> APIRouter:
         audit_more(request.state, source=name)
         if name in {one.name for one in listed()}:
             raise ApiError(409, f"there is a source `{name}` already")
+        refuse_places(gateway, source)
         return edited(desk_of(gateway), lambda files: edit.put_source(files, None, source))
 
     @router.post("/api/sources/test", responses=_CHANGES)
@@ -182,6 +184,7 @@ def sources_router(gateway: Any) -> APIRouter:
         """Give a source other settings. A secret that is sent as ******** stays as it is."""
         if name not in {one.name for one in listed()}:
             raise _unknown(name)
+        refuse_places(gateway, source)
         return edited(desk_of(gateway), lambda files: edit.put_source(files, name, _as_stored(files, name, source)))
 
     @router.delete("/api/sources/{name}", responses=_CHANGES)
@@ -312,7 +315,22 @@ def trial_of(gateway: Any, source: Plain, caller: Caller | None) -> "tuple[Sourc
     found = next((one for one in config.sources if one.name == name), None)
     if found is None:
         raise ApiError(422, "the source is not enabled, or has no name")
-    return found.trial(), config
+    try:
+        return pinned(found.trial(), Guard(own_port=config.port)), config
+    except RefusedAddressError as error:
+        raise ApiError(422, str(error)) from error
+    except OSError:  # a name without an address: the trial says so
+        return found.trial(), config
+
+
+def refuse_places(gateway: Any, connector: Plain) -> None:
+    """Nothing that is written as a number leads to what no source or target is: link-local, a cloud's metadata, this API.
+
+    Raises:
+        ApiError: It would.
+    """
+    if reason := refusal_of(connector, Guard(own_port=gateway.config.port), numeric):
+        raise ApiError(422, reason)
 
 
 def refuse_secrets(wanted: Plain, caller: Caller | None) -> None:

@@ -17,6 +17,7 @@ from config.loader import load
 from config.models import NAME_PATTERN, Target
 from config.reference import choices
 from config.shown import plain, with_logins, without_logins
+from discovery.guard import Guard, refusal_of
 from flows.doctor import examine_target
 from normalization.rules import Router, Rule, RuleError
 from web.access.callers import MaybeCaller
@@ -193,6 +194,8 @@ def targets_router(gateway: Any, recent: Callable[[], Sequence[pa.RecordBatch]] 
         found = config.targets.get(target.name)
         if found is None:
             raise ApiError(422, "the target is not enabled")
+        if reason := refusal_of(found, Guard(own_port=config.port)):
+            raise ApiError(422, reason)
         began = time.monotonic()
 
         async def look() -> list[Plain]:

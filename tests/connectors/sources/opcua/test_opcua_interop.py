@@ -18,6 +18,7 @@ from connectors.sources.opcua.trust import UntrustedServerError
 from normalization.reading import Quality, ValueType
 from tests.connectors.sources.opcua.conftest import Reading, Relay, source
 from tests.connectors.sources.opcua.server_process import ServerProcess
+from tests.discovery.scans import found_at, loads
 from tests.ports import free_port
 from tests.recording_intake import RecordingIntake
 
@@ -242,3 +243,16 @@ async def test_after_a_cut_connection_nothing_is_missing_and_what_was_stale_is_s
             assert not reading.intake.gaps
         finally:
             await reading.stop()
+
+
+@pytest.mark.interop("node-opcua", "discovery: endpoints, policies and users")
+async def test_a_scan_sees_endpoints_policies_and_users(node, tmp_path):
+    found = await found_at(tmp_path, "opcua", node.port)
+    offers = {(each["policy"], each["mode"]) for each in found.detail["endpoints"]}
+    assert {("None", "none"), ("Basic256Sha256", "sign_and_encrypt")} <= offers
+    assert any("anonymous" in each["users"] for each in found.detail["endpoints"])
+    assert all(len(each["certificate"]["sha256"]) == 64 for each in found.detail["endpoints"])
+    assert found.detail["servers"][0]["application_uri"] == found.detail["application_uri"] != ""
+    source = loads(tmp_path, found)
+    assert source.endpoint.startswith(f"opc.tcp://127.0.0.1:{node.port}/")
+    assert source.security_policy == "auto"
