@@ -1,0 +1,138 @@
+import { useState } from "react";
+
+import { post, remove, route } from "../api/client";
+import type { Discovery, Found, Health } from "../api/types";
+import { visible } from "../lib/format";
+import { leaveDraft } from "../lib/draft";
+import { go } from "../lib/router";
+import { useAnswer } from "../lib/store";
+import { Act, Age, Bar, Empty, Page, tell, Trouble } from "../parts/basics";
+import { Mark } from "../parts/marks";
+import { useMay } from "../who";
+
+interface Draft {
+  yaml?: string;
+  source?: Record<string, unknown>;
+  config?: Record<string, unknown>;
+  json?: Record<string, unknown>;
+}
+const HEALTH: Record<Found["state"], Health> = { new: "idle", known: "ok", changed: "warn", gone: "warn" };
+
+export default function DiscoveryPage() {
+  const [running, setRunning] = useState(false);
+  const { data, error, reload } = useAnswer<Discovery>("/api/discovery/servers", running ? 700 : 4000);
+  if (data && data.running !== running) setRunning(data.running);
+  const operator = useMay("operator");
+  const progress = data?.progress;
+  const share = progress === null || progress === undefined ? undefined : typeof progress === "number" ? progress : progress.of ? progress.done / progress.of : 0;
+  return (
+    <Page
+      title="Discovery"
+      about="Looks for OPC UA servers, MQTT brokers and Modbus devices in the networks that the configuration allows. It only asks who is there: nothing is written."
+      actions={
+        operator &&
+        (data?.running ? (
+          <Act run={() => remove("/api/discovery/scan").then(reload)}>Stop</Act>
+        ) : (
+          <Act
+            kind="main"
+            run={async () => {
+              await post("/api/discovery/scan", {});
+              reload();
+            }}
+          >
+            Scan now
+          </Act>
+        ))
+      }
+    >
+      <Trouble error={error} retry={reload} />
+      {data?.subnets && (
+        <p className="quiet">
+          Networks: {data.subnets.length ? data.subnets.map((one) => <code key={one} className="chip">{one}</code>) : "none is allowed; name them in discovery.network.subnets of the configuration file"}
+        </p>
+      )}
+      {data?.running && (
+        <div className="progress" role="status">
+          Scanning since <Age time={data.started} />
+          {share !== undefined && <Bar share={share} label={`${Math.round(share * 100)} % done`} />}
+        </div>
+      )}
+      {data && data.servers.length === 0 && !data.running && <Empty>Nothing was found yet. Scan to look.</Empty>}
+      {data && data.servers.length > 0 && (
+        <div className="hits">
+          {[...data.servers].sort((a, b) => order(a) - order(b)).map((one) => (
+            <Hit key={one.id} one={one} />
+          ))}
+        </div>
+      )}
+    </Page>
+  );
+}
+
+const order = (one: Found): number => ["new", "changed", "known", "gone"].indexOf(one.state);
+
+function Hit({ one }: { one: Found }) {
+  const may = useMay("operator");
+  const prepare = async (): Promise<void> => {
+    const made = await post<Draft & Record<string, unknown>>(route(["discovery", "servers", one.id, "draft"]));
+    const source = made.source ?? made.config ?? made.json;
+    if (!source) {
+      tell("The gateway made no draft of it.", "bad");
+      return;
+    }
+    leaveDraft(source);
+    go("sources", ["new"], { type: String(source.protocol ?? one.protocol), draft: one.id });
+  };
+  return (
+    <section className="panel hit">
+      <header>
+        <h2>
+          {one.protocol} <code>{`${visible(one.host)}:${one.port}`}</code>
+        </h2>
+        <Mark health={HEALTH[one.state]}>{one.state}</Mark>
+        <span className="quiet">
+          seen <Age time={one.seen_time} /> ago
+        </span>
+        <span className="gap" />
+        {may && one.state !== "gone" && <Act kind={one.state === "new" ? "main" : ""} run={prepare}>Make a source</Act>}
+      </header>
+      <Tree value={one.detail} />
+    </section>
+  );
+}
+
+/** What a server said of itself, as it said it; text only, no address in it becomes a link. */
+function Tree({ value, depth = 0 }: { value: unknown; depth?: number }) {
+  if (value === null || value === undefined || value === "") return <span className="quiet">–</span>;
+  if (Array.isArray(value)) {
+    if (value.every((one) => typeof one !== "object")) return <>{value.map((one) => visible(String(one))).join(", ") || "–"}</>;
+    return (
+      <ul className="tree-list">
+        {value.slice(0, 20).map((one, at) => (
+          <li key={at}>
+            <Tree value={one} depth={depth + 1} />
+          </li>
+        ))}
+        {value.length > 20 && <li className="quiet">and {value.length - 20} more</li>}
+      </ul>
+    );
+  }
+  if (typeof value === "object") {
+    const entries = Object.entries(value).filter(([, one]) => one !== null && one !== "" && !(Array.isArray(one) && one.length === 0));
+    return (
+      <dl className={depth ? "facts inline" : "facts"}>
+        {entries.map(([key, one]) => (
+          <div key={key}>
+            <dt>{visible(key.replace(/_/g, " "))}</dt>
+            <dd>
+              <Tree value={one} depth={depth + 1} />
+            </dd>
+          </div>
+        ))}
+      </dl>
+    );
+  }
+  if (typeof value === "boolean") return <>{value ? "yes" : "no"}</>;
+  return <>{visible(String(value))}</>;
+}
