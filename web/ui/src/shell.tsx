@@ -66,7 +66,7 @@ export function Shell({ children }: { children: ReactNode }) {
       <a className="skip" href="#main" onClick={(event) => { event.preventDefault(); main.current?.focus(); }}>
         Skip to the content
       </a>
-      <Header toggle={() => setOpen(!open)} open={open} help={() => setHelp(true)} />
+      <Header toggle={() => setOpen(!open)} open={open} />
       <nav aria-label="Pages" id="nav">
         {GROUPS.map((group) => (
           <div key={group.title}>
@@ -86,6 +86,12 @@ export function Shell({ children }: { children: ReactNode }) {
             </ul>
           </div>
         ))}
+        <div className="nav-foot">
+          <ThemeSwitch />
+          <button type="button" className="bare" onClick={() => setHelp(true)}>
+            Keys <kbd>?</kbd>
+          </button>
+        </div>
       </nav>
       {open && <div className="veil" onClick={() => setOpen(false)} />}
       <main id="main" ref={main} tabIndex={-1}>
@@ -111,7 +117,7 @@ function Wrong({ page }: { page: string }) {
   );
 }
 
-function Header({ toggle, open, help }: { toggle: () => void; open: boolean; help: () => void }) {
+function Header({ toggle, open }: { toggle: () => void; open: boolean }) {
   const now = useCell(status);
   const who = useContext(Who);
   const time = useNow();
@@ -137,10 +143,6 @@ function Header({ toggle, open, help }: { toggle: () => void; open: boolean; hel
         </Mark>
       </span>
       <span className="gap" />
-      <ThemeSwitch />
-      <button type="button" className="bare keys" onClick={help} title="Keys (?)" aria-label="Keys">
-        ?
-      </button>
       <span className="who">
         <span className="quiet">
           {who.user} · {who.role}
@@ -157,7 +159,7 @@ function ThemeSwitch() {
   const now = useCell(theme);
   return (
     <select aria-label="Light or dark" className="theme" value={now} onChange={(event) => setTheme(event.target.value as Theme)}>
-      <option value="system">Auto</option>
+      <option value="system">As the system</option>
       <option value="light">Light</option>
       <option value="dark">Dark</option>
     </select>

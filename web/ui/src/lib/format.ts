@@ -90,7 +90,9 @@ export function stamp(date: Date | null): string {
 }
 
 export function age(date: Date | null, now: number): string {
-  return date ? duration((now - date.getTime()) / 1000) : NONE;
+  if (!date) return NONE;
+  const seconds = Math.max(0, (now - date.getTime()) / 1000);
+  return seconds < 1 ? "<1 s" : duration(seconds < 10 ? Math.floor(seconds) : seconds).replace(".0", "");
 }
 
 export function plural(n: number, one: string, many = `${one}s`): string {

@@ -59,7 +59,7 @@ export function label(key: string): string {
 const FIRST = [
   "name", "endpoint", "enabled", "site", "area", "line", "equipment", "username", "password", "token", "interval",
   "security_policy", "trust", "registers", "devices", "nodes", "browse", "subscriptions", "topics", "table", "layout",
-  "provider_config", "unit_id", "addresses", "word_order", "client_id", "path", "format",
+  "provider_config", "topic", "key", "database", "bucket", "org", "exchange", "queue", "routing_key", "catalog", "schema", "project_id", "client_secret", "workspace_url", "unit_id", "addresses", "word_order", "client_id", "path", "format",
 ];
 const FIRST_OF_ROW = ["name", "id", "path", "tag_name", "address", "kind", "type", "topic", "match", "tag", "format", "scale", "unit", "qos", "unit_id", "profile_file", "first", "last"];
 

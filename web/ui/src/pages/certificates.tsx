@@ -7,6 +7,7 @@ import { useAnswer } from "../lib/store";
 import { Act, Age, Dialog, Empty, Facts, Field, Page, Panel, tell, Trouble } from "../parts/basics";
 import { Icon, Mark } from "../parts/marks";
 import { useMay } from "../who";
+import { TableBox } from "../parts/table_box";
 
 export default function CertificatesPage() {
   return (
@@ -19,7 +20,7 @@ export default function CertificatesPage() {
 
 function due(one: Certificate): [Health, string] {
   const days = Math.floor(one.days_left);
-  if (one.kind === "rejected") return ["warn", "rejected: decide whether to trust it"];
+  if (one.kind === "rejected") return ["warn", "not trusted"];
   if (days < 0) return ["bad", `expired ${-days} days ago`];
   if (days < 30) return ["warn", `expires in ${days} days`];
   return ["ok", `${days} days left`];
@@ -55,7 +56,7 @@ function Certificates() {
       <Trouble error={error} retry={reload} />
       {data && ranked.length === 0 && <Empty>No source or target uses a certificate.</Empty>}
       {ranked.length > 0 && (
-        <div className="scroll">
+        <TableBox>
           <table className="rows-table">
             <thead>
               <tr>
@@ -74,7 +75,6 @@ function Certificates() {
                   <tr key={`${one.id}${one.kind}${one.file}`}>
                     <td className="wrap">
                       {visible(one.subject)}
-                      <br />
                       <small className="quiet">
                         by {visible(one.issuer)} · <code title={one.id}>{one.id.slice(0, 16)}</code>
                       </small>
@@ -107,7 +107,7 @@ function Certificates() {
               })}
             </tbody>
           </table>
-        </div>
+        </TableBox>
       )}
       {making && <Make close={() => setMaking(false)} done={reload} />}
       {importing && <Import close={() => setImporting(false)} done={reload} />}
@@ -265,6 +265,7 @@ function Secrets() {
       <Trouble error={error} retry={reload} />
       {data && secrets.length === 0 && <Empty>No secret is stored.</Empty>}
       {secrets.length > 0 && (
+        <TableBox>
         <table className="rows-table">
           <thead>
             <tr>
@@ -301,6 +302,7 @@ function Secrets() {
             ))}
           </tbody>
         </table>
+        </TableBox>
       )}
       {editing !== undefined && <SecretDialog name={editing} close={() => setEditing(undefined)} done={reload} />}
     </Panel>

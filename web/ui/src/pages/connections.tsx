@@ -10,6 +10,7 @@ import { Age, Empty, Page, Trouble } from "../parts/basics";
 import { Icon, Mark } from "../parts/marks";
 import { useMay } from "../who";
 import { ConnectionEditor } from "./connection_editor";
+import { TableBox } from "../parts/table_box";
 
 export type What = "source" | "target";
 
@@ -66,7 +67,7 @@ function Listing({ what, all, error, retry }: { what: What; all: Connection[] | 
         </Empty>
       )}
       {rows.length > 0 && (
-        <div className="scroll">
+        <TableBox>
           <table className="rows-table">
             <thead>
               <tr>
@@ -89,7 +90,7 @@ function Listing({ what, all, error, retry }: { what: What; all: Connection[] | 
                   </td>
                   <td>
                     <Mark health={state}>{one.enabled ? (one.state ?? now?.sources[one.name]?.state ?? (state === "ok" ? "delivering" : "failing")) : "off"}</Mark>
-                    {one.detail && state !== "ok" && <small className="quiet cut" title={one.detail}> {visible(one.detail)}</small>}
+                    {one.detail && state !== "ok" && <small className="quiet cut" title={one.detail}>{visible(one.detail)}</small>}
                   </td>
                   <td>{one.protocol ?? one.type}</td>
                   <td className="mono cut">{visible(one.endpoint ?? "–")}</td>
@@ -104,7 +105,7 @@ function Listing({ what, all, error, retry }: { what: What; all: Connection[] | 
               ))}
             </tbody>
           </table>
-        </div>
+        </TableBox>
       )}
     </Page>
   );

@@ -8,6 +8,7 @@ import { useAnswer } from "../lib/store";
 import { copy, Empty, Facts, Page, Panel, tell, Trouble } from "../parts/basics";
 import { Mark } from "../parts/marks";
 import { useMay } from "../who";
+import { TableBox } from "../parts/table_box";
 
 const LEVELS = ["debug", "info", "warning", "error"];
 const KEPT = 500;
@@ -142,7 +143,7 @@ function Audit() {
       <Trouble error={error} retry={reload} />
       {data && entries.length === 0 && <Empty>Nobody changed anything yet.</Empty>}
       {entries.length > 0 && (
-        <div className="scroll">
+        <TableBox>
           <table className="rows-table">
             <thead>
               <tr>
@@ -167,7 +168,7 @@ function Audit() {
               ))}
             </tbody>
           </table>
-        </div>
+        </TableBox>
       )}
       <div className="actions">
         <button type="button" disabled={offset === 0} onClick={() => setOffset(Math.max(0, offset - 50))}>

@@ -120,8 +120,19 @@ function Tree({ value, depth = 0 }: { value: unknown; depth?: number }) {
   }
   if (typeof value === "object") {
     const entries = Object.entries(value).filter(([, one]) => one !== null && one !== "" && !(Array.isArray(one) && one.length === 0));
+    if (depth) {
+      return (
+        <div className="pairs">
+          {entries.map(([key, one]) => (
+            <span key={key}>
+              <span className="quiet">{visible(key.replace(/_/g, " "))}</span> <Tree value={one} depth={depth + 1} />
+            </span>
+          ))}
+        </div>
+      );
+    }
     return (
-      <dl className={depth ? "facts inline" : "facts"}>
+      <dl className="said">
         {entries.map(([key, one]) => (
           <div key={key}>
             <dt>{visible(key.replace(/_/g, " "))}</dt>

@@ -1,5 +1,5 @@
 import { Handle, MarkerType, Position, ReactFlow, Controls, type Edge, type Node, type NodeProps } from "@xyflow/react";
-import { useMemo, useState } from "react";
+import { useMemo, useState, useSyncExternalStore } from "react";
 import "@xyflow/react/dist/style.css";
 
 import type { Pipeline, PipelineNode } from "../api/types";
@@ -11,22 +11,22 @@ import { theme } from "../lib/theme";
 import { Empty, Facts, Page, Panel, Trouble } from "../parts/basics";
 import { Mark } from "../parts/marks";
 
-type Step = Node<{ node: PipelineNode }, "step">;
+type Step = Node<{ node: PipelineNode; narrow: boolean }, "step">;
 
-function StepNode({ data: { node }, selected }: NodeProps<Step>) {
+function StepNode({ data: { node, narrow }, selected }: NodeProps<Step>) {
   return (
     <div className={`step ${node.health} ${selected ? "chosen" : ""}`}>
-      {node.kind !== "source" && <Handle type="target" position={Position.Left} isConnectable={false} />}
+      {node.kind !== "source" && <Handle type="target" position={narrow ? Position.Top : Position.Left} isConnectable={false} />}
       <strong title={node.name}>{node.name}</strong>
       <Mark health={node.health} />
       <span className="figure">{rate(node.rate)}</span>
-      {node.kind !== "target" && <Handle type="source" position={Position.Right} isConnectable={false} />}
+      {node.kind !== "target" && <Handle type="source" position={narrow ? Position.Bottom : Position.Right} isConnectable={false} />}
     </div>
   );
 }
 const nodeTypes = { step: StepNode };
-const WIDTH = 250;
-const HEIGHT = 104;
+const WIDTH = 222;
+const HEIGHT = 100;
 
 /** Columns from left to right: each node one further than the furthest of those that feed it. */
 function columns(pipeline: Pipeline): Map<string, number> {
@@ -47,11 +47,12 @@ function columns(pipeline: Pipeline): Map<string, number> {
   return column;
 }
 
-function placed(pipeline: Pipeline): Step[] {
+function placed(pipeline: Pipeline, narrow: boolean): Step[] {
   const column = columns(pipeline);
   const tall = new Map<number, number>();
   for (const at of column.values()) tall.set(at, (tall.get(at) ?? 0) + 1);
   const most = Math.max(1, ...tall.values());
+  const above = (x: number): number => [...tall].reduce((sum, [at, n]) => (at < x ? sum + Math.ceil(n / 2) : sum), 0);
   const used = new Map<number, number>();
   return [...pipeline.nodes]
     .sort((a, b) => worst(a.health, b.health) || a.name.localeCompare(b.name))
@@ -59,15 +60,33 @@ function placed(pipeline: Pipeline): Step[] {
       const x = column.get(node.id) ?? 0;
       const row = used.get(x) ?? 0;
       used.set(x, row + 1);
-      return { id: node.id, type: "step", position: { x: x * WIDTH, y: (row + (most - (tall.get(x) ?? 1)) / 2) * HEIGHT }, data: { node }, draggable: false };
+      if (narrow) {
+        const alone = (tall.get(x) ?? 1) === 1;
+        const position = { x: alone ? 85 : (row % 2) * 170, y: (above(x) + Math.floor(row / 2)) * 118 };
+        return { id: node.id, type: "step", position, data: { node, narrow }, draggable: false };
+      }
+      return { id: node.id, type: "step", position: { x: x * WIDTH, y: (row + (most - (tall.get(x) ?? 1)) / 2) * HEIGHT }, data: { node, narrow }, draggable: false };
     });
+}
+
+const NARROW = window.matchMedia("(max-width: 860px)");
+
+function useNarrow(): boolean {
+  return useSyncExternalStore(
+    (told) => {
+      NARROW.addEventListener("change", told);
+      return () => NARROW.removeEventListener("change", told);
+    },
+    () => NARROW.matches,
+  );
 }
 
 export default function PipelinePage() {
   const { data, error, reload } = useAnswer<Pipeline>("/api/pipeline", 2000);
   const [chosen, setChosen] = useState<string>();
   const shown = useCell(theme);
-  const nodes = useMemo(() => (data ? placed(data).map((node) => ({ ...node, selected: node.id === chosen })) : []), [data, chosen]);
+  const narrow = useNarrow();
+  const nodes = useMemo(() => (data ? placed(data, narrow).map((node) => ({ ...node, selected: node.id === chosen })) : []), [data, chosen, narrow]);
   const edges = useMemo<Edge[]>(
     () =>
       (data?.edges ?? []).map((edge) => ({
@@ -89,11 +108,13 @@ export default function PipelinePage() {
         <div className="graph-and-detail">
           <div className="graph">
             <ReactFlow
+              key={String(narrow)}
               nodes={nodes}
               edges={edges}
               nodeTypes={nodeTypes}
               colorMode={shown}
               fitView
+              fitViewOptions={{ padding: 0.06, maxZoom: 1.3 }}
               minZoom={0.15}
               nodesConnectable={false}
               nodesDraggable={false}

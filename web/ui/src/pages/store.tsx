@@ -9,6 +9,7 @@ import { Act, Bar, Dialog, Empty, Page, Panel, tell, Trouble } from "../parts/ba
 import { Mark } from "../parts/marks";
 import { ReadingsTable } from "../parts/readings_table";
 import { useMay } from "../who";
+import { TableBox } from "../parts/table_box";
 
 interface Spools {
   gateway: string;
@@ -38,7 +39,7 @@ function Backlogs({ all, reload, peek }: { all: Spools; reload: () => void; peek
     <Panel title="Backlog per target">
       {rows.length === 0 && <Empty>No target stores anything.</Empty>}
       {rows.length > 0 && (
-        <div className="scroll">
+        <TableBox>
           <table className="rows-table">
             <thead>
               <tr>
@@ -49,7 +50,6 @@ function Backlogs({ all, reload, peek }: { all: Spools; reload: () => void; peek
                 <th>Full</th>
                 <th className="right">Full in</th>
                 <th className="right">Oldest</th>
-                <th>By priority</th>
                 <th />
               </tr>
             </thead>
@@ -63,7 +63,10 @@ function Backlogs({ all, reload, peek }: { all: Spools; reload: () => void; peek
                     <td>
                       <Mark health={health}>{spool.alarm ? (typeof spool.alarm === "string" ? spool.alarm : "nearly full") : spool.state === "kept" ? "target not configured" : "ok"}</Mark>
                     </td>
-                    <td className="figure right">{count(spool.readings)}</td>
+                    <td className="figure right" title={lanes(spool)}>
+                      {count(spool.readings)}
+                      {Object.keys(spool.lanes).length > 1 && <small className="quiet">{lanes(spool)}</small>}
+                    </td>
                     <td className="figure right">{bytes(spool.bytes)}</td>
                     <td className="bar-cell">
                       {spool.quota_bytes ? (
@@ -79,7 +82,6 @@ function Backlogs({ all, reload, peek }: { all: Spools; reload: () => void; peek
                     </td>
                     <td className="figure right">{duration(now?.targets[name]?.full_in)}</td>
                     <td className="figure right">{spool.readings ? duration(spool.oldest_age) : "–"}</td>
-                    <td className="quiet">{Object.entries(spool.lanes).map(([priority, n]) => `${priority}: ${count(n)}`).join(", ") || "–"}</td>
                     <td className="actions">
                       <button type="button" onClick={() => peek(name)} disabled={!spool.readings}>
                         Look
@@ -108,11 +110,13 @@ function Backlogs({ all, reload, peek }: { all: Spools; reload: () => void; peek
               })}
             </tbody>
           </table>
-        </div>
+        </TableBox>
       )}
     </Panel>
   );
 }
+
+const lanes = (spool: Spool): string => Object.entries(spool.lanes).map(([priority, n]) => `priority ${priority}: ${count(n)}`).join(", ");
 
 function Peek({ target, close }: { target: string; close: () => void }) {
   const { data, error } = useAnswer<{ readings?: Record<string, unknown>[]; error?: string }>(route(["spools", "peek"], { target, limit: 50 }));
@@ -141,15 +145,14 @@ function Letters({ all, reload }: { all: LetterGroups; reload: () => void }) {
       {all.groups.length === 0 ? (
         <Empty>Every reading could be taken.</Empty>
       ) : (
-        <div className="scroll">
+        <TableBox>
           <table className="rows-table">
             <thead>
               <tr>
                 <th className="right">Readings</th>
                 <th>Target</th>
                 <th>Reason</th>
-                <th>First</th>
-                <th>Last</th>
+                <th>When</th>
                 <th />
               </tr>
             </thead>
@@ -161,8 +164,10 @@ function Letters({ all, reload }: { all: LetterGroups; reload: () => void }) {
                   <td className="wrap">
                     <Mark health="warn">{visible(group.reason)}</Mark> <small className="quiet">{group.error_class}</small>
                   </td>
-                  <td>{stamp(when(group.first))}</td>
-                  <td>{stamp(when(group.last))}</td>
+                  <td>
+                    {stamp(when(group.last))}
+                    {group.count > 1 && <small className="quiet">since {stamp(when(group.first))}</small>}
+                  </td>
                   <td className="actions">
                     <button type="button" onClick={() => setOpened(group)}>
                       Look
@@ -174,7 +179,7 @@ function Letters({ all, reload }: { all: LetterGroups; reload: () => void }) {
             </tbody>
           </table>
           {all.more_groups > 0 && <p className="quiet">and {count(all.more_groups)} more groups</p>}
-        </div>
+        </TableBox>
       )}
       {opened && <LettersOf group={opened} close={() => setOpened(undefined)} />}
     </Panel>
@@ -225,7 +230,7 @@ function LettersOf({ group, close }: { group: LetterGroup; close: () => void }) 
       <p>
         <Mark health="warn">{visible(group.reason)}</Mark>
       </p>
-      <div className="scroll">
+      <TableBox>
         <table className="rows-table">
           <thead>
             <tr>
@@ -246,7 +251,7 @@ function LettersOf({ group, close }: { group: LetterGroup; close: () => void }) 
             ))}
           </tbody>
         </table>
-      </div>
+      </TableBox>
       {!data && !error && <p className="quiet">…</p>}
     </Dialog>
   );

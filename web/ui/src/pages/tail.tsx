@@ -7,6 +7,7 @@ import { clock, count, value, visible, when } from "../lib/format";
 import { amend, usePlace } from "../lib/router";
 import { Act, copy, Empty, Page, Trouble } from "../parts/basics";
 import { QualityMark } from "../parts/marks";
+import { TableBox } from "../parts/table_box";
 
 const KEPT = 500;
 const TRIES = ["quality != 'GOOD'", "tag_name = 'temperature'", "value > 80", "source = 'plc1'"];
@@ -91,7 +92,7 @@ export default function TailPage() {
       {left > 0 && <p className="quiet">{count(left)} readings more came than are shown; filter for fewer.</p>}
       {rows.length === 0 && !error && <Empty>{filter ? "Nothing that came matches yet." : "Nothing came yet."}</Empty>}
       {rows.length > 0 && (
-        <div className="scroll">
+        <TableBox>
           <table className="rows-table tail">
             <thead>
               <tr>
@@ -108,7 +109,7 @@ export default function TailPage() {
                   <td className="figure">{clock(when(reading.time_us ?? reading.received_us), true)}</td>
                   <td className="path">{visible(reading.path ?? reading.tag_name)}</td>
                   <td className="figure right">
-                    {value(reading.value)} <small className="quiet">{reading.unit ? visible(reading.unit) : ""}</small>
+                    {value(reading.value)} <small className="quiet unit">{reading.unit ? visible(reading.unit) : ""}</small>
                   </td>
                   <td>
                     <QualityMark quality={reading.quality} />
@@ -118,7 +119,7 @@ export default function TailPage() {
               ))}
             </tbody>
           </table>
-        </div>
+        </TableBox>
       )}
     </Page>
   );

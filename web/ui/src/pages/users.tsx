@@ -7,6 +7,7 @@ import { useAnswer } from "../lib/store";
 import { Act, copy, Dialog, Empty, Field, Page, Panel, tell, Trouble } from "../parts/basics";
 import { Icon } from "../parts/marks";
 import { useMay, Who } from "../who";
+import { TableBox } from "../parts/table_box";
 
 const ROLES: Record<Role, string> = { viewer: "sees everything, changes nothing", operator: "also scans, tests, sends again, purges", admin: "also changes configuration, users and certificates" };
 
@@ -51,7 +52,7 @@ function Users() {
       }
     >
       <Trouble error={error} retry={reload} />
-      <div className="scroll">
+      <TableBox>
         <table className="rows-table">
           <thead>
             <tr>
@@ -103,7 +104,7 @@ function Users() {
             ))}
           </tbody>
         </table>
-      </div>
+      </TableBox>
       {adding && <Add close={() => setAdding(false)} done={reload} />}
       {other && <Password name={other} close={() => setOther(undefined)} />}
     </Panel>
@@ -198,7 +199,7 @@ function Tokens() {
       <p className="quiet">For programs: they send it as “Authorization: Bearer …”.</p>
       <Trouble error={error} retry={reload} />
       {(data?.tokens ?? []).length > 0 && (
-        <div className="scroll">
+        <TableBox>
           <table className="rows-table">
             <thead>
               <tr>
@@ -232,7 +233,7 @@ function Tokens() {
               ))}
             </tbody>
           </table>
-        </div>
+        </TableBox>
       )}
       <form className="filters" onSubmit={(event) => event.preventDefault()}>
         <input aria-label="Name of the token" placeholder="name of the token" value={name} onChange={(event) => setName(event.target.value)} />

@@ -2,7 +2,7 @@ import { useEffect, useRef } from "react";
 import uPlot from "uplot";
 
 import type { Sample } from "../api/types";
-import { value } from "../lib/format";
+import { clock, value } from "../lib/format";
 import { useCell } from "../lib/store";
 import { theme } from "../lib/theme";
 
@@ -41,7 +41,7 @@ export function Curve({ samples, unit, label }: { samples: Sample[]; unit: strin
         legend: { show: false },
         cursor: { y: false },
         scales: { x: { time: true } },
-        axes: [axis, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => value(tick)) }],
+        axes: [{ ...axis, values: (_, ticks) => ticks.map((tick) => clock(new Date(tick * 1000))), space: 76 }, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => value(tick)) }],
         series: [
           {},
           { stroke: ink, width: 1.5, points: { show: false } },

@@ -1,10 +1,11 @@
 import type { Reading } from "../api/types";
 import { value, visible } from "../lib/format";
 import { QualityMark } from "./marks";
+import { TableBox } from "./table_box";
 
 export function ReadingsTable({ readings }: { readings: Partial<Reading>[] }) {
   return (
-    <div className="scroll">
+    <TableBox>
       <table className="rows-table">
         <thead>
           <tr>
@@ -18,7 +19,7 @@ export function ReadingsTable({ readings }: { readings: Partial<Reading>[] }) {
             <tr key={at}>
               <td className="path">{visible(String(reading.path ?? reading.tag_name ?? reading.address ?? ""))}</td>
               <td className="figure right">
-                {value(reading.value)} <small className="quiet">{reading.unit ? visible(reading.unit) : ""}</small>
+                {value(reading.value)} <small className="quiet unit">{reading.unit ? visible(reading.unit) : ""}</small>
               </td>
               <td>
                 <QualityMark quality={reading.quality} />
@@ -27,6 +28,6 @@ export function ReadingsTable({ readings }: { readings: Partial<Reading>[] }) {
           ))}
         </tbody>
       </table>
-    </div>
+    </TableBox>
   );
 }
