@@ -31,8 +31,20 @@ export function take(now: Status): void {
   const at = Date.now();
   status.write(now);
   heard.write(at);
-  const counted = counts(now);
   if (before && at - before.at < 900) return;
+  const counted = counts(now);
+  if (now.rates) {
+    // the gateway's own figures are over its own clock
+    const next: Record<string, Point[]> = {};
+    for (const [kind, byName] of Object.entries(now.rates)) {
+      for (const [name, one] of Object.entries(byName)) {
+        if (one !== null) next[`${kind}:${name}`] = [...(rates.read()[`${kind}:${name}`] ?? []).slice(1 - KEPT), { at, rate: one }];
+      }
+    }
+    rates.write(next);
+    before = { at, counts: counted };
+    return;
+  }
   if (before) {
     const seconds = (at - before.at) / 1000;
     const next: Record<string, Point[]> = {};
@@ -104,7 +116,8 @@ function settle(): void {
 
 function connect(): void {
   if (!running) return;
-  const topics = ["status", ...(wanted?.ids.length ? [`tags:${wanted.ids.join(",")}`] : [])];
+  const ids = wanted ? [...wanted.ids].sort((a, b) => a - b).slice(0, 500) : [];
+  const topics = ["status", ...(ids.length ? [`tags:${ids.join(",")}`] : [])];
   const path = exclusive ? "" : `/api/events?topics=${encodeURIComponent(topics.join(",")).replace(/%2C/g, ",").replace(/%3A/g, ":")}`;
   if (path === asked && stream?.readyState !== EventSource.CLOSED) return;
   stream?.close();
@@ -136,13 +149,23 @@ function connect(): void {
   });
 }
 
-/** A status event says what changed: parts that it leaves out are as they were. */
-function merged(said: Partial<Status>): Status {
-  return { ...status.read(), ...said } as Status;
+type Said = Partial<Omit<Status, "sources" | "targets" | "kept">> & { whole?: boolean } & Partial<Record<Named, Record<string, unknown>>>;
+type Named = "sources" | "targets" | "kept";
+
+/** The first status event says everything, later ones what changed; a source or target that is gone is null. */
+function merged(said: Said): Status {
+  const known = status.read();
+  if (said.whole || !known) return said as Status;
+  const next = { ...known, ...said } as Status;
+  for (const part of ["sources", "targets", "kept"] as const) {
+    const all = { ...known[part], ...said[part] };
+    (next as unknown as Record<Named, unknown>)[part] = Object.fromEntries(Object.entries(all).filter(([, one]) => one !== null));
+  }
+  return next;
 }
 
 function askStatus(): void {
-  get<Status>("/api/status").then(take, () => link.write("waiting"));
+  get<Status>("/api/status").then((now) => take({ ...now, rates: undefined }), () => link.write("waiting"));
 }
 
 export function start(): void {

@@ -56,6 +56,7 @@ export interface Status {
   disk?: { written_bytes: number; years: number | null };
   sources: Record<string, SourceStatus>;
   targets: Record<string, TargetStatus>;
+  rates?: Record<"source" | "target", Record<string, number | null>>;
   kept: Record<string, { readings: number; bytes: number; oldest_age: number | null }>;
   dead_letters: { stored: number; bytes: number; quota_bytes: number | null; discarded: number; alarm: string | boolean | null };
 }
@@ -90,11 +91,11 @@ export interface Tag {
   address: string;
   unit: string | null;
   type: string | null;
-  value: Value;
+  value: Value | Record<string, unknown> | unknown[];
   quality: Quality | null;
   time_us: number | null;
   received_us: number | null;
-  raw: Value | Record<string, unknown>;
+  raw: Value | Record<string, unknown> | unknown[];
   targets: string[];
 }
 export interface Sample {
@@ -104,7 +105,11 @@ export interface Sample {
 }
 export interface TagDetail extends Tag {
   samples: Sample[];
-  properties: Record<string, unknown>;
+  properties: unknown;
+  metadata?: Record<string, unknown>;
+  raw_quality?: Quality;
+  rules?: string[];
+  reject?: string | null;
 }
 export interface TagPage {
   total: number;
@@ -117,8 +122,8 @@ export interface TreeChild {
   bad: number;
 }
 export interface Reading {
-  time_us: number | null;
-  received_us?: number | null;
+  source_time?: string | null;
+  received_time?: string | null;
   source: string;
   path?: string;
   tag_name: string;
@@ -141,15 +146,29 @@ export interface Connection {
   rate?: number | null;
   last_reading_us?: number | null;
   tags?: number;
-  delivered?: number;
+  editable?: boolean;
   yaml?: string;
   config: Record<string, unknown>;
   [key: string]: unknown;
 }
+export interface Finding {
+  ok: boolean;
+  subject: string;
+  detail: string;
+}
 export interface TestResult {
   ok: boolean;
+  findings: Finding[];
   readings?: Reading[];
-  error: string | null;
+  count?: number;
+  error: string;
+  took: number;
+}
+export interface Applied {
+  number: number | null;
+  base: string;
+  changes: Change[];
+  next_start: string[];
   took: number;
 }
 export interface BrowseNode {
@@ -170,6 +189,7 @@ export interface Rule {
 export interface RuleCounts {
   rules: { name: string; matched: number; of: number; error?: string }[];
   unmatched: number;
+  of: number;
 }
 
 export interface Found {
@@ -180,16 +200,18 @@ export interface Found {
   found_time: string;
   seen_time: string;
   state: "new" | "known" | "changed" | "gone";
+  changes: string[];
   detail: Record<string, unknown>;
-  draft?: unknown;
+  draft: Record<string, unknown> | null;
 }
 export interface Discovery {
   running: boolean;
   started: string | null;
-  progress: number | { done: number; of: number } | null;
+  progress: { of: number; asked: number; hits: number } | null;
+  scanned_time: string | null;
   servers: Found[];
-  subnets?: string[];
-  enabled?: boolean;
+  subnets: string[];
+  enabled: boolean;
 }
 
 export interface Spool {
@@ -231,41 +253,42 @@ export interface Certificate {
   not_before: string;
   not_after: string;
   days_left: number;
+  state: "ok" | "soon" | "expired" | "not_yet";
+  hosts: string[];
   used_by: string[];
   file: string;
+  note: string;
 }
 export interface Secret {
   name: string;
-  created_time?: string | null;
-  changed_time?: string | null;
-  used_by?: string[];
-  [key: string]: unknown;
+  changed_time: string;
+  used: boolean;
 }
 
 export interface Change {
   kind: string;
   name: string;
   what: "added" | "removed" | "changed";
-  place?: string | null;
-  keys?: Record<string, unknown> | { key: string; before: unknown; after: unknown }[] | string[];
+  place: string;
+  keys: Record<string, Record<string, string>>;
 }
 export interface Plan {
   changes: Change[];
   problems: Problem[];
+  warnings: string[];
 }
 export interface ConfigState {
-  number: number;
+  number: number | null;
   base: string;
   files: Record<string, string>;
 }
 export interface HistoryEntry {
   number: number;
-  since_time?: string;
-  since?: string;
-  by?: string | null;
-  changes?: Change[] | number;
-  current?: boolean;
-  [key: string]: unknown;
+  since_time: string;
+  sources: number;
+  targets: number;
+  rules: number;
+  files: string[];
 }
 
 export interface AuditEntry {
@@ -278,8 +301,8 @@ export interface AuditEntry {
   [key: string]: unknown;
 }
 export interface LogLine {
-  timestamp?: string;
-  time?: string;
+  number: number;
+  timestamp: string;
   level: string;
   event: string;
   [key: string]: unknown;
@@ -288,7 +311,6 @@ export interface User {
   name: string;
   role: Role;
   created_time?: string;
-  last_login_time?: string | null;
 }
 export interface Token {
   id: string;
@@ -296,7 +318,6 @@ export interface Token {
   role: Role;
   created_time?: string;
   expires_time?: string | null;
-  last_used_time?: string | null;
 }
 
 /** The part of JSON Schema that pydantic writes for the configuration's models. */

@@ -46,8 +46,9 @@ export function duration(seconds: number | null | undefined): string {
   return `${Math.round(s / 86_400)} d`;
 }
 
-export function value(v: Value | undefined): string {
+export function value(v: Value | object | undefined): string {
   if (v === null || v === undefined) return NONE;
+  if (typeof v === "object") return visible(JSON.stringify(v));
   if (typeof v === "boolean") return v ? "true" : "false";
   if (typeof v === "number") {
     if (Number.isInteger(v)) return String(v);

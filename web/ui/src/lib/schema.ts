@@ -90,6 +90,7 @@ export function shownDefault(schema: Schema): string {
 export function problemOf(problems: Problem[], path: (string | number)[]): string | undefined {
   const wanted = path.join(".");
   return problems.find((problem) => {
+    if (problem.message.startsWith(`${wanted}: `) || problem.message.includes(`.${wanted}: `)) return true;
     const place = (problem.where.includes("/") && !problem.where.includes(":") ? problem.where.replace(/\//g, ".") : problem.where).replace(/^\.+/, "");
     return place === wanted || place.endsWith(`.${wanted}`);
   })?.message;

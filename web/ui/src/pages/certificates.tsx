@@ -21,8 +21,9 @@ export default function CertificatesPage() {
 function due(one: Certificate): [Health, string] {
   const days = Math.floor(one.days_left);
   if (one.kind === "rejected") return ["warn", "not trusted"];
-  if (days < 0) return ["bad", `expired ${-days} days ago`];
-  if (days < 30) return ["warn", `expires in ${days} days`];
+  if (one.state === "expired") return ["bad", `expired ${-days} days ago`];
+  if (one.state === "not_yet") return ["bad", "not valid yet"];
+  if (one.state === "soon") return ["warn", `expires in ${days} days`];
   return ["ok", `${days} days left`];
 }
 
@@ -33,7 +34,7 @@ function Certificates() {
   const may = useMay("admin");
   const ranked = [...(data?.certificates ?? [])].sort((a, b) => (a.kind === "rejected" ? -1 : a.days_left) - (b.kind === "rejected" ? -1 : b.days_left));
   const act = (one: Certificate, what: "trust" | "reject" | "renew", said: string) => async () => {
-    await post(route(["certificates", one.id, what]));
+    await post(route(["certificates", one.id, what]), what === "renew" ? {} : { owner: one.owner || null });
     tell(said);
     reload();
   };
@@ -75,6 +76,7 @@ function Certificates() {
                   <tr key={`${one.id}${one.kind}${one.file}`}>
                     <td className="wrap">
                       {visible(one.subject)}
+                      {one.note && <small className="quiet">{visible(one.note)}</small>}
                       <small className="quiet">
                         by {visible(one.issuer)} · <code title={one.id}>{one.id.slice(0, 16)}</code>
                       </small>
@@ -87,14 +89,14 @@ function Certificates() {
                     <td>{one.used_by.length ? one.used_by.map((by) => visible(by)).join(", ") : one.owner || "–"}</td>
                     <td className="actions">
                       {may && one.kind === "rejected" && <Act run={act(one, "trust", "It is trusted from now on.")}>Trust</Act>}
-                      {may && one.kind === "trusted" && <Act confirm="Press again to reject" run={act(one, "reject", "It is rejected from now on.")}>Reject</Act>}
+                      {may && (one.kind === "trusted" || one.kind === "issuer") && one.owner && <Act confirm="Press again to reject" run={act(one, "reject", "It is rejected from now on.")}>Reject</Act>}
                       {may && (one.kind === "own" || one.kind === "ca") && <Act run={act(one, "renew", "It is renewed.")}>Renew</Act>}
-                      {may && (
+                      {may && (one.kind === "rejected" || one.used_by.length === 0) && (
                         <Act
                           kind="danger"
                           confirm="Press again to delete"
                           run={async () => {
-                            await remove(route(["certificates", one.id]));
+                            await remove(route(["certificates", one.id], { owner: one.owner }));
                             reload();
                           }}
                         >
@@ -190,6 +192,7 @@ function Make({ close, done }: { close: () => void; done: () => void }) {
 function Import({ close, done }: { close: () => void; done: () => void }) {
   const [name, setName] = useState("");
   const [text, setText] = useState("");
+  const [bytes, setBytes] = useState<Uint8Array>();
   const [key, setKey] = useState("");
   const [password, setPassword] = useState("");
   const [source, setSource] = useState("");
@@ -198,7 +201,8 @@ function Import({ close, done }: { close: () => void; done: () => void }) {
     if (!file) return;
     const data = new Uint8Array(await file.arrayBuffer());
     const plain = new TextDecoder().decode(data);
-    setText(plain.includes("-----BEGIN") ? plain : btoa(String.fromCharCode(...data)));
+    setText(plain.includes("-----BEGIN") ? plain : `(${data.length} bytes of ${file.name})`);
+    setBytes(data);
     if (!name) setName(file.name.replace(/\..*$/, "").toLowerCase().replace(/[^a-z0-9-]/g, "-"));
   };
   return (
@@ -207,7 +211,7 @@ function Import({ close, done }: { close: () => void; done: () => void }) {
         <input type="file" accept=".pem,.crt,.cer,.der,.p12,.pfx" onChange={(event) => void read(event.target.files?.[0])} />
       </Field>
       <Field label="Or its text">
-        <textarea rows={5} className="mono" spellCheck={false} value={text} onChange={(event) => setText(event.target.value)} />
+        <textarea rows={5} className="mono" spellCheck={false} value={text} onChange={(event) => { setText(event.target.value); setBytes(undefined); }} />
       </Field>
       <Field label="Name">
         <input value={name} onChange={(event) => setName(event.target.value)} />
@@ -228,7 +232,7 @@ function Import({ close, done }: { close: () => void; done: () => void }) {
           disabled={!name || !text}
           run={async () => {
             try {
-              await post("/api/certificates/import", { name, certificate: text, ...(key && { key }), ...(password && { password }), ...(source && { source }) });
+              await post("/api/certificates/import", { name, data: base64(bytes ?? new TextEncoder().encode(text)), ...(key && { key: base64(new TextEncoder().encode(key)) }), ...(password && { password }), ...(source && { source }) });
               tell("The certificate is imported.");
               done();
               close();
@@ -242,6 +246,12 @@ function Import({ close, done }: { close: () => void; done: () => void }) {
       </div>
     </Dialog>
   );
+}
+
+function base64(data: Uint8Array): string {
+  let text = "";
+  for (const byte of data) text += String.fromCharCode(byte);
+  return btoa(text);
 }
 
 function Secrets() {
@@ -281,7 +291,7 @@ function Secrets() {
                   <code>{secret.name}</code>
                 </td>
                 <td>
-                  <Age time={secret.changed_time ?? secret.created_time} /> ago
+                  <Age time={secret.changed_time} /> ago{!secret.used && <small className="quiet">no setting names it</small>}
                 </td>
                 <td className="actions">
                   <button type="button" onClick={() => setEditing(secret.name)}>

@@ -4,13 +4,14 @@ import { useEffect, useState } from "react";
 
 import { ApiError, post, put, remove, route } from "../api/client";
 import { status } from "../api/live";
-import type { Connection, Problem, Schema, TestResult } from "../api/types";
+import type { Applied, Connection, Problem, Schema, TestResult } from "../api/types";
 import { sourceHealth, targetHealth } from "../lib/findings";
 import { bytes, count, duration, visible } from "../lib/format";
 import { draft } from "../lib/draft";
+import { made } from "../lib/made";
 import { go, href, usePlace } from "../lib/router";
 import { useAnswer, useCell, useNow } from "../lib/store";
-import { Act, Age, Facts, Page, Panel, tell, Trouble } from "../parts/basics";
+import { Act, Age, Facts, Field, Page, Panel, tell, Trouble } from "../parts/basics";
 import { Mark } from "../parts/marks";
 import { ReadingsTable } from "../parts/readings_table";
 import { SchemaForm } from "../parts/schema_form";
@@ -20,10 +21,6 @@ import { Browse } from "./browse";
 import type { What } from "./connections";
 
 type Fields = Record<string, unknown>;
-interface Applied {
-  number?: number;
-  took?: number;
-}
 
 const TITLES: Record<string, string> = {
   opcua: "OPC UA", mqtt: "MQTT, Sparkplug B", modbus: "Modbus", zerobus: "Databricks ZeroBus", delta: "Delta Lake", kafka: "Kafka", influxdb: "InfluxDB",
@@ -39,7 +36,7 @@ export function ConnectionEditor({ what, name, left }: { what: What; name: strin
   const type = name === null ? place.query.type : String(stored.data?.config?.[key] ?? stored.data?.[key] ?? "");
   const schema = type ? schemas.data?.by_type[type] : undefined;
   if (name === null && !type) return <ChooseType what={what} schemas={schemas.data?.by_type} error={schemas.error} />;
-  const first: Fields | undefined = name === null ? (place.query.draft ? draft() : undefined) ?? { name: "", [key]: type } : stored.data?.config;
+  const first: Fields | undefined = name === null ? (place.query.draft ? draft()?.source : undefined) ?? (what === "source" ? { name: "", protocol: type } : { type }) : stored.data?.config;
   return (
     <Page
       title={name ?? `New ${TITLES[type ?? ""] ?? type} ${what}`}
@@ -48,8 +45,14 @@ export function ConnectionEditor({ what, name, left }: { what: What; name: strin
       }
     >
       <Trouble error={schemas.error ?? stored.error} retry={stored.reload} />
+      {name === null && place.query.draft && (
+        <Panel title="What was found">
+          <ul className="changes">{draft()?.notes.map((note, at) => <li key={at}>{visible(note)}</li>)}</ul>
+        </Panel>
+      )}
       {name !== null && <Standing what={what} name={name} />}
-      {schema && first && <Editor key={name ?? type} what={what} name={name} schema={schema} first={first} may={may} left={left} saved={stored.reload} />}
+      {stored.data?.editable === false && <p className="quiet">This {what} is made by another part of the configuration, a template or a section; it is changed there.</p>}
+      {schema && first && <Editor key={name ?? type} what={what} name={name} schema={schema} first={first} may={may && stored.data?.editable !== false} left={left} saved={stored.reload} />}
     </Page>
   );
 }
@@ -119,6 +122,7 @@ function Editor({ what, name, schema, first, may, left, saved }: { what: What; n
   const [error, setError] = useState<Error | null>(null);
   const [test, setTest] = useState<TestResult>();
   const [browsing, setBrowsing] = useState(false);
+  const [key, setKey] = useState("");
   const changed = value !== first;
   const operator = useMay("operator");
   useEffect(() => {
@@ -143,21 +147,28 @@ function Editor({ what, name, schema, first, may, left, saved }: { what: What; n
   };
   const save = () =>
     attempt(async () => {
-      const done = name === null ? await post<Applied>(`/api/${what}s`, value) : await put<Applied>(route([`${what}s`, name]), value);
-      tell(`${String(value.name || name)} is saved${done?.number ? ` as configuration ${done.number}` : ""}${done?.took !== undefined ? ` and in effect after ${duration(done.took)}` : ""}.`);
+      const body = what === "target" && name === null ? { name: key, config: value } : value;
+      const done = name === null ? await post<Applied>(`/api/${what}s`, body) : await put<Applied>(route([`${what}s`, name]), body);
+      const called = what === "target" ? (name ?? key) : String(value.name);
+      tell(`${called} is saved${made(done)}`);
       saved();
-      go(`${what}s`, [String(value.name || name)]);
+      go(`${what}s`, [called]);
     });
   const tryIt = () =>
     attempt(async () => {
       setTest(undefined);
-      setTest(await post<TestResult>(`/api/${what}s/test`, value));
+      setTest(await post<TestResult>(`/api/${what}s/test`, what === "target" ? { name: name ?? (key || "trial"), config: value } : value));
     });
   return (
     <>
       <div className="form-and-yaml">
         <form onSubmit={(event) => event.preventDefault()} autoComplete="off">
           <fieldset className="whole" disabled={!may}>
+            {what === "target" && name === null && (
+              <Field label={<>Key<abbr title="needed">*</abbr></>} hint="what rules call the target; small letters, digits, - and _">
+                <input name="key" required autoComplete="off" spellCheck={false} value={key} onChange={(event) => setKey(event.target.value.trim())} />
+              </Field>
+            )}
             <SchemaForm key={version} schema={schema} value={value} change={setValue} problems={problems} />
           </fieldset>
         </form>
@@ -209,9 +220,18 @@ function Tested({ result }: { result: TestResult }) {
   return (
     <Panel title={<Mark health={result.ok ? "ok" : "bad"}>{result.ok ? "The connection works" : "The connection does not work"}</Mark>} className="tested">
       <p className="quiet">
-        after {duration(result.took)}; nothing was written{readings.length ? `, ${readings.length} readings came` : ""}
+        after {duration(result.took)}; nothing was written{result.count ? `, ${count(result.count)} readings came` : ""}
       </p>
       {result.error && <p>{visible(result.error)}</p>}
+      {result.findings.length > 0 && (
+        <ul className="changes">
+          {result.findings.map((finding, at) => (
+            <li key={at}>
+              <Mark health={finding.ok ? "ok" : "bad"}>{visible(finding.subject)}</Mark> {visible(finding.detail)}
+            </li>
+          ))}
+        </ul>
+      )}
       {readings.length > 0 && <ReadingsTable readings={readings.slice(0, 20)} />}
     </Panel>
   );

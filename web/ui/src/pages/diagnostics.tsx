@@ -16,7 +16,8 @@ const KEPT = 500;
 export default function DiagnosticsPage() {
   const admin = useMay("admin");
   const versions = useAnswer<Record<string, unknown>>("/api/versions");
-  const said = (versions.data?.versions ?? versions.data ?? {}) as Record<string, unknown>;
+  const { packages = {}, ...own } = (versions.data ?? {}) as Record<string, unknown> & { packages?: Record<string, string> };
+  const said = { ...own, ...packages };
   return (
     <Page
       title="Diagnostics"
@@ -42,7 +43,7 @@ function levelHealth(level: string): Health {
   return /error|critical/i.test(level) ? "bad" : /warn/i.test(level) ? "warn" : "idle";
 }
 
-const HIDDEN = new Set(["timestamp", "time", "level", "event", "logger"]);
+const HIDDEN = new Set(["number", "timestamp", "level", "event", "logger"]);
 const rest = (line: LogLine): string =>
   Object.entries(line)
     .filter(([key]) => !HIDDEN.has(key))
@@ -53,27 +54,27 @@ function Log() {
   const [level, setLevel] = useState("info");
   const [search, setSearch] = useState("");
   const [paused, setPaused] = useState(false);
-  const [lines, setLines] = useState<{ key: number; line: LogLine }[]>([]);
+  const [lines, setLines] = useState<LogLine[]>([]);
   const held = useRef(paused);
   held.current = paused;
-  const number = useRef(0);
-  const past = useAnswer<{ lines?: LogLine[]; logs?: LogLine[]; level?: string }>(route(["logs"], { level, limit: 200 }));
+  const past = useAnswer<{ events: LogLine[] }>(route(["logs"], { level, limit: 200 }));
   const admin = useMay("admin");
   useEffect(() => {
-    const told = past.data?.lines ?? past.data?.logs;
-    if (told) setLines(told.map((line) => ({ key: ++number.current, line })));
+    if (past.data) setLines(past.data.events);
   }, [past.data]);
   useEffect(() => {
     const came = (data: unknown): void => {
       if (held.current) return;
-      const said = data as LogLine | { lines: LogLine[] };
-      const fresh = "lines" in said && Array.isArray(said.lines) ? said.lines : [said as LogLine];
-      setLines((before) => [...before, ...fresh.map((line) => ({ key: ++number.current, line }))].slice(-KEPT));
+      const { events } = data as { events: LogLine[] };
+      setLines((before) => {
+        const last = before.at(-1)?.number ?? 0;
+        return [...before, ...events.filter((line) => line.number > last)].slice(-KEPT);
+      });
     };
-    return ownStream(route(["logs", "follow"], { level }), { logs: came, log: came, message: came });
+    return ownStream(route(["logs", "follow"], { level }), { logs: came });
   }, [level]);
   const wanted = search.toLowerCase();
-  const shown = lines.filter(({ line }) => !wanted || JSON.stringify(line).toLowerCase().includes(wanted)).reverse();
+  const shown = lines.filter((line) => !wanted || JSON.stringify(line).toLowerCase().includes(wanted)).reverse();
   return (
     <Panel
       title="Log"
@@ -107,7 +108,7 @@ function Log() {
           <button type="button" aria-pressed={paused} onClick={() => setPaused(!paused)}>
             {paused ? "Go on" : "Pause"}
           </button>
-          <button type="button" onClick={() => void copy(shown.map(({ line }) => copyable(line)).join("\n"), `${shown.length} lines`)}>
+          <button type="button" onClick={() => void copy(shown.map((line) => copyable(line)).join("\n"), `${shown.length} lines`)}>
             Copy
           </button>
         </>
@@ -118,9 +119,9 @@ function Log() {
       {shown.length === 0 && !past.error && <Empty>Nothing was logged at this level.</Empty>}
       {shown.length > 0 && (
         <div className="log" role="log">
-          {shown.map(({ key, line }) => (
-            <div key={key} className="log-line">
-              <span className="figure">{clock(when(line.timestamp ?? line.time))}</span>
+          {shown.map((line) => (
+            <div key={line.number} className="log-line">
+              <span className="figure">{clock(when(line.timestamp))}</span>
               <Mark health={levelHealth(line.level)}>{line.level}</Mark>
               <span>
                 {visible(line.event)} <span className="quiet">{visible(rest(line))}</span>

@@ -6,15 +6,14 @@ import { visible } from "../lib/format";
 import { leaveDraft } from "../lib/draft";
 import { go } from "../lib/router";
 import { useAnswer } from "../lib/store";
-import { Act, Age, Bar, Empty, Page, tell, Trouble } from "../parts/basics";
+import { Act, Age, Bar, Empty, Page, Trouble } from "../parts/basics";
 import { Mark } from "../parts/marks";
 import { useMay } from "../who";
 
 interface Draft {
-  yaml?: string;
-  source?: Record<string, unknown>;
-  config?: Record<string, unknown>;
-  json?: Record<string, unknown>;
+  yaml: string;
+  source: Record<string, unknown>;
+  notes: string[];
 }
 const HEALTH: Record<Found["state"], Health> = { new: "idle", known: "ok", changed: "warn", gone: "warn" };
 
@@ -24,14 +23,15 @@ export default function DiscoveryPage() {
   if (data && data.running !== running) setRunning(data.running);
   const operator = useMay("operator");
   const progress = data?.progress;
-  const share = progress === null || progress === undefined ? undefined : typeof progress === "number" ? progress : progress.of ? progress.done / progress.of : 0;
+  const share = progress ? progress.asked / Math.max(1, progress.of) : undefined;
   return (
     <Page
       title="Discovery"
       about="Looks for OPC UA servers, MQTT brokers and Modbus devices in the networks that the configuration allows. It only asks who is there: nothing is written."
       actions={
         operator &&
-        (data?.running ? (
+        data?.enabled &&
+        (data.running ? (
           <Act run={() => remove("/api/discovery/scan").then(reload)}>Stop</Act>
         ) : (
           <Act
@@ -47,18 +47,26 @@ export default function DiscoveryPage() {
       }
     >
       <Trouble error={error} retry={reload} />
-      {data?.subnets && (
+      {data && !data.enabled && (
+        <Empty>
+          <p>Discovery is off. It is allowed in the configuration file alone, so that nobody scans a plant by accident:</p>
+          <pre>{"discovery:\n  enabled: true\n  network:\n    subnets: [10.1.1.0/24]"}</pre>
+        </Empty>
+      )}
+      {data?.enabled && (
         <p className="quiet">
-          Networks: {data.subnets.length ? data.subnets.map((one) => <code key={one} className="chip">{one}</code>) : "none is allowed; name them in discovery.network.subnets of the configuration file"}
+          Networks: {data.subnets.length ? data.subnets.map((one) => <code key={one} className="chip">{one}</code>) : "none; name them in discovery.network.subnets of the configuration file"}
+          {data.scanned_time && <> · scanned <Age time={data.scanned_time} /> ago</>}
         </p>
       )}
       {data?.running && (
         <div className="progress" role="status">
           Scanning since <Age time={data.started} />
+          {progress && `: ${progress.asked} of ${progress.of} ports asked, ${progress.hits} open`}
           {share !== undefined && <Bar share={share} label={`${Math.round(share * 100)} % done`} />}
         </div>
       )}
-      {data && data.servers.length === 0 && !data.running && <Empty>Nothing was found yet. Scan to look.</Empty>}
+      {data?.enabled && data.servers.length === 0 && !data.running && <Empty>Nothing was found yet. Scan to look.</Empty>}
       {data && data.servers.length > 0 && (
         <div className="hits">
           {[...data.servers].sort((a, b) => order(a) - order(b)).map((one) => (
@@ -75,14 +83,9 @@ const order = (one: Found): number => ["new", "changed", "known", "gone"].indexO
 function Hit({ one }: { one: Found }) {
   const may = useMay("operator");
   const prepare = async (): Promise<void> => {
-    const made = await post<Draft & Record<string, unknown>>(route(["discovery", "servers", one.id, "draft"]));
-    const source = made.source ?? made.config ?? made.json;
-    if (!source) {
-      tell("The gateway made no draft of it.", "bad");
-      return;
-    }
-    leaveDraft(source);
-    go("sources", ["new"], { type: String(source.protocol ?? one.protocol), draft: one.id });
+    const { source, notes } = await post<Draft>(route(["discovery", "servers", one.id, "draft"]));
+    leaveDraft(source, notes);
+    go("sources", ["new"], { type: String(source.protocol), draft: one.id });
   };
   return (
     <section className="panel hit">
@@ -90,12 +93,12 @@ function Hit({ one }: { one: Found }) {
         <h2>
           {one.protocol} <code>{`${visible(one.host)}:${one.port}`}</code>
         </h2>
-        <Mark health={HEALTH[one.state]}>{one.state}</Mark>
+        <Mark health={HEALTH[one.state]}>{one.state}{one.changes.length > 0 && `: ${one.changes.join(", ")}`}</Mark>
         <span className="quiet">
           seen <Age time={one.seen_time} /> ago
         </span>
         <span className="gap" />
-        {may && one.state !== "gone" && <Act kind={one.state === "new" ? "main" : ""} run={prepare}>Make a source</Act>}
+        {may && one.draft && one.state !== "gone" && <Act kind={one.state === "new" ? "main" : ""} run={prepare}>Make a source</Act>}
       </header>
       <Tree value={one.detail} />
     </section>

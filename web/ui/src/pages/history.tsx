@@ -1,26 +1,22 @@
 import { useState } from "react";
 
 import { ApiError, post, route } from "../api/client";
-import type { Change, ConfigState, HistoryEntry, Plan, Problem } from "../api/types";
-import { duration, stamp, when } from "../lib/format";
+import type { Applied, Change, ConfigState, HistoryEntry, Plan, Problem } from "../api/types";
+import { plural, stamp, visible, when } from "../lib/format";
+import { made } from "../lib/made";
 import { useAnswer } from "../lib/store";
 import { Act, Age, Empty, Page, Panel, tell, Trouble } from "../parts/basics";
+import { Mark } from "../parts/marks";
 import { useMay } from "../who";
-
-interface Applied {
-  number?: number;
-  took?: number;
-  changes?: Change[];
-}
 
 /** The configurations that the gateway ran with, what each changed, and the way back. */
 export default function HistoryPage() {
-  const list = useAnswer<{ entries?: HistoryEntry[]; history?: HistoryEntry[]; configurations?: HistoryEntry[] }>("/api/config/history");
-  const config = useAnswer<ConfigState>("/api/config");
+  const list = useAnswer<{ configurations: HistoryEntry[] }>("/api/config/history");
   const [chosen, setChosen] = useState<number>();
   const [editing, setEditing] = useState(false);
   const may = useMay("admin");
-  const entries = [...(list.data?.entries ?? list.data?.history ?? list.data?.configurations ?? [])].sort((a, b) => b.number - a.number);
+  const config = useAnswer<ConfigState>(may ? "/api/config" : null);
+  const entries = [...(list.data?.configurations ?? [])].sort((a, b) => b.number - a.number);
   const current = config.data?.number;
   const again = (): void => {
     list.reload();
@@ -47,33 +43,32 @@ export default function HistoryPage() {
             <li key={entry.number}>
               <button type="button" className={`bare entry ${chosen === entry.number ? "chosen" : ""}`} aria-pressed={chosen === entry.number} onClick={() => setChosen(entry.number)}>
                 <strong>{entry.number}</strong>
-                <span>{stamp(when(entry.since_time ?? entry.since))}</span>
+                <span>{stamp(when(entry.since_time))}</span>
                 <span className="quiet">
-                  {entry.number === current ? "running" : <><Age time={entry.since_time ?? entry.since} /> ago</>}
-                  {entry.by ? ` · ${entry.by}` : ""}
+                  {entry.number === current ? "running" : <><Age time={entry.since_time} /> ago</>}
                 </span>
-                {Array.isArray(entry.changes) && entry.changes.length > 0 && <small className="quiet cut">{entry.changes.map(said).join(", ")}</small>}
+                <span className="quiet">
+                  {plural(entry.sources, "source")}, {plural(entry.targets, "target")}, {plural(entry.rules, "rule")}
+                </span>
               </button>
             </li>
           ))}
         </ol>
-        {chosen !== undefined && <Entry number={chosen} current={chosen === current} may={may} done={again} />}
+        {chosen !== undefined && may && <Entry number={chosen} current={chosen === current} may={may} done={again} />}
       </div>
     </Page>
   );
 }
 
-const said = (change: Change): string => `${change.kind} ${change.name} ${change.what}`;
-
 interface EntryAnswer {
   files: Record<string, string>;
-  diff?: string | Record<string, string>;
-  changes?: Change[];
+  diff: string;
+  changes: Change[];
 }
 
 function Entry({ number, current, may, done }: { number: number; current: boolean; may: boolean; done: () => void }) {
   const { data, error } = useAnswer<EntryAnswer>(route(["config", "history", String(number)]));
-  const diff = typeof data?.diff === "string" ? data.diff : Object.values(data?.diff ?? {}).join("\n");
+  const diff = data?.diff;
   return (
     <Panel
       title={`Configuration ${number}`}
@@ -85,7 +80,7 @@ function Entry({ number, current, may, done }: { number: number; current: boolea
             confirm={`Press again to go back to ${number}`}
             run={async () => {
               const applied = await post<Applied>("/api/config/rollback", { number });
-              tell(`Configuration ${number} runs again${applied?.number ? ` as number ${applied.number}` : ""}${applied?.took !== undefined ? `, after ${duration(applied.took)}` : ""}.`);
+              tell(`Configuration ${number} runs again${made(applied)}`);
               done();
             }}
           >
@@ -95,10 +90,10 @@ function Entry({ number, current, may, done }: { number: number; current: boolea
       }
     >
       <Trouble error={error} />
-      {data?.changes && data.changes.length > 0 && <Changes changes={data.changes} />}
       {diff && (
         <>
-          <h3>What it changed</h3>
+          <h3>What has changed since</h3>
+          {data && data.changes.length > 0 && <Changes changes={data.changes} />}
           <Diff text={diff} />
         </>
       )}
@@ -139,6 +134,11 @@ function Changes({ changes }: { changes: Change[] }) {
           </strong>{" "}
           {change.what}
           {change.place && <code className="quiet"> {change.place}</code>}
+          {Object.entries(change.keys).slice(0, 12).map(([key, values]) => (
+            <div key={key} className="key">
+              <code>{key}</code> <span className="quiet">{Object.entries(values).map(([word, one]) => `${word}: ${visible(one)}`).join(" → ")}</span>
+            </div>
+          ))}
         </li>
       ))}
     </ul>
@@ -186,7 +186,7 @@ function FilesEditor({ config, done }: { config: ConfigState; done: () => void }
           disabled={!plan || plan.problems.length > 0 || plan.changes.length === 0}
           run={attempt(async () => {
             const applied = await post<Applied>("/api/config/apply", { files, base: config.base });
-            tell(`Configuration ${applied.number ?? ""} runs${applied.took !== undefined ? `, after ${duration(applied.took)}` : ""}.`);
+            tell(`The files are saved${made(applied)}`);
             done();
           })}
         >
@@ -202,6 +202,11 @@ function Planned({ plan }: { plan: Plan }) {
   return (
     <>
       {plan.problems.length > 0 && <Trouble error={new ApiError(422, "This configuration cannot run:", plan.problems as Problem[])} />}
+      {plan.warnings.map((warning) => (
+        <p key={warning}>
+          <Mark health="warn">{visible(warning)}</Mark>
+        </p>
+      ))}
       {plan.problems.length === 0 && (plan.changes.length ? <Changes changes={plan.changes} /> : <p className="quiet">Nothing would change.</p>)}
     </>
   );

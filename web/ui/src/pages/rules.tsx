@@ -1,17 +1,13 @@
 import { useEffect, useState } from "react";
 
 import { ApiError, post, put } from "../api/client";
-import type { Connection, Problem, Rule, RuleCounts } from "../api/types";
-import { count, duration } from "../lib/format";
+import type { Applied, Connection, Problem, Rule, RuleCounts } from "../api/types";
+import { count } from "../lib/format";
+import { made } from "../lib/made";
 import { useAnswer, useSettled } from "../lib/store";
 import { Act, Bar, Empty, Field, Page, tell, Trouble } from "../parts/basics";
 import { Icon } from "../parts/marks";
 import { useMay } from "../who";
-
-interface Applied {
-  number?: number;
-  took?: number;
-}
 
 export default function RulesPage() {
   const { data, error, reload } = useAnswer<{ rules: Rule[] }>("/api/rules");
@@ -66,7 +62,7 @@ function Editor({ first, targets, saved }: { first: Rule[]; targets: string[]; s
   const changed = JSON.stringify(rules) !== JSON.stringify(first);
   const save = async (): Promise<void> => {
     const done = await put<Applied>("/api/rules", { rules });
-    tell(`The rules are saved${done?.number ? ` as configuration ${done.number}` : ""}${done?.took !== undefined ? ` and in effect after ${duration(done.took)}` : ""}.`);
+    tell(`The rules are saved${made(done)}`);
     saved();
   };
   return (
@@ -75,7 +71,8 @@ function Editor({ first, targets, saved }: { first: Rule[]; targets: string[]; s
       <ol className="rules">
         {rules.map((rule, at) => {
           const counted = counts?.rules.find((one) => one.name === rule.name);
-          const problem = problems.find((one) => one.where.includes(`/${at}/`) || one.where.endsWith(`/${at}`) || one.where.includes(`.${at}.`) || one.message.includes(`\`${rule.name}\``));
+          const refused = counted?.error;
+          const problem = refused ? { message: refused } : problems.find((one) => one.where.includes(`/${at}/`) || one.where.endsWith(`/${at}`) || one.where.includes(`.${at}.`) || one.message.includes(`\`${rule.name}\``));
           return (
             <li key={at} className="panel rule">
               <div className="order">

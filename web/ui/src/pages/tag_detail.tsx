@@ -2,12 +2,12 @@ import { useEffect, useState } from "react";
 
 import { get, post, route } from "../api/client";
 import { followTags } from "../api/live";
-import type { Sample, Tag, TagDetail, Value } from "../api/types";
+import type { Sample, TagDetail } from "../api/types";
 import { clock, stamp, value, visible, when } from "../lib/format";
 import { href } from "../lib/router";
 import { Act, Age, copy, Facts, Panel, Trouble } from "../parts/basics";
 import { Curve } from "../parts/curves";
-import { Icon, QualityMark } from "../parts/marks";
+import { Icon, Mark, QualityMark } from "../parts/marks";
 import { Explained, type Explanation } from "./explained";
 
 const KEPT = 300;
@@ -38,6 +38,7 @@ export function TagDetailPanel({ id, close }: { id: number; close: () => void })
     };
   }, [id]);
   useLive(id, setTag);
+  const known = { ...(tag?.metadata ?? {}), ...(tag?.properties && typeof tag.properties === "object" ? tag.properties : {}) };
   return (
     <Panel
       className="detail tag-detail"
@@ -64,7 +65,8 @@ export function TagDetailPanel({ id, close }: { id: number; close: () => void })
               <h3>Raw</h3>
               <Facts
                 facts={[
-                  ["Value", <Raw key="raw" raw={tag.raw} />],
+                  ["Value", value(tag.raw)],
+                  ["Quality", (tag.raw_quality ?? "–").toLowerCase()],
                   ["Address", <code key="address">{visible(tag.address)}</code>],
                   ["Device", tag.device ? visible(tag.device) : "–"],
                   ["Source", <a key="source" href={href("sources", [tag.source])}>{tag.source}</a>],
@@ -84,9 +86,10 @@ export function TagDetailPanel({ id, close }: { id: number; close: () => void })
             </div>
           </div>
           <p className="actions">
-            <Act run={async () => setExplained(await post<Explanation>("/api/explain", { tag: tag.path || tag.address, source: tag.source }))}>Explain</Act>
+            <Act run={async () => setExplained(await explain(tag))}>Explain</Act>
             <Act run={() => copy(tag.path, "the path")}>Copy path</Act>
           </p>
+          {tag.reject && <p><Mark health="bad">{visible(tag.reject)}</Mark></p>}
           {explained && <Explained explanation={explained} />}
           <details className="more">
             <summary>
@@ -113,10 +116,10 @@ export function TagDetailPanel({ id, close }: { id: number; close: () => void })
               </tbody>
             </table>
           </details>
-          {Object.keys(tag.properties ?? {}).length > 0 && (
+          {Object.keys(known).length > 0 && (
             <details className="more">
               <summary>Properties</summary>
-              <Facts facts={Object.entries(tag.properties).map(([key, one]) => [visible(key), typeof one === "object" ? JSON.stringify(one) : visible(String(one))])} />
+              <Facts facts={Object.entries(known).map(([key, one]) => [visible(key), value(one as string)])} />
             </details>
           )}
         </>
@@ -125,9 +128,14 @@ export function TagDetailPanel({ id, close }: { id: number; close: () => void })
   );
 }
 
-function Raw({ raw }: { raw: Tag["raw"] }) {
-  if (raw !== null && typeof raw === "object") return <code>{visible(JSON.stringify(raw))}</code>;
-  return <>{value(raw as Value)}</>;
+/** The last reading, asked by its address; where that is in several places, by its path. */
+async function explain(tag: TagDetail): Promise<Explanation> {
+  const asked = { source: tag.source, value: tag.raw, quality: tag.raw_quality ?? "" };
+  try {
+    return await post<Explanation>("/api/explain", { ...asked, tag: tag.device ? `${tag.device}/${tag.address}` : tag.address });
+  } catch {
+    return post<Explanation>("/api/explain", { ...asked, tag: tag.address });
+  }
 }
 
 function joined(before: Sample[], next: Sample[]): Sample[] {

@@ -12,7 +12,7 @@ import { VirtualList } from "../parts/virtual_list";
 import { TagDetailPanel } from "./tag_detail";
 
 const CHUNK = 200;
-const QUALITIES = ["GOOD", "UNCERTAIN", "BAD", "STALE", "ALARM"];
+const QUALITIES = ["NOT_GOOD", "GOOD", "UNCERTAIN", "BAD", "STALE", "ALARM"];
 
 export default function TagsPage() {
   const place = usePlace();
@@ -47,7 +47,7 @@ export default function TagsPage() {
           <option value="">any quality</option>
           {QUALITIES.map((one) => (
             <option key={one} value={one}>
-              {one.toLowerCase()}
+              {one.toLowerCase().replace("_", " ")}
             </option>
           ))}
         </select>

@@ -15,7 +15,7 @@ const TRIES = ["quality != 'GOOD'", "tag_name = 'temperature'", "value > 80", "s
 interface Frame {
   readings?: Reading[];
   left_out?: number;
-  matched?: number;
+  not_looked_at?: number;
 }
 
 export default function TailPage() {
@@ -36,7 +36,7 @@ export default function TailPage() {
     const path = route(["tail"], { filter });
     return ownStream(
       path,
-      { readings: frame, message: frame },
+      { tail: frame },
       (state) => {
         if (state === "open") setError(null);
         // an event stream does not say why it was refused: a plain request does
@@ -45,9 +45,9 @@ export default function TailPage() {
     );
     function frame(data: unknown): void {
       if (held.current) return;
-      const said = data as Frame | Reading[];
-      const readings = Array.isArray(said) ? said : (said.readings ?? []);
-      if (!Array.isArray(said) && said.left_out) setLeft((n) => n + (said.left_out ?? 0));
+      const said = data as Frame;
+      const readings = said.readings ?? [];
+      setLeft((n) => n + (said.left_out ?? 0) + (said.not_looked_at ?? 0));
       if (!readings.length) return;
       const next = readings.map((reading) => ({ key: ++number.current, reading })).reverse();
       setRows((before) => [...next, ...before].slice(0, KEPT));
@@ -106,8 +106,8 @@ export default function TailPage() {
             <tbody>
               {rows.map(({ key, reading }) => (
                 <tr key={key}>
-                  <td className="figure">{clock(when(reading.time_us ?? reading.received_us), true)}</td>
-                  <td className="path">{visible(reading.path ?? reading.tag_name)}</td>
+                  <td className="figure">{clock(when(reading.source_time ?? reading.received_time), true)}</td>
+                  <td className="path">{visible(String(reading.path ?? reading.tag_name ?? ""))}</td>
                   <td className="figure right">
                     {value(reading.value)} <small className="quiet unit">{reading.unit ? visible(reading.unit) : ""}</small>
                   </td>
