@@ -281,7 +281,7 @@ class _Request:
 
     async def _note(self) -> None:
         """Audit what was to change something, and what was refused to somebody who is known."""
-        if self._method in _SAFE and self._route not in AUDITED:
+        if self._route in _LOOKS or (self._method in _SAFE and self._route not in AUDITED):
             return
         state = self._scope.get("state", {})
         who = self._caller.name if self._caller is not None else state.get("tried", "nobody")
@@ -300,6 +300,7 @@ class _Request:
         )
 
 
+_LOOKS: Final = ("/api/rules/test", "/api/explain")  # although they are posted; a page asks them every few seconds
 AUDITED: Final = ("/api/support-bundle", "/api/config", "/api/session/oidc/callback")  # although they only look
 
 

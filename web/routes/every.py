@@ -20,6 +20,7 @@ from web.routes.targets import targets_router
 from web.routes.users import users_router
 from web.routes.zerobus import zerobus_router
 from web.watch import Watch
+from web.static_files import static_router
 
 if TYPE_CHECKING:
     from flows.process import Process
@@ -49,4 +50,5 @@ def every_router(process: "Process") -> list[APIRouter]:
         data_router(process),
         cloud_router(process),
         *watch.routers(),
+        static_router(),
     ]
