@@ -38,15 +38,15 @@ export interface TargetStatus {
   quota_bytes: number | null;
   full_in: number | null; // seconds
   oldest_age: number | null; // seconds
-  discarded: number;
-  alarm: string | boolean | null;
+  discarded: Record<string, number>; // by reason
+  alarm: string;
   in_flight: number;
   success_rate: number | null;
   response_time: { p50: number | null; p99: number | null };
   last_success: number | null;
   last_error: string | null;
   error_class: string | null;
-  errors: Record<string, number> | number;
+  errors: Record<string, number>;
 }
 
 export interface Status {
@@ -58,7 +58,7 @@ export interface Status {
   targets: Record<string, TargetStatus>;
   rates?: Record<"source" | "target", Record<string, number | null>>;
   kept: Record<string, { readings: number; bytes: number; oldest_age: number | null }>;
-  dead_letters: { stored: number; bytes: number; quota_bytes: number | null; discarded: number; alarm: string | boolean | null };
+  dead_letters: { stored: number; bytes: number; quota_bytes: number | null; discarded: number; alarm: string };
 }
 
 export interface PipelineNode {
@@ -221,17 +221,15 @@ export interface Spool {
   quota_bytes: number | null;
   oldest_age: number | null;
   lanes: Record<string, number>;
-  alarm: string | boolean | null;
+  alarm: string;
 }
 export interface LetterGroup {
   target: string;
   error_class: string;
   reason: string;
   count: number;
-  first: number | string;
-  last: number | string;
-  sources?: Record<string, number> | string[];
-  [key: string]: unknown;
+  first: number; // seconds since the epoch
+  last: number;
 }
 export interface LetterGroups {
   gateway: string;
@@ -241,7 +239,7 @@ export interface LetterGroups {
   stored: number;
   bytes: number;
   discarded: number;
-  alarm: string | boolean | null;
+  alarm: string;
 }
 
 export interface Certificate {

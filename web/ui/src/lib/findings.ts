@@ -14,6 +14,12 @@ export interface Finding {
 
 const RANK: Record<Health, number> = { bad: 0, warn: 1, idle: 2, ok: 3 };
 export const worst = (a: Health, b: Health): number => RANK[a] - RANK[b];
+const NEXT: Record<string, string> = {
+  transient: "Check that it is up and reached from here; the gateway tries again by itself.",
+  auth: "Correct its credentials; what waits is sent by itself then.",
+  config: "Correct its settings, or what they name at the target; what waits is sent by itself then.",
+  capacity: "The target takes no more at the moment; the gateway waits and tries again by itself.",
+};
 const QUIET = 60; // seconds without a reading that are worth a word
 
 export function sourceHealth(source: SourceStatus, now: number): Health {
@@ -67,20 +73,18 @@ export function findings(status: Status, now: number): Finding[] {
         key: `target:${name}`,
         health,
         subject: name,
-        says: `${target.last_error ?? (typeof target.alarm === "string" ? target.alarm : "its buffer is nearly full")}.${waiting}`.replace(/\.\./g, "."),
-        next:
-          target.error_class === "ConfigError" || /auth|credential|permission/i.test(target.error_class ?? "")
-            ? "Correct its settings or credentials; what waits is sent by itself then."
-            : "Check that it is up and reached from here; the gateway tries again by itself.",
+        says: `${target.last_error || target.alarm}.${waiting}`.replace(/\.\./g, "."),
+        next: NEXT[target.error_class ?? ""] ?? "Give its buffer more room, or bring the target back sooner.",
         place: ["targets", name],
       });
     }
-    if (target.discarded) {
+    const discarded = Object.values(target.discarded).reduce((sum, n) => sum + n, 0);
+    if (discarded) {
       found.push({
         key: `discarded:${name}`,
         health: "bad",
         subject: name,
-        says: `${plural(target.discarded, "reading")} discarded by its overflow policy or expiry`,
+        says: `${plural(discarded, "reading")} discarded: ${Object.entries(target.discarded).map(([reason, n]) => `${count(n)} ${reason}`).join(", ")}`,
         next: "Give its buffer more room, or bring the target back sooner.",
         place: ["store"],
       });

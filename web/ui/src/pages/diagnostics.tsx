@@ -43,7 +43,7 @@ function levelHealth(level: string): Health {
   return /error|critical/i.test(level) ? "bad" : /warn/i.test(level) ? "warn" : "idle";
 }
 
-const HIDDEN = new Set(["number", "timestamp", "level", "event", "logger"]);
+const HIDDEN = new Set(["number", "timestamp", "level", "event", "logger", "exception"]);
 const rest = (line: LogLine): string =>
   Object.entries(line)
     .filter(([key]) => !HIDDEN.has(key))
@@ -123,9 +123,15 @@ function Log() {
             <div key={line.number} className="log-line">
               <span className="figure">{clock(when(line.timestamp))}</span>
               <Mark health={levelHealth(line.level)}>{line.level}</Mark>
-              <span>
+              <div>
                 {visible(line.event)} <span className="quiet">{visible(rest(line))}</span>
-              </span>
+                {typeof line.exception === "string" && (
+                  <details>
+                    <summary className="quiet">traceback</summary>
+                    <pre>{line.exception}</pre>
+                  </details>
+                )}
+              </div>
             </div>
           ))}
         </div>

@@ -25,7 +25,7 @@ function StepNode({ data: { node, narrow }, selected }: NodeProps<Step>) {
   );
 }
 const nodeTypes = { step: StepNode };
-const WIDTH = 222;
+const WIDTH = 232;
 const HEIGHT = 100;
 
 /** Columns from left to right: each node one further than the furthest of those that feed it. */
@@ -62,7 +62,7 @@ function placed(pipeline: Pipeline, narrow: boolean): Step[] {
       used.set(x, row + 1);
       if (narrow) {
         const alone = (tall.get(x) ?? 1) === 1;
-        const position = { x: alone ? 85 : (row % 2) * 170, y: (above(x) + Math.floor(row / 2)) * 118 };
+        const position = { x: alone ? 91 : (row % 2) * 182, y: (above(x) + Math.floor(row / 2)) * 118 };
         return { id: node.id, type: "step", position, data: { node, narrow }, draggable: false };
       }
       return { id: node.id, type: "step", position: { x: x * WIDTH, y: (row + (most - (tall.get(x) ?? 1)) / 2) * HEIGHT }, data: { node, narrow }, draggable: false };

@@ -46,7 +46,7 @@ function Editor({ first, targets, saved }: { first: Rule[]; targets: string[]; s
       );
     };
     ask();
-    const timer = window.setInterval(ask, 3000);
+    const timer = window.setInterval(ask, 5000);
     return () => {
       seen = false;
       clearInterval(timer);
@@ -127,7 +127,7 @@ function Editor({ first, targets, saved }: { first: Rule[]; targets: string[]; s
           );
         })}
       </ol>
-      {counts && rules.length > 0 && <p className="quiet">{count(counts.unmatched)} readings match no rule and go to the default target.</p>}
+      {counts && rules.length > 0 && <p className="quiet">{count(counts.unmatched)} of {count(counts.of)} readings match no rule; they go to the default target where there is one.</p>}
       <Trouble error={error} />
       {may && (
         <div className="save-bar">

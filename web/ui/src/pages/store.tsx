@@ -61,7 +61,7 @@ function Backlogs({ all, reload, peek }: { all: Spools; reload: () => void; peek
                   <tr key={name}>
                     <td>{name}</td>
                     <td>
-                      <Mark health={health}>{spool.alarm ? (typeof spool.alarm === "string" ? spool.alarm : "nearly full") : spool.state === "kept" ? "target not configured" : "ok"}</Mark>
+                      <Mark health={health}>{spool.alarm ? spool.alarm : spool.state === "kept" ? "target not configured" : "ok"}</Mark>
                     </td>
                     <td className="figure right" title={lanes(spool)}>
                       {count(spool.readings)}
