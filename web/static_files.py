@@ -31,13 +31,9 @@ them already. The API is there without them: <a href="openapi.json">openapi.json
 """
 
 
-def static_router(folder: Path = FOLDER) -> APIRouter:
-    """Routes of the browser's pages; they come last, for they take every path below ``assets`` and the root.
-
-    Args:
-        folder: Where they were built to.
-    """
-    router = APIRouter(include_in_schema=False)
+def static_router() -> APIRouter:
+    """Routes of the browser's pages."""
+    router, folder = APIRouter(include_in_schema=False), FOLDER
 
     @router.get("/")
     def index() -> Response:

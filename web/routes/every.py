@@ -19,8 +19,8 @@ from web.routes.spools import spools_router
 from web.routes.targets import targets_router
 from web.routes.users import users_router
 from web.routes.zerobus import zerobus_router
-from web.watch import Watch
 from web.static_files import static_router
+from web.watch import Watch
 
 if TYPE_CHECKING:
     from flows.process import Process
