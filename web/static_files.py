@@ -1,6 +1,7 @@
 """The browser's pages: the files that `make ui` built, or a plain page that says how to build them."""
 
 import mimetypes
+import re
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ FOLDER: Final = Path(__file__).parent / "static"
 HASHED: Final = "assets"  # below it each file's name tells its content, so that it never changes
 FOREVER: Final = "public, max-age=31536000, immutable"
 ASK: Final = "no-cache"
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -57,8 +59,8 @@ def static_router() -> APIRouter:
 
 
 def _answer(folder: Path, name: str, cache: str, request: Request) -> Response:
-    path = (folder / name).resolve()
-    if path.parent != folder.resolve() or not path.is_file():
+    path = folder / name
+    if not _NAME.fullmatch(name) or path.is_symlink() or not path.is_file():
         raise ApiError(404, f"there is nothing at {request.url.path}")
     return _file(path, cache)
 

@@ -1,4 +1,4 @@
-import { useEffect, useId, useRef, useState, type ReactNode } from "react";
+import { cloneElement, useEffect, useId, useRef, useState, type ReactElement, type ReactNode } from "react";
 
 import { ApiError } from "../api/client";
 import { age, stamp, when } from "../lib/format";
@@ -196,18 +196,25 @@ export function Dialog({ title, close, children, wide }: { title: string; close:
   );
 }
 
-export function Field({ label, hint, error, children }: { label: ReactNode; hint?: ReactNode; error?: ReactNode; children: ReactNode }) {
+/** A field with its name above; the hint below describes it, and is not part of its name. */
+export function Field({ label, hint, error, children }: { label: ReactNode; hint?: ReactNode; error?: ReactNode; children: ReactElement<{ "aria-describedby"?: string }> }) {
+  const id = useId();
+  const described = hint || error ? cloneElement(children, { "aria-describedby": id }) : children;
   return (
-    <label className={`field ${error ? "wrong" : ""}`}>
-      <span className="label">{label}</span>
-      {children}
-      {hint && <small className="quiet">{hint}</small>}
-      {error && (
-        <small className="error">
-          <Shape health="bad" /> {error}
-        </small>
-      )}
-    </label>
+    <div className={`field ${error ? "wrong" : ""}`}>
+      <label>
+        <span className="label">{label}</span>
+        {described}
+      </label>
+      <div id={id}>
+        {hint && <small className="quiet">{hint}</small>}
+        {error && (
+          <small className="error">
+            <Shape health="bad" /> {error}
+          </small>
+        )}
+      </div>
+    </div>
   );
 }
 

@@ -94,11 +94,13 @@ function Key({
   if (what === "flag") {
     const on = value === undefined ? Boolean(schema.default) : Boolean(value);
     return (
-      <label className="field flag">
+      <div className="field flag">
+        <label>
         <input type="checkbox" name={path.join(".")} checked={on} onChange={(event) => change(event.target.checked === Boolean(schema.default) ? undefined : event.target.checked)} />
         <span className="label">{title}</span>
+        </label>
         {hint && <small className="quiet">{hint}</small>}
-      </label>
+      </div>
     );
   }
   if (what === "object") {
@@ -122,11 +124,21 @@ function Key({
   );
 }
 
-function Input({ what, name, required, schema, value, change }: { what: string; name: string; required: boolean; schema: Schema; value: unknown; change: (value: unknown) => void }) {
+interface InputProps {
+  what: string;
+  name: string;
+  required: boolean;
+  schema: Schema;
+  value: unknown;
+  change: (value: unknown) => void;
+  "aria-describedby"?: string;
+}
+
+function Input({ what, name, required, schema, value, change, "aria-describedby": described }: InputProps) {
   const placeholder = shownDefault(schema);
   if (what === "choice") {
     return (
-      <select name={name} value={value === undefined ? "" : String(value)} onChange={(event) => change(schema.enum?.find((one) => String(one) === event.target.value))}>
+      <select name={name} aria-describedby={described} value={value === undefined ? "" : String(value)} onChange={(event) => change(schema.enum?.find((one) => String(one) === event.target.value))}>
         {!(required && value !== undefined) && <option value="">{placeholder && !placeholder.startsWith("e.g.") ? `${placeholder} (default)` : "–"}</option>}
         {schema.enum?.map((one) => (
           <option key={String(one)}>{String(one)}</option>
@@ -138,6 +150,7 @@ function Input({ what, name, required, schema, value, change }: { what: string; 
     return (
       <input
         name={name}
+        aria-describedby={described}
         inputMode={what === "number" ? "decimal" : "text"}
         autoComplete="off"
         placeholder={placeholder}
@@ -152,6 +165,7 @@ function Input({ what, name, required, schema, value, change }: { what: string; 
     return (
       <input
         name={name}
+        aria-describedby={described}
         type="password"
         autoComplete="new-password"
         placeholder={kept ? "kept as it is" : "better: ${secret:name}"}
@@ -170,6 +184,7 @@ function Input({ what, name, required, schema, value, change }: { what: string; 
   return (
     <input
       name={name}
+      aria-describedby={described}
       required={required}
       autoComplete="off"
       spellCheck={false}
