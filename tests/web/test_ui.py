@@ -51,6 +51,10 @@ class Plant:
     ports: dict[str, int]
     described: dict[str, Any]
 
+    def register(self) -> dict[str, Any]:
+        """One that a device has."""
+        return next(tag for tag in self.described["tags"] if tag.get("table") == "holding")
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -156,6 +160,11 @@ def test_a_new_user_has_values_in_delta_two_minutes_after_the_set_up_token(
         for protocol in plant.ports:
             tab.go("discovery", "Discovery")
             tab.page.locator(".hit").filter(has_text=protocol).get_by_role("button", name="Make a source").click()
+            if protocol == "modbus":  # which cannot be asked what it holds: people have its manual
+                register = plant.register()
+                tab.page.locator("input[name=unit_id]").fill(str(register["unit_id"]))
+                tab.page.locator("input[name='registers.0.name']").fill("from_the_manual")
+                tab.page.locator("input[name='registers.0.address']").fill(str(register["register"]))
             tab.press("Add source")
             expect(tab.page.locator(".messages")).to_contain_text(
                 f"{protocol}-127-0-0-1-{plant.ports[protocol]} is saved"
@@ -197,7 +206,7 @@ def admin(browser: Browser, running: Running) -> Iterator[Tab]:
 def test_a_modbus_source_is_made_by_form_tried_and_its_values_reach_the_table(
     admin: Tab, running: Running, plant: Plant
 ) -> None:
-    coil = next(tag for tag in plant.described["tags"] if tag.get("table") == "holding")
+    register = plant.register()
     admin.go("sources/new", "New source")
     admin.page.get_by_role("link", name="Modbus").click()
     admin.page.locator("input[name=name]").fill("press")
@@ -206,12 +215,12 @@ def test_a_modbus_source_is_made_by_form_tried_and_its_values_reach_the_table(
     admin.page.locator("input[name=interval]").fill("200ms")
     admin.press("Add register")
     admin.page.locator("input[name='registers.0.name']").fill("force")
-    admin.page.locator("input[name='registers.0.address']").fill(str(coil["register"]))
+    admin.page.locator("input[name='registers.0.address']").fill(str(register["register"]))
     admin.page.get_by_text("More", exact=False).first.wait_for()
     yaml = admin.page.get_by_label("YAML")
     expect(yaml).to_have_value(re.compile(r"registers:\n  - name: force\n    address: \d+\n"))
     written = yaml.input_value().replace(
-        "name: force\n", f"name: force\n    unit_id: {coil['unit_id']}\n    unit: kN\n"
+        "name: force\n", f"name: force\n    unit_id: {register['unit_id']}\n    unit: kN\n"
     )
     yaml.fill(written)
     admin.press("Test connection")
@@ -225,14 +234,14 @@ def test_a_modbus_source_is_made_by_form_tried_and_its_values_reach_the_table(
     admin.page.locator("input[name=area]").fill("hall 7")
     admin.press("Save")
     expect(admin.page.locator(".messages")).to_contain_text("press is saved as configuration")
-    assert "area: hall 7" in running.file.read_text()
+    until(lambda: "area: hall 7" in running.file.read_text())
     admin.go("history", "Config history")
     admin.page.locator(".entry").nth(1).click()
     expect(admin.page.locator(".diff")).to_contain_text("+    area: hall 7")
     admin.press("Go back to this")
     admin.page.get_by_role("button", name="Press again to go back to").click()
     expect(admin.page.locator(".messages")).to_contain_text("runs again")
-    assert "hall 7" not in running.file.read_text()
+    until(lambda: "hall 7" not in running.file.read_text())
 
 
 def test_what_is_wrong_is_said_beside_the_form_and_nothing_is_changed(admin: Tab, running: Running) -> None:
@@ -320,8 +329,8 @@ def test_ten_thousand_tags_are_as_quick_as_ten(admin: Tab, running: Running) -> 
     assert rows.count() < 60
     admin.page.locator(".virtual").focus()
     admin.page.keyboard.press("End")
-    expect(admin.page.get_by_role("option", selected=True)).to_have_attribute("aria-posinset", "10000")
-    expect(admin.page.get_by_role("option", selected=True)).to_contain_text("many_")
+    expect(admin.page.locator(".virtual [aria-selected=true]")).to_have_attribute("aria-posinset", "10000")
+    expect(admin.page.locator(".virtual [aria-selected=true]")).to_contain_text("many_")
     assert rows.count() < 60
     took = admin.page.evaluate("""async () => {
         const list = document.querySelector(".virtual"), took = [];
@@ -349,11 +358,11 @@ def test_a_page_keeps_one_event_stream(admin: Tab, running: Running) -> None:
             most = max(most, len(open_now))
 
     admin.page.on("request", opened)
-    admin.page.on("requestfinished", open_now.discard)
-    admin.page.on("requestfailed", open_now.discard)
+    admin.page.on("requestfinished", lambda request: open_now.discard(request))
+    admin.page.on("requestfailed", lambda request: open_now.discard(request))
     for place in ("overview", "tags?search=many", "tail", "diagnostics", "overview"):
         admin.go(place, PAGES[place.partition("?")[0]])
-        until(lambda: len(open_now) == 1, 10) if False else admin.page.wait_for_timeout(300)
+        admin.page.wait_for_timeout(300)
         assert len(open_now) == 1, place
     assert most <= 2  # the old one goes as the new one comes
 

@@ -131,7 +131,7 @@ function Editor({ first, targets, saved }: { first: Rule[]; targets: string[]; s
       <Trouble error={error} />
       {may && (
         <div className="save-bar">
-          <Act kind="main" run={save} disabled={!changed || error !== null}>
+          <Act kind="main" run={save} disabled={!changed || error !== null || counts?.rules.some((one) => one.error)}>
             Save
           </Act>
           <button type="button" onClick={() => setRules([...rules, { name: `rule${rules.length + 1}`, condition: "", connectors: targets.slice(0, 1) }])}>
