@@ -47,7 +47,11 @@ class Tab:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on(
             "console",
-            lambda said: self.complaints.append(said.text) if said.type in ("error", "warning") else None,
+            lambda said: (
+                self.complaints.append(f"{said.text} {said.location.get('url', '')}")
+                if said.type in ("error", "warning")
+                else None
+            ),
         )
         self.page.on("dialog", self._note)
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
+from web.routes.certificates import certificates_router
 from web.routes.cloud import cloud_router
 from web.routes.configuration import configuration_router
 from web.routes.data import data_router
@@ -42,6 +43,7 @@ def every_router(process: "Process") -> list[APIRouter]:
         zerobus_router(process),
         configuration_router(process),
         secrets_router(process),
+        certificates_router(lambda: process.config),
         explain_router(process),
         discovery_router(process.discovery, lambda request: request.state.caller.name),
         diagnostics_router(process),

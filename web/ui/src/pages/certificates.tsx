@@ -255,9 +255,9 @@ function base64(data: Uint8Array): string {
 }
 
 function Secrets() {
-  const { data, error, reload } = useAnswer<{ secrets: Secret[] }>("/api/secrets");
-  const [editing, setEditing] = useState<string>();
   const may = useMay("admin");
+  const { data, error, reload } = useAnswer<{ secrets: Secret[] }>(may ? "/api/secrets" : null);
+  const [editing, setEditing] = useState<string>();
   if (!may) return null;
   const secrets = data?.secrets ?? [];
   return (

@@ -1,6 +1,6 @@
 // One source or target: how it stands, a form from its model's schema, the YAML beside it, and a test before it is saved.
 
-import { useEffect, useState } from "react";
+import { useEffect, useRef, useState } from "react";
 
 import { ApiError, post, put, remove, route } from "../api/client";
 import { status } from "../api/live";
@@ -124,6 +124,13 @@ function Editor({ what, name, schema, first, may, left, saved }: { what: What; n
   const [browsing, setBrowsing] = useState(false);
   const [key, setKey] = useState("");
   const changed = value !== first;
+  const seen = useRef(true);
+  useEffect(() => {
+    seen.current = true;
+    return () => {
+      seen.current = false;
+    };
+  }, []);
   const operator = useMay("operator");
   useEffect(() => {
     if (!changed) return;
@@ -152,7 +159,7 @@ function Editor({ what, name, schema, first, may, left, saved }: { what: What; n
       const called = what === "target" ? (name ?? key) : String(value.name);
       tell(`${called} is saved${made(done)}`);
       saved();
-      go(`${what}s`, [called]);
+      if (seen.current && called !== name) go(`${what}s`, [called]);
     });
   const tryIt = () =>
     attempt(async () => {

@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useRef, useState } from "react";
+import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 
 import { get, route } from "../api/client";
 import { followTags } from "../api/live";
@@ -30,6 +30,7 @@ export default function TagsPage() {
       amend({ focus: "" });
     }
   }, [place.query.focus]);
+  const query = useMemo(() => ({ prefix, quality, search: settled }), [prefix, quality, settled]);
   const chosen = place.rest[0] ? Number(place.rest[0]) : undefined;
   return (
     <Page title="Tags">
@@ -59,7 +60,7 @@ export default function TagsPage() {
         <aside className="tree" aria-label="ISA-95 tree">
           <Branch name="Whole plant" path="" open chosen={prefix} choose={(path) => { amend({ prefix: path }); setTree(false); }} />
         </aside>
-        <TagList key={`${prefix}|${quality}|${settled}`} query={{ prefix, quality, search: settled }} chosen={chosen} />
+        <TagList key={`${prefix}|${quality}|${settled}`} query={query} chosen={chosen} />
         {chosen !== undefined && <TagDetailPanel id={chosen} close={() => go("tags", [], place.query)} />}
       </div>
     </Page>
@@ -98,7 +99,6 @@ function Branch({ name, path, tags, bad, open: first = false, chosen, choose }: 
 }
 
 function TagList({ query, chosen }: { query: Record<string, string>; chosen: number | undefined }) {
-  const place = usePlace();
   const [rows, setRows] = useState<ReadonlyMap<number, Tag>>(new Map());
   const [total, setTotal] = useState<number>();
   const [error, setError] = useState<Error | null>(null);
@@ -168,10 +168,12 @@ function TagList({ query, chosen }: { query: Record<string, string>; chosen: num
 
   let selected: number | undefined;
   if (chosen !== undefined) for (const [index, tag] of rows) if (tag.id === chosen) selected = index;
-  const choose = (index: number): void => {
-    const tag = rows.get(index);
-    if (tag) go("tags", [String(tag.id)], place.query);
-  };
+  const [cursor, setCursor] = useState<number>();
+  const under = cursor === undefined ? undefined : rows.get(cursor)?.id;
+  useEffect(() => {
+    // what is chosen may lie further than what is loaded: it is opened when it has come
+    if (under !== undefined) go("tags", [String(under)], query);
+  }, [under, cursor, query]);
   return (
     <section className="tag-list" aria-label="Tags">
       <Trouble error={error} retry={() => void load(0)} />
@@ -185,7 +187,7 @@ function TagList({ query, chosen }: { query: Record<string, string>; chosen: num
       {total === 0 ? (
         <Empty>{search || prefix || quality ? "No tag is like that." : "No tag has been read yet."}</Empty>
       ) : (
-        <VirtualList label="Tags" count={total ?? 0} height={34} seen={seen} selected={selected} choose={choose} row={(index) => <TagRow tag={rows.get(index)} />} />
+        <VirtualList label="Tags" count={total ?? 0} height={34} seen={seen} selected={cursor ?? selected} choose={setCursor} row={(index) => <TagRow tag={rows.get(index)} />} />
       )}
       <footer className="quiet">{total === undefined ? "…" : `${count(total)} tags`}</footer>
     </section>
