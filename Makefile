@@ -8,12 +8,21 @@ PYTHON ?= python3
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: .venv/installed ## Install locked, hash-checked dependencies into .venv
+install: .venv/installed $(if $(shell command -v npm),ui) ## Install locked, hash-checked dependencies into .venv; build the UI where Node is there
 
 .venv/installed: requirements.lock pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+ui: web/static/index.html ## Build the browser's pages into web/static (needs Node 20.19 or later)
+
+web/static/index.html: web/ui/node_modules/.package-lock.json $(shell find web/ui -type f -not -path '*/node_modules/*')
+	cd web/ui && npm run --silent build
+
+web/ui/node_modules/.package-lock.json: web/ui/package-lock.json
+	cd web/ui && npm ci --loglevel=error
 	touch $@
 
 run: install ## Start a simulated plant and the gateway; Ctrl-C stops both
@@ -84,6 +93,6 @@ lock: install ## Resolve the dependencies anew
 	$(PY) -m uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-header --no-annotate -q pyproject.toml -o requirements.lock
 
 clean: ## Remove what was built
-	rm -rf .venv build data .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build data web/static web/ui/node_modules .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run counterparts test test-influx2 check format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
+.PHONY: help install ui run counterparts test test-influx2 check format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean

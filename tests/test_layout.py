@@ -21,7 +21,7 @@ STAND_ALONE = "simulator"
 PACKAGES = (*ORDER, STAND_ALONE)
 LEFT_OUT = {
     ".git", ".venv", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__", "build", "data", "dist",
-    "node_modules",
+    "node_modules", "static",
 }  # fmt: skip
 
 
@@ -400,6 +400,7 @@ LONGER = {
         f"k8s/observability/dashboards/{board}.json": "written by dashboards.py"
         for board in ("overview", "source", "target", "buffer", "zerobus")
     },
+    "web/ui/package-lock.json": "written by npm",
     "docs/evidence/bench.json": "written by the benchmarks",
     "docs/evidence/chaos.json": "written by the chaos run",
     "docs/evidence/targets.json": "written by the suite of writers",

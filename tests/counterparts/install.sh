@@ -12,7 +12,7 @@ one_by_one() {
 }
 
 sh tools.sh
-one_by_one mosquitto.sh postgres.sh rabbitmq.sh influxdb.sh prometheus.sh modbus-c/install.sh opcua-c/install.sh &
+one_by_one mosquitto.sh postgres.sh rabbitmq.sh influxdb.sh prometheus.sh chromium.sh modbus-c/install.sh opcua-c/install.sh &
 packages=$!
 one_by_one postgres-timescale/install.sh modbus-node/install.sh opcua-node/install.sh opcua-milo/install.sh sparkplug/install.sh \
     sparkplug-tahu/install.sh kafka/install.sh apicurio/install.sh &

@@ -288,7 +288,7 @@ class _Request:
 
     async def _note(self) -> None:
         """Audit what was to change something, and what was refused to somebody who is known."""
-        if (self._method in _SAFE and self._route not in AUDITED) or self._route in ONLY_LOOK:
+        if (self._method in _SAFE and self._route not in AUDITED) or self._route in NOT_AUDITED:
             return
         state = self._scope.get("state", {})
         who = self._caller.name if self._caller is not None else state.get("tried", "nobody")
@@ -310,7 +310,13 @@ class _Request:
 AUDITED: Final = ("/api/support-bundle", "/api/config")  # although they only look
 
 
-ONLY_LOOK: Final = ("/api/explain", "/api/config/plan", "/api/rules/test")  # although they are posted
+NOT_AUDITED: Final = (  # although they are posted: these only look, and readings have an account of their own
+    "/api/explain",
+    "/api/config/plan",
+    "/api/rules/test",
+    "/api/data",
+    "/api/cloud/connectors/{name}/data",
+)
 
 
 def audit_more(state: Any, **more: object) -> None:

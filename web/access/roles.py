@@ -13,6 +13,9 @@ MATRIX: Final[dict[str, Need]] = {
     "GET /readyz": "open",
     "GET /health": "open",  # in full with a login
     "GET /metrics": "metrics",
+    "GET /": "open",  # the browser's pages, which ask for everything else
+    "GET /icon.svg": "open",
+    "GET /assets/{name}": "open",
     "GET /openapi.json": "viewer",
     # ------------------------------------------------ access
     "POST /api/setup": "open",

@@ -20,6 +20,7 @@ from web.routes.spools import spools_router
 from web.routes.targets import targets_router
 from web.routes.users import users_router
 from web.routes.zerobus import zerobus_router
+from web.static_files import static_router
 from web.watch import Watch
 
 if TYPE_CHECKING:
@@ -52,4 +53,5 @@ def every_router(process: "Process", watch: Watch | None = None) -> list[APIRout
         data_router(process),
         cloud_router(process),
         *watch.routers(),
+        static_router(),
     ]

