@@ -30,7 +30,7 @@ from simulator.zerobus.process import EmulatorProcess
 from tests.ports import free_port
 
 RATE: Final = 5_000.0
-_OFFERED: Final = 5_400.0  # an OPC UA server is silent about values that have not changed
+OFFERED: Final = 5_400.0  # an OPC UA server is silent about values that have not changed
 TAGS: Final = 1_000
 SOURCES: Final = {"opcua": 1, "mqtt": 1, "sparkplug": 1, "modbus": 1}
 _TABLE: Final = "main.bench.readings"
@@ -38,8 +38,8 @@ _SILENT: Final = 0.001  # readings per second of a plant that says nothing
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
-def _config(description: Mapping[str, Any], emulator: EmulatorProcess, directory: Path) -> Path:
-    """The gateway's configuration; a new directory and a free port each time."""
+def configured(description: Mapping[str, Any], emulator: EmulatorProcess, directory: Path, **more: Any) -> Path:
+    """The gateway's configuration, and `more` of it; a new directory and a free port each time."""
     config = {
         "gateway": {
             "name": "bench",
@@ -63,6 +63,7 @@ def _config(description: Mapping[str, Any], emulator: EmulatorProcess, directory
         },
         "sources": [source_config(source, dict(description)) for source in description["sources"]],
         "routing_rules": [{"name": "everything", "condition": "TRUE", "connectors": ["zerobus"]}],
+        **more,
     }
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "gateway.yaml"
@@ -71,7 +72,7 @@ def _config(description: Mapping[str, Any], emulator: EmulatorProcess, directory
 
 
 @contextlib.contextmanager
-def _around(directory: Path, rate: float) -> Iterator[tuple[Workers, EmulatorProcess]]:
+def around(directory: Path, rate: float) -> Iterator[tuple[Workers, EmulatorProcess]]:
     declared = directory / "readings.sql"
     declared.write_text(ddl(_TABLE))
     plant = build_plant(tags=TAGS, rate=rate, sources=SOURCES)
@@ -80,7 +81,7 @@ def _around(directory: Path, rate: float) -> Iterator[tuple[Workers, EmulatorPro
 
 
 @contextlib.contextmanager
-def _gateway(*command: str, log: Path) -> "Iterator[subprocess.Popen[bytes]]":
+def running(*command: str, log: Path) -> "Iterator[subprocess.Popen[bytes]]":
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=output, stderr=output)
     try:
@@ -104,7 +105,7 @@ def _rss_mb(pid: int) -> float:
     raise RuntimeError("the gateway has gone")
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
@@ -129,21 +130,21 @@ def load(seconds: float, settle: float = 8.0) -> dict[str, Any]:
         directory = Path(name)
         bins_file = directory / "bins"
         bins_file.write_bytes(bytes(8 * BINS))
-        with _around(directory, _OFFERED) as (workers, emulator):
-            config = _config(workers.description, emulator, directory / "gateway")
+        with around(directory, OFFERED) as (workers, emulator):
+            config = configured(workers.description, emulator, directory / "gateway")
             log = directory / "gateway.log"
-            with _gateway("benchmarks.timed_gateway", str(config), str(bins_file), log=log) as process:
+            with running("benchmarks.timed_gateway", str(config), str(bins_file), log=log) as process:
                 bins = np.memmap(bins_file, np.int64, "r", shape=(BINS,))
                 time.sleep(settle)
                 port = json.loads(config.read_text())["gateway"]["port"]
-                before, cpu, began = np.array(bins), _cpu_s(process.pid), time.monotonic()
+                before, cpu, began = np.array(bins), cpu_s(process.pid), time.monotonic()
                 disk = _disk(process.pid, port)
                 rss = []
                 while time.monotonic() - began < seconds:
                     time.sleep(0.5)
                     rss.append(_rss_mb(process.pid))
                 written, syncs = (now - then for now, then in zip(_disk(process.pid, port), disk, strict=True))
-                found, cpu, took = np.array(bins) - before, _cpu_s(process.pid) - cpu, time.monotonic() - began
+                found, cpu, took = np.array(bins) - before, cpu_s(process.pid) - cpu, time.monotonic() - began
             workers.check()
     return {
         "p50": _quantile(found, 0.5),
@@ -163,13 +164,13 @@ def idle(seconds: float, settle: float = 6.0) -> float:
     """CPU of a gateway whose sources are connected and say nothing, percent of one core."""
     with tempfile.TemporaryDirectory(prefix="bifrost-bench-") as name:
         directory = Path(name)
-        with _around(directory, _SILENT) as (workers, emulator):
-            config = _config(workers.description, emulator, directory / "gateway")
-            with _gateway("bifrost", "run", "-c", str(config), log=directory / "gateway.log") as process:
+        with around(directory, _SILENT) as (workers, emulator):
+            config = configured(workers.description, emulator, directory / "gateway")
+            with running("bifrost", "run", "-c", str(config), log=directory / "gateway.log") as process:
                 time.sleep(settle)
-                cpu, began = _cpu_s(process.pid), time.monotonic()
+                cpu, began = cpu_s(process.pid), time.monotonic()
                 time.sleep(seconds)
-                return round(100 * (_cpu_s(process.pid) - cpu) / (time.monotonic() - began), 2)
+                return round(100 * (cpu_s(process.pid) - cpu) / (time.monotonic() - began), 2)
 
 
 def start(runs: int) -> list[float]:
@@ -177,12 +178,12 @@ def start(runs: int) -> list[float]:
     found = []
     with tempfile.TemporaryDirectory(prefix="bifrost-bench-") as name:
         directory = Path(name)
-        with _around(directory, RATE / 5) as (workers, emulator):
+        with around(directory, RATE / 5) as (workers, emulator):
             for run in range(runs):
-                config = _config(workers.description, emulator, directory / f"gateway{run}")
+                config = configured(workers.description, emulator, directory / f"gateway{run}")
                 acked = emulator.counters().get("rows_acked", 0)
                 began = time.monotonic()
-                with _gateway("bifrost", "run", "-c", str(config), log=directory / "gateway.log") as process:
+                with running("bifrost", "run", "-c", str(config), log=directory / "gateway.log") as process:
                     while emulator.counters().get("rows_acked", 0) == acked:
                         if time.monotonic() - began > 30 or process.poll() is not None:
                             raise RuntimeError(f"nothing came: {(directory / 'gateway.log').read_text()[-2000:]}")

@@ -2,10 +2,12 @@
 
 Two gateways run in turn, A B A B: one without UI, and one with five pages open, which are event streams of real clients in a
 process of their own. Cost is CPU-seconds of the gateway's process per reading, all threads; each pair gives a ratio, and the
-figure is their median with its 95 % interval. It is measured at full speed, and at 5,000 readings/s. Beside it stands how long
-the list of tags takes with 10,000 and 100,000 of them.
+figure is their median with its 95 % interval. *plant*: the whole gateway at 5,000 readings/s from the simulated plant (OPC UA,
+MQTT, Sparkplug B, Modbus) into the ZeroBus emulator. *core path*: no protocol at all, as fast as journal, flow and spool take it.
+Beside it stands how long finding takes among 10,000 and 100,000 tags.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,20 +15,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import comb
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from benchmarks import evidence
+from benchmarks import evidence, tags
+from benchmarks.gateway import OFFERED, around, configured, cpu_s, running
 from tests.ports import free_port
 
 UI: Final = evidence.BENCH.with_name("ui.json")
-LOADS: Final = {"full": 0, "paced": 5_000}  # readings per second; 0 for as many as it can take
 AIM: Final = 1.02
 PAIRS: Final = 20
 _SECONDS: Final = 12.0
+_SETTLE: Final = 6.0
 
 
 def _child(*arguments: str) -> "subprocess.Popen[str]":
@@ -39,36 +43,70 @@ def _line(child: "subprocess.Popen[str]") -> str:
     assert child.stdout is not None
     said = child.stdout.readline().strip()
     if not said:
-        raise RuntimeError(f"{child.args} ended with code {child.wait(20)}")
+        raise RuntimeError(f"{child.args!r} ended with code {child.wait(20)}")
     return said
 
 
-def run(rate: int, seconds: float, *, pages: bool) -> dict[str, Any]:
-    """One gateway: its readings and CPU-seconds, and what its pages got."""
+@contextlib.contextmanager
+def _pages(port: int, directory: Path) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Five open pages; tells what they got."""
+    browser = _child("benchmarks.pages", str(port), str(directory))
+    try:
+        _line(browser)
+        yield lambda: json.loads(browser.communicate(timeout=20)[0].strip().splitlines()[-1])
+    finally:
+        if browser.poll() is None:
+            browser.kill()
+            browser.wait()
+
+
+def core_path(seconds: float, *, pages: bool, rate: int = 0) -> dict[str, Any]:
+    """A gateway without protocols: its readings and CPU-seconds, and what its pages got."""
     directory = tempfile.mkdtemp(prefix="bifrost-bench-")
     port = free_port() if pages else 0
     gateway = _child("benchmarks.watched", str(rate), str(seconds), str(port), directory)
-    browser = None
     try:
         _line(gateway)
-        if pages:
-            browser = _child("benchmarks.pages", str(port), directory)
-            _line(browser)
-        assert gateway.stdin is not None
-        gateway.stdin.write("go\n")
-        gateway.stdin.flush()
-        found: dict[str, Any] = json.loads(_line(gateway))
-        if browser is not None:
-            told, _ = browser.communicate(timeout=20)
-            found |= json.loads(told.strip().splitlines()[-1])
+        with _pages(port, Path(directory)) if pages else contextlib.nullcontext(dict) as told:
+            assert gateway.stdin is not None  # see `_child`
+            gateway.stdin.write("go\n")
+            gateway.stdin.flush()
+            found: dict[str, Any] = json.loads(_line(gateway)) | told()
         gateway.communicate(timeout=60)
         return found
     finally:
-        for child in (gateway, browser):
-            if child is not None and child.poll() is None:
-                child.kill()
-                child.wait()
+        if gateway.poll() is None:
+            gateway.kill()
+            gateway.wait()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def plant(seconds: float, *, pages: bool) -> dict[str, Any]:
+    """The whole gateway on the simulated plant: its readings and CPU-seconds, and what its pages got."""
+    with tempfile.TemporaryDirectory(prefix="bifrost-bench-") as name:
+        directory = Path(name)
+        with around(directory, OFFERED) as (workers, emulator):
+            ui = {} if pages else {"web_ui": {"enabled": False}}
+            config = configured(workers.description, emulator, directory / "gateway", **ui)
+            port = json.loads(config.read_text())["gateway"]["port"]
+            with running("bifrost", "run", "-c", str(config), log=directory / "gateway.log") as process:
+                while not emulator.counters().get("rows_acked"):
+                    if process.poll() is not None:
+                        raise RuntimeError(f"the gateway ended: {(directory / 'gateway.log').read_text()[-2000:]}")
+                    time.sleep(0.1)
+                time.sleep(_SETTLE)
+                data = directory / "gateway" / "data"
+                with _pages(port, data) if pages else contextlib.nullcontext(dict) as told:
+                    rows, cpu, began = emulator.counters()["rows_acked"], cpu_s(process.pid), time.monotonic()
+                    time.sleep(seconds)
+                    cpu, took = cpu_s(process.pid) - cpu, time.monotonic() - began
+                    rows = emulator.counters()["rows_acked"] - rows
+                    found = {"readings": rows, "cpu_s": round(cpu, 3), "wall_s": round(took, 2)} | told()
+            workers.check()
+            return found
+
+
+LOADS: Final = {"plant": plant, "core_path": core_path}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -83,10 +121,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def cost(load: str, pairs: int, seconds: float) -> dict[str, Any]:
     """The cost of five pages at a load."""
-    rate = LOADS[load]
     made = []
     for number in range(pairs):
-        off, five = (run(rate, seconds, pages=pages) for pages in (False, True))
+        off, five = (LOADS[load](seconds, pages=pages) for pages in (False, True))
         each = [1e6 * found["cpu_s"] / found["readings"] for found in (off, five)]
         made.append({"off": off, "pages": five, "ratio": round(each[1] / each[0], 4)})
         print(
@@ -96,7 +133,7 @@ def cost(load: str, pairs: int, seconds: float) -> dict[str, Any]:
     low, high = interval(ratios)
     resolved = pairs >= PAIRS and (high <= AIM or low > AIM)
     return {
-        "readings_per_s": rate or round(np.median([pair["off"]["readings"] / pair["off"]["wall_s"] for pair in made])),
+        "readings_per_s": round(np.median([pair["off"]["readings"] / pair["off"]["wall_s"] for pair in made])),
         "cpu_us_per_reading": round(
             float(np.median([1e6 * p["off"]["cpu_s"] / p["off"]["readings"] for p in made])), 3
         ),
@@ -107,20 +144,13 @@ def cost(load: str, pairs: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def tags(count: int) -> dict[str, float]:
-    """Milliseconds that finding among so many tags takes, the median of several, each after new readings of all."""
-    from benchmarks.tags import measure
-
-    return measure(count)
-
-
 def main(arguments: list[str]) -> None:
     """Measure all and keep the figures."""
     pairs = int(arguments[0]) if arguments else PAIRS
     seconds = float(arguments[1]) if len(arguments) > 1 else _SECONDS
     before, began = os.getloadavg(), time.monotonic()
     costs = {load: cost(load, pairs, seconds) for load in LOADS}
-    listed = {str(count): tags(count) for count in (10_000, 100_000)}
+    listed = {str(count): tags.measure(count) for count in (10_000, 100_000)}
     described = evidence.conditions(before, fsync=True, pages=5, aim=AIM, seconds_a_run=seconds)
     found = {"cost": costs, "tags_ms": listed, "conditions": described, "took_s": round(time.monotonic() - began)}
     UI.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ class _Watched(Reader):
     async def run(self, intake: Intake, state: bytes | None) -> None:
         config = self._config
         rows = max(1, round(config.rate * _EVERY)) if config.rate else _FULL
-        variants = prepare(config, intake, rows)  # type: ignore[arg-type]
+        variants = prepare(config, intake, rows)
         intake.state(SourceState.CONNECTED)
         warm = -(-_WARM // rows)
         for number in range(warm):
@@ -109,7 +109,7 @@ def main() -> None:
                 self.journal._commit_rows = _FULL  # noqa: SLF001 - a batch is a group commit at once
 
     rate, seconds, port, directory = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    bifrost.run.Process = Watched  # type: ignore[misc]
+    bifrost.run.Process = Watched  # type: ignore[attr-defined]
     source: Any = WatchedSource(name="synthetic", rate=rate, seconds=seconds)
     config = Configuration(
         gateway="bench",

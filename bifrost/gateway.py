@@ -164,6 +164,26 @@ class Gateway:
                     raise
                 time.sleep(_BUSY)
 
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until everything that was sent and read is where it belongs.
+
+        Args:
+            timeout: Seconds that it may take.
+
+        Returns:
+            Whether it was; what a connector has not taken waits on disk, and goes out as soon as it can be reached.
+        """
+        until = time.monotonic() + timeout
+        while (process := self._process) is not None:
+            if not any(line.waiting for line in process.account().sources.values()) and not any(
+                spool.stored_rows for spool in process.spools.values()
+            ):
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(_BUSY)
+        raise RuntimeError("the gateway does not run")
+
     def account(self) -> Account:
         """Every reading and what became of it, while the gateway runs.
 

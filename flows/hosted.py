@@ -24,7 +24,6 @@ log = structlog.get_logger()
 
 _EPOCH: Final = timedelta(seconds=1)
 _STOPS_WITHIN: Final = 15.0
-_THREADS_WITHIN: Final = 5.0
 
 
 class Hosted(Process):
@@ -74,6 +73,9 @@ class Hosted(Process):
         Raises:
             StoreError: The stores were not closed in time; what they hold is safe, and comes again at the next start.
         """
+        if self._flow.ident is None:  # it never ran
+            self._release()
+            return
         self.drain()
         self._flow.join(_STOPS_WITHIN)
         if self._port is not None:
@@ -85,8 +87,14 @@ class Hosted(Process):
             raise StoreError(
                 "the gateway did not stop in time; what it holds is safe, and comes again at the next start"
             )
+        self._release()
         if isinstance(self._problem, StoreError):
             raise self._problem
+
+    def _release(self) -> None:
+        if self._directory_lock is not None:
+            self._directory_lock.release()
+            self._directory_lock = None
 
     @property
     def runs(self) -> bool:

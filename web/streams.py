@@ -18,7 +18,7 @@ from web.errors import ApiError
 
 log = structlog.get_logger()
 
-_OF_THE_GATEWAY: Final = 0.01  # of the CPU time of the process
+_OF_THE_GATEWAY: Final = 0.008  # of the CPU time of the process
 _OF_A_CORE: Final = 0.01
 _FASTEST, _USUAL, _SLOWEST = 0.25, 1.0, 5.0  # seconds between turns
 _SILENT: Final = 15.0

@@ -7,9 +7,11 @@ import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from running import running
+from running import OPTIONS, check_account, running
 
 from tests import api
+from tests.web.client import Client
+from web.access.cli_token import cli_token
 
 # DESIGN section 5, and what else operators need; a name that is taken away breaks somebody's dashboard.
 NAMES = [
@@ -119,3 +121,27 @@ def test_a_port_in_use_does_not_stop_the_data(tmp_path):
         assert "Address already in use" in gateway.said()
         assert gateway.stop() < 5.0
         assert "Traceback" not in gateway.said()
+
+
+def test_posted_readings_and_tags_of_all_workers_under_bytewax(tmp_path, port):
+    with running(tmp_path, port=port, arguments=(*OPTIONS, "-w", "2")) as gateway:
+        gateway.until(lambda: answers(port), "the port")
+        client = Client(port, {"authorization": f"Bearer {cli_token(tmp_path / 'data')}"})
+        gateway.until(lambda: client.get("/api/tags").json()["total"] == 150, "all tags")
+        reading = {"id": "one", "device_id": "PLC001", "tag_name": "level", "value": 1.25}
+        for repeated in (0, 1):
+            answer = client.post("/api/cloud/connectors/first/data", json=reading)
+            assert (answer.status_code, answer.json()) == (200, {"accepted": 1 - repeated, "repeated": repeated})
+        gateway.until(lambda: '"PLC001/level/level", 1.25' in (tmp_path / "first.jsonl").read_text(), "the reading")
+        gateway.until(lambda: client.get("/api/tags?search=level").json()["total"] == 1, "its tag")
+        assert '"PLC001/level/level"' not in (tmp_path / "second.jsonl").read_text()
+        assert gateway.stop() < 5.0
+    check_account(tmp_path)
+
+
+def test_what_a_users_step_makes_is_shown_as_well(tmp_path, port):
+    with running(tmp_path, port=port, flow="example", celsius=True) as gateway:
+        gateway.until(lambda: answers(port), "the port")
+        client = Client(port, {"authorization": f"Bearer {cli_token(tmp_path / 'data')}"})
+        gateway.until(lambda: client.get("/api/tags?source=mqtt_line/average").json()["total"] > 0, "averages")
+        gateway.stop()
