@@ -315,6 +315,15 @@ class Process:
             if name in self.intakes and self.loop is not None:
                 self.loop.call_soon_threadsafe(self.intakes[name].reopen)
 
+    def renew_port(self) -> None:
+        """Have the HTTP port show its renewed certificate to new connections.
+
+        Raises:
+            OSError: Certificate and key cannot be read.
+        """
+        if self._port is not None:
+            self._port.reload_tls()
+
     def leave_to_change(self) -> None:
         """Called by a partition: leaves the flow if its graph is to change.
 

@@ -1,6 +1,6 @@
 """Certificates and keys that are renewed while the gateway runs: who connects with them connects anew, and nobody else.
 
-All files that connections are made with are looked at together, every few seconds. A change counts when it has stood still for one
+The HTTP port shows its new certificate to whom comes from then on. All files that connections are made with are looked at together, every few seconds. A change counts when it has stood still for one
 look, so that a certificate and its key are replaced both, and when certificate and key belong together: what cannot be used
 disturbs no connection that works. Links are followed, so that the way Kubernetes swaps mounted secrets is seen too.
 """
@@ -31,6 +31,9 @@ class Connected(Protocol):
 
     def reopen(self, sources: Collection[str], targets: Collection[str]) -> None:
         """Connect these anew."""
+
+    def renew_port(self) -> None:
+        """Show the HTTP port's renewed certificate."""
 
 
 def mark(path: Path) -> Mark:
@@ -85,8 +88,16 @@ class Renewed:
                 log.info(
                     "renewed files, connecting anew", **{owner[0]: owner[1]}, files=[str(path) for path in changed]
                 )
-                kind, name = owner
-                self._gateway.reopen([name] if kind == "source" else [], [name] if kind == "target" else [])
+                self._renew(*owner)
+
+    def _renew(self, kind: str, name: str) -> None:
+        if kind != "gateway":
+            self._gateway.reopen([name] if kind == "source" else [], [name] if kind == "target" else [])
+            return
+        try:
+            self._gateway.renew_port()
+        except OSError as error:
+            log.warning("renewed files cannot be used, the port keeps its certificate", error=str(error))
 
     def _usable(self, owner: Owner, used: list[Material]) -> bool:
         problem = next((said for one in used if one.role == "ca" and (said := _authority_problem(one.path))), "")
@@ -114,6 +125,6 @@ def _made_by_the_source(path: Path, used: Iterable[Material]) -> bool:
 def _by_owner(found: Iterable[Material]) -> Mapping[Owner, list[Material]]:
     owners: dict[Owner, list[Material]] = {}
     for one in found:
-        if one.kind in ("source", "target"):
+        if one.kind in ("source", "target") or one.key.startswith("web_ui."):
             owners.setdefault((one.kind, one.owner), []).append(one)
     return owners

@@ -29,6 +29,7 @@ MANY: Final = 20  # certificates of one file: more are a system's authorities, w
 _ROLES: Final[tuple[tuple[str, Role], ...]] = (
     ("ca_file", "ca"), ("cert_file", "own"), ("key_file", "key"), ("credentials_file", "credentials"),
 )  # fmt: skip
+_SECTIONS: Final = {"web": "web_ui", "traces": "gateway.traces"}  # as the file has them
 _MADE_BY_ITSELF: Final = "made by itself"
 
 
@@ -128,7 +129,7 @@ def materials(config: Configuration) -> list[Material]:
     for part in fields(config):
         value = getattr(config, part.name)
         if isinstance(value, BaseModel):
-            found += _of(value, "gateway", config.gateway, f"{part.name}.")
+            found += _of(value, "gateway", config.gateway, f"{_SECTIONS.get(part.name, part.name)}.")
     return found
 
 

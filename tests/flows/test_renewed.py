@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from config.models import Configuration
+from config.models import Configuration, WebSection, WebTlsSection
 from connectors.settings import TlsSettings
 from connectors.sources.mqtt import MqttConfig
 from connectors.sources.opcua import OpcUaConfig
@@ -22,6 +22,9 @@ class Gateway:
     def reopen(self, sources: Collection[str], targets: Collection[str]) -> None:
         self.opened += [*(("source", name) for name in sources), *(("target", name) for name in targets)]
 
+    def renew_port(self) -> None:
+        self.opened.append(("gateway", "port"))
+
 
 class World:
     """Source press and target copied with certificates of their own, source pump with the authority alone."""
@@ -30,10 +33,13 @@ class World:
         self.press, self.copied = Authority(folder / "press"), Authority(folder / "copied")
         endpoint = "mqtts://127.0.0.1:1"
         self.own = folder / "data" / "sources" / "lathe" / "own" / "certificate.der"
+        port = Authority(folder / "port")
+        self.port = port
         self.gateway = Gateway(
             Configuration(
                 "line1",
                 folder / "data",
+                web=WebSection(tls=WebTlsSection(cert_file=port.server_cert, key_file=port.server_key)),
                 sources=(
                     MqttConfig(name="press", endpoint=endpoint, tls=TlsSettings.model_validate(self.press.client())),
                     MqttConfig(name="pump", endpoint=endpoint, tls=TlsSettings(ca_file=self.press.ca)),
@@ -71,6 +77,11 @@ def test_who_uses_a_renewed_file_connects_anew_once_it_stands_still_and_nobody_e
     assert world.looked() == []
     assert world.looked() == [("target", "copied")]
     assert world.looked(3) == []
+
+
+def test_the_port_shows_its_renewed_certificate_and_nobody_connects_anew(world: World) -> None:
+    world.port.issue()
+    assert world.looked(2) == [("gateway", "port")]
 
 
 def test_an_authority_that_two_use_is_renewed_for_both(world: World) -> None:
