@@ -55,6 +55,7 @@ class _Running:
         self.asked: set[Place] = set()
         self.scan: Scan | None = None
         self.stopped = False
+        self.result = "failed"
         self.ended = threading.Event()
         self.cancel: Callable[[], object] | None = None
         self.lock = threading.Lock()
@@ -81,7 +82,7 @@ class DiscoveryDesk:
         settle: Seconds after the gateway's start before the clock scans: its sources connect first.
 
     Attributes:
-        section: What the configuration says; set anew, it holds from the next scan on.
+        section: As above; it holds until the gateway's next start, so that the API cannot widen what may be scanned.
         audit: As above; may be set later.
     """
 
@@ -218,12 +219,12 @@ class DiscoveryDesk:
             log.error("what a network scan found is not kept", error=str(error))
 
     def _run(self, running: _Running, lock: int, who: str, began: Callable[[Scan], None] | None = None) -> None:
-        result = "failed"
         try:
-            result = self._scanned(running, who, began)
+            self._scanned(running, who, began)
         finally:
             hits, asked = running.seen()
-            facts = {"subnets": _names(running.networks), "asked": len(asked), "open": len(hits), "result": result}
+            facts: dict[str, Any] = {"subnets": _names(running.networks), "asked": len(asked), "open": len(hits)}
+            facts["result"] = running.result
             self._running = None
             os.close(lock)
             log.info("network scan ended", who=who, **facts)
@@ -232,7 +233,7 @@ class DiscoveryDesk:
             finally:
                 running.ended.set()
 
-    def _scanned(self, running: _Running, who: str, began: Callable[[Scan], None] | None) -> str:
+    def _scanned(self, running: _Running, who: str, began: Callable[[Scan], None] | None) -> None:
         network = self.section.network
         guard = Guard(tuple(network_of(text) for text in network.subnets), self._own_port)
         places = covered(running.networks, network.ports, guard)
@@ -256,9 +257,9 @@ class DiscoveryDesk:
         except KeyboardInterrupt:
             running.stopped = interrupted = True
         self._keep(running)
+        running.result = "stopped" if running.stopped else "complete"
         if interrupted:
             raise KeyboardInterrupt
-        return "stopped" if running.stopped else "complete"
 
     async def _cancellable(self, running: _Running, scan: Scan) -> None:
         loop = asyncio.get_running_loop()

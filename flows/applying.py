@@ -80,7 +80,6 @@ class Applying:
                 process.config = wanted
             targets.rewrite(wanted, todo.writers)
             process.set_pace()
-            process.discovery.section = new.discovery
             configure(new.log_level, new.log_format)
             sources = [source for source in new.sources if source.name in todo.sources_come]
             assert process.loop is not None  # noqa: S101 - it reads

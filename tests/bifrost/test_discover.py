@@ -2,7 +2,11 @@
 
 import contextlib
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +17,11 @@ from bifrost.cli import app
 from config.loader import load
 from tests.command_in_process import quiet  # noqa: F401 - a fixture
 from tests.connectors.sources.modbus import node_devices
+from tests.delivery.stores import until
+from tests.discovery.silent import SilentListener
 from tests.ports import free_port
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,26 @@ def test_a_server_that_is_not_known_has_no_draft(config: Callable[..., Path]) ->
     assert (done.exit_code, "is known" in done.output) == (1, True)
 
 
+def test_ctrl_c_stops_a_scan_and_keeps_what_was_found(config: Callable[..., Path], tmp_path: Path) -> None:
+    with SilentListener() as silent:
+        path = config(silent.port)
+        path.write_text(path.read_text().replace("200ms", "10s"))
+        command = [sys.executable, "-m", "bifrost", "discover", "-c", str(path)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as scan:
+            until(lambda: silent.taken, 60)
+            scan.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            until(lambda: not silent.open)
+            assert time.monotonic() - began < 1
+            _, said = scan.communicate(timeout=20)
+        assert (scan.returncode, "stopped; what was found is kept" in said) == (1, True), said
+    assert (tmp_path / "data" / "discovery.json").exists()
+    told = [json.loads(line) for line in (tmp_path / "data" / "audit.jsonl").read_text().splitlines()]
+    assert [(entry["what"], entry["result"]) for entry in told] == [
+        ("network scan began", "done"), ("network scan ended", "stopped"),
+    ]  # fmt: skip
+
+
 def test_a_directory_that_cannot_be_used_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     path = tmp_path / "g.yaml"
@@ -92,8 +120,6 @@ def test_a_directory_that_cannot_be_used_is_told_in_a_line(tmp_path: Path) -> No
 def test_the_progress_is_told_on_a_terminal_only(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     from bifrost.discover import _Progress
     from discovery.scan import Progress
 

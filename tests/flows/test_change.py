@@ -13,6 +13,7 @@ from connectors.contract import Limits
 from connectors.sources.mqtt import MqttConfig
 from connectors.targets.file import FileConfig
 from delivery.overflow import BufferPolicy
+from discovery.settings import DiscoverySection
 from flows.change import ChangeRefusedError, Steps, running, steps
 from flows.process import Process
 from flows.targets import limits
@@ -70,6 +71,13 @@ def test_what_a_process_is_begun_with_holds_until_the_next_start() -> None:
     assert to(new).next_start == ("directory", "port")
     held = running(NOW, new)
     assert (held.port, held.directory, held.log_level) == (NOW.port, NOW.directory, "debug")
+
+
+@pytest.mark.threat(6)
+def test_networks_that_may_be_scanned_are_not_widened_while_the_gateway_runs() -> None:
+    wider = DiscoverySection.model_validate({"enabled": True, "network": {"subnets": ["10.0.0.0/8"]}})
+    assert to(replace(NOW, discovery=wider)).next_start == ("discovery",)
+    assert running(NOW, replace(NOW, discovery=wider)).discovery == NOW.discovery
 
 
 @pytest.fixture
