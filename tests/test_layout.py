@@ -395,6 +395,7 @@ LONGER = {
     "requirements.lock": "written by the resolver",
     "docs/reference/configuration.md": "written from the models",
     "docs/reference/gateway.schema.json": "written from the models",
+    "docs/reference/api.md": "written from the OpenAPI",
     "tests/counterparts/opcua-node/package-lock.json": "written by npm",
     **{
         f"k8s/observability/dashboards/{board}.json": "written by dashboards.py"
