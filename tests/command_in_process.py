@@ -14,5 +14,5 @@ def _silent(*_: object) -> Any:
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its loggers would keep a stream that is closed when the command ends; tests/conftest.py puts logging back."""
     for place in ("config.loader.configure", "config.logs.configure"):
-        monkeypatch.setattr(place, lambda _: None)
+        monkeypatch.setattr(place, lambda *_: None)
     structlog.configure(processors=[_silent])
