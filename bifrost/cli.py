@@ -17,6 +17,7 @@ from bifrost.create import create
 from bifrost.delta import delta
 from bifrost.discover import discover
 from bifrost.dlq import dlq
+from bifrost.drain import drain
 from bifrost.explain import explain
 from bifrost.modbus import modbus
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
@@ -84,16 +85,20 @@ def check(config: ConfigFile = DEFAULT_CONFIG, read: Read = None, as_json: AsJso
     """
     loaded = load(config)
     from bifrost.check import certificates, plain, table, taken
+    from config.shown import members
 
     found, warned = taken(loaded, duration(read)), certificates(loaded)
     if as_json:
-        print_json({"gateway": loaded.gateway, "sources": plain(found), "certificates": warned})
+        print_json({"gateway": loaded.gateway, **members(loaded), "sources": plain(found), "certificates": warned})
         return
     sources = ", ".join(f"{s.name} ({s.protocol})" for s in loaded.sources) or "none"
     targets = ", ".join(f"{name} ({t.type})" for name, t in loaded.targets.items())
     typer.echo(
         f"{config} is sound.\n  gateway: {loaded.gateway}\n  sources: {sources}\n  targets: {targets}\n  rules:   {len(loaded.rules)}"
     )
+    if loaded.membership is not None:
+        there = ", ".join(f"{name} ({owner})" for name, owner in loaded.membership.elsewhere.items()) or "none"
+        typer.echo(f"  member:  {loaded.membership.told()}; sources of other members: {there}")
     for warning in warned:
         typer.echo(f"  warning: {warning}")
     if any(source.tags for source in loaded.sources) or read is not None:
@@ -175,6 +180,7 @@ app.command()(explain)
 app.command(name="test-config")(run_tests)
 app.command()(convert)
 app.command()(commission)
+app.command()(drain)
 
 
 @app.command(name="test")

@@ -106,6 +106,14 @@ def purge(
 def attach(
     old: Annotated[str, typer.Argument(help="Name of the removed target whose readings are kept.")],
     new: Annotated[str, typer.Argument(help="Name of the configured target that is to get them.")],
+    other: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Directory of another gateway that has gone, or a copy of it; its target OLD.",
+            file_okay=False,
+        ),
+    ] = None,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -113,7 +121,7 @@ def attach(
     from bifrost import spools
 
     with _told():
-        found = spools.attach(load(config), old, new)
+        found = spools.attach(load(config), old, new, other)
     if as_json:
         print_json(found)
     else:

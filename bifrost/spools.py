@@ -3,6 +3,7 @@
 import json
 import urllib.parse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from rich.table import Table
@@ -69,8 +70,8 @@ def export(config: Configuration, target: str, out: BinaryIO) -> None:
             out.writelines(spools.export(process, target))
 
 
-def attach(config: Configuration, old: str, new: str) -> dict[str, Any]:
-    """Move what waits for a removed target into the spool of a configured one."""
+def attach(config: Configuration, old: str, new: str, other: Path | None = None) -> dict[str, Any]:
+    """Move what waits for a removed target, or for one of another gateway's directory, into the spool of a configured one."""
     if config.port is not None and ask(config, "/health") is not None:
         raise SpoolError(
             "the gateway runs, and its flow and forwarders hold the spools; stop it, attach, start it again"
@@ -79,7 +80,7 @@ def attach(config: Configuration, old: str, new: str) -> dict[str, Any]:
         raise SpoolError(f"{config.directory} holds no stores: this gateway has not run")
     try:
         with stores(config) as process:
-            return {"gateway": config.gateway, **spools.attach(process, old, new)}
+            return {"gateway": config.gateway, **spools.attach(process, old, new, other)}
     except spools.NoSuchSpoolError as error:
         raise SpoolError(str(error)) from error
 

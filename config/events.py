@@ -56,6 +56,8 @@ EVENTS: Final = (
     Event("BF-GW-010", "info", "traces are sent again", "The collector takes them.", NOTHING),
     Event("BF-GW-011", "error", "nothing is traced, a library is missing", "`gateway.traces.endpoint` is set without the extra that sends traces.", "`pip install 'bifrost-gateway[otel]'`"),
     Event("BF-GW-012", "error", "the flow ended", "The dataflow of a gateway inside a Python program ended by `error`.", "Mend what it names; `Gateway` raises it too."),
+    Event("BF-GW-013", "warning", "nothing is read, so that what is held can be delivered", "`bifrost drain`, or the end of a pod that leaves: the sources are let go until the process ends or `bifrost drain --undo`.", NOTHING),
+    Event("BF-GW-014", "info", "the sources are read again", "`bifrost drain --undo`.", NOTHING),
     # ------------------------------------------------------------------ the configuration
     Event("BF-CFG-001", "warning", "allowed in the configuration, but hardly meant", "`problem` says what, and where it stands.", "Change the place that it names."),
     Event("BF-CFG-002", "warning", "the configuration is not kept in the history", "The folder of the history cannot be written.", "Give the gateway's user the right to write the path that it names."),
@@ -73,6 +75,9 @@ EVENTS: Final = (
     Event("BF-SRC-001", "warning", "source failed", "The connection ended or could not be made, for the reason in `error`. It is tried again, with growing pauses.", "`bifrost doctor` says what is wrong and what to do."),
     Event("BF-SRC-002", "info", "source", "A source is in another `state`: connecting, connected, down or stopped.", NOTHING),
     Event("BF-SRC-003", "warning", "a source is slow to close; it is read anew as soon as it has", "A source was changed, and its old connection does not end.", "Nothing, unless it stays so."),
+    Event("BF-SRC-004", "info", "the source's lease is held", "This gateway reads the source, and no other does.", NOTHING),
+    Event("BF-SRC-005", "warning", "the source's lease is lost, it is not read here", "`reason` says why: another gateway has it, or the store of leases does not answer.", "Look at the store where `reason` names it; else nothing: the gateway reads the source again when it gets the lease."),
+    Event("BF-SRC-006", "warning", "the source's lease was not let go and ends by itself", "The store did not answer while the gateway stopped; another gateway reads the source when the lease has ended.", NOTHING),
     # ------------------------------------------------------------------ OPC UA
     Event("BF-UA-001", "warning", "source %s: security_policy is none, values travel in clear", "Anybody on the network can read and change them.", "Set `security_policy`, see docs/opcua-security.md."),
     Event("BF-UA-002", "warning", "source %s: trust is all, any server is believed", "Somebody may stand between the gateway and the server.", "Trust the server's certificate (`bifrost certs trust`) and set `trust`."),

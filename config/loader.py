@@ -1,9 +1,10 @@
 """Loading a configuration: every problem at once, with its place, before any socket opens."""
 
+import os
 import platform
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -13,7 +14,17 @@ from pydantic import ValidationError
 
 from config.document import Document
 from config.logs import configure
-from config.models import EMBEDDED, NAME_FILE, NO_TARGET, ConfigFile, Configuration, buffer_policy, default_target
+from config.members import Membership, member_name, ordinal, own, owners
+from config.models import (
+    EMBEDDED,
+    NAME_FILE,
+    NO_TARGET,
+    ConfigFile,
+    Configuration,
+    GatewaySection,
+    buffer_policy,
+    default_target,
+)
 from config.pending import texts as pending_texts
 from config.schema import follow, plain
 from config.templates import expand
@@ -191,13 +202,17 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
     tables = source_targets(file.zerobus) if file.zerobus is not None and file.zerobus.enabled else {}
     default = _default(document, file, found, set(tables.values()))
     port = gateway.port if gateway.port is not None else file.web_ui.port
+    sources = _sources(file)
+    membership = _membership(document, gateway, sources)
     return Configuration(
-        gateway=gateway.name or remembered_name(path) or machine_name(),
+        gateway=_name(gateway.name, path, membership),
         directory=path,
-        sources=_sources(file),
+        sources=own(sources, membership),
         targets=found,
         rules=tuple(Rule(r.name, r.condition, tuple(r.connectors), r.priority) for r in file.routing_rules),
         default=tuple(default),
+        membership=membership,
+        leases=gateway.leases,
         source_targets=tables,
         path_template=file.normalization.path_template,
         listen=gateway.listen,
@@ -219,6 +234,40 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         discovery=file.discovery,
         warnings=tuple(document.warnings),
     )
+
+
+def _membership(document: Document, gateway: GatewaySection, sources: Sequence[SourceConfig]) -> Membership | None:
+    """What the gateway is among its plant's gateways."""
+    members = gateway.members
+    pinned = [source for source in sources if source.member is not None]
+    if members is None:
+        if gateway.member is not None:
+            document.wrong("of how many members? set gateway.members", "gateway", "member")
+        if pinned:
+            named = ", ".join(source.name for source in pinned)
+            document.warn(f"means nothing without gateway.members: {named}", "sources", 0, "member")
+        return None
+    member = ordinal(os.environ) if gateway.member is None else gateway.member
+    if member is None:
+        message = "which of them is this gateway? set gateway.member, or POD_NAME to the name of its pod, as bifrost-0"
+        document.wrong(message, "gateway", "members")
+        return None
+    beyond = [source for source in pinned if (source.member or 0) >= members]
+    for source in beyond:
+        said = f"source `{source.name}` wants member {source.member}; there are {members}, 0 to {members - 1}"
+        document.wrong(said, "gateway", "members")
+    found = Membership(member, members, {} if beyond else owners(sources, members))
+    if found.leaves:
+        document.warn(found.told(), "gateway", "members")
+    return None if beyond else found
+
+
+def _name(said: str | None, directory: Path, membership: Membership | None) -> str:
+    """The gateway's name; one that ran alone keeps its own when it becomes a member."""
+    known = remembered_name(directory)
+    if membership is None or said is None or said == known:
+        return said or known or machine_name()
+    return member_name(said, membership.member)
 
 
 def remembered_name(directory: Path) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
+from config.members import Membership
 from connectors.settings import BufferSettings, Duration, Settings, Size, SourceConfig, TargetConfig
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
@@ -162,6 +163,35 @@ class TracesSection(Settings):
     )
 
 
+class LeaseSection(Settings):
+    """A store that several gateways share, in which a source is held by the one that reads it."""
+
+    store: Literal["kubernetes"] = Field(description="which store: `kubernetes` is the Lease objects of a cluster")
+    namespace: str | None = Field(None, description="namespace of the leases; the pod's own when absent")
+    prefix: str = Field(
+        "bifrost",
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
+        description="what the names of the leases begin with",
+    )
+    duration: Duration = Field(
+        15,
+        ge=3,
+        le=600,
+        description="time after which a source may be read by another gateway when its own is not heard of any more",
+    )
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@/]+$",
+        description="URL of the cluster's API, as https://10.0.0.1:443; what the pod's environment says when absent",
+    )
+    ca_file: Path | None = Field(
+        None, description="authorities to trust; those of the pod's service account when absent"
+    )
+    token_file: Path | None = Field(
+        None, description="file of the token that the API wants; that of the pod's service account when absent"
+    )
+
+
 class GatewaySection(Settings):
     """The gateway itself."""
 
@@ -169,6 +199,23 @@ class GatewaySection(Settings):
         None,
         pattern=NAME_PATTERN,
         description="name of the gateway, unique; made from the machine when absent",
+    )
+    members: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="how many gateways share the sources of this configuration: each reads its own, and no source is read by "
+        "two. Its number becomes part of the gateway's name. One gateway reads all when absent",
+    )
+    member: int | None = Field(
+        None,
+        ge=0,
+        lt=1000,
+        description="number of this gateway among them, from 0; that in the name of its pod (POD_NAME as name-3) when absent",
+    )
+    leases: LeaseSection | None = Field(
+        None,
+        description="store in which the members hold what they read, so that no two read a source while members change",
     )
     directory: Path | None = Field(None, description="folder of journal, spools and dead letters (default data)")
     listen: str = Field("127.0.0.1", description="address that the HTTP port listens on")
@@ -302,6 +349,8 @@ class Configuration:
         targets: Its targets by name.
         rules: Routing rules.
         default: Targets of readings that match no rule.
+        membership: What it is among the gateways that share its sources; None where it is alone.
+        leases: The store in which it holds what it reads; None for none.
         source_targets: Source -> target that gets all its readings besides the rules.
         path_template: Template of the paths.
         listen: Address of the HTTP port.
@@ -327,6 +376,8 @@ class Configuration:
     targets: Mapping[str, TargetConfig] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     default: tuple[str, ...] = ()
+    membership: Membership | None = None
+    leases: LeaseSection | None = None
     source_targets: Mapping[str, str] = field(default_factory=dict)
     path_template: str = TEMPLATE
     listen: str = "127.0.0.1"

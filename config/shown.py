@@ -22,7 +22,8 @@ def understood(loaded: Configuration) -> dict[str, Any]:
             "listen": loaded.listen,
             "port": loaded.port,
         }
-        | {"commit_interval": loaded.commit_interval, "default": list(loaded.default)},
+        | {"commit_interval": loaded.commit_interval, "default": list(loaded.default)}
+        | members(loaded),
         "sources": [plain(source) for source in loaded.sources],
         "targets": {name: plain(target) for name, target in loaded.targets.items()},
         "rules": [
@@ -30,6 +31,14 @@ def understood(loaded: Configuration) -> dict[str, Any]:
             for r in loaded.rules
         ],
     }
+
+
+def members(loaded: Configuration) -> dict[str, Any]:
+    """Which member of how many a gateway is, and who owns the sources of the others; empty where it is alone."""
+    found = loaded.membership
+    if found is None:
+        return {}
+    return {"member": found.member, "members": found.members, "elsewhere": found.elsewhere}
 
 
 def plain(model: BaseModel) -> Any:

@@ -39,6 +39,13 @@ class SourceConfig(Place):
     name: str = Field(description="name of the source, unique", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
     protocol: str = Field(description="protocol of the source")
     enabled: bool = Field(True, description="whether the source is read")
+    member: int | None = Field(
+        None,
+        ge=0,
+        lt=1000,
+        description="number of the member that reads the source where there are several gateways (gateway.members); the "
+        "members tell by its name when absent",
+    )
     path_template: str | None = Field(None, description="path of this source's tags, instead of the general template")
     metadata: dict[str, str] = Field({}, description="free text by key, carried along with every tag of the source")
     tags: list[TagMapping] = Field(

@@ -7,6 +7,7 @@ its entries go.
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from delivery.disk import StoreError
 from delivery.journal import SHARDS
 from delivery.spans import SPANS
 from flows.clock import TOLERATED, EpochClock
+from flows.outcomes import settled
 from flows.process import Process
 
 _ROWS: Final = 20_000
@@ -32,7 +34,7 @@ class _ShardPartition(StatefulSourcePartition[pa.RecordBatch, State]):
         self._journal = process.journal
         self._shard = self._journal.shard_name(index)
         offset = resume[1] if resume is not None and resume[0] == self._shard else None
-        self._journal.attach(index, offset, process.settle)
+        self._journal.attach(index, offset, partial(settled, process))
         self._offset = offset or 0  # newest commit given to the flow
         self._snapshot: int | None = None  # newest commit of an epoch that is closing
         self._durable = self._offset

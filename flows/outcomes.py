@@ -12,7 +12,7 @@ from delivery.outcome import Outcome
 from flows.process import Process
 from normalization.passing import DOOR, REASONS
 from normalization.reading import TagTable
-from normalization.report import LATE
+from normalization.report import LATE, left_out
 from normalization.rules import Routed
 
 _Mask = npt.NDArray[np.bool_]
@@ -82,4 +82,30 @@ def _routed(routed: Routed, ids: npt.NDArray[np.int32], tags: TagTable, inside: 
     if len(routed.unmatched):
         outcome.filtered["no rule"] = count(routed.unmatched)
         outcome.routed.subtract(outcome.filtered["no rule"])
+    return outcome
+
+
+def settled(process: Process, batch: pa.RecordBatch) -> Outcome:
+    """What became of readings that the flow finished before the process ended, told by the stores."""
+    shard = batch.column("shard")[0].as_py()
+    sequences = batch.column("sequence").to_numpy()
+    ids = batch.column("tag").to_numpy()
+    outcome = Outcome()
+    routed = np.zeros(len(batch), bool)
+    for name, spool in process.spools.items():
+        had = spool.had(shard, sequences)
+        if had is not None:
+            routed |= had
+            outcome.targets[name] = Counter(process.tags.count_sources(ids[had]))
+    dead = process.dead_letters.had(shard, sequences)
+    if dead is None:
+        dead = np.zeros(len(batch), bool)
+    # What is in a spool as well was a dead letter that was sent again, and the store of dead letters counts it.
+    outcome.dead.update(process.tags.count_sources(ids[dead]))
+    outcome.routed.update(process.tags.count_sources(ids[routed & ~dead]))
+    known = routed | dead
+    if not known.all():
+        for number, count in Counter(ids[~known].tolist()).items():
+            tag = process.tags[number]
+            outcome.filtered.setdefault(left_out(tag), Counter())[tag.source] += count
     return outcome

@@ -164,6 +164,10 @@ class Hosting(Protocol):
     journal: Journal
     tags: TagTable
 
+    @property
+    def held(self) -> bool:
+        """Whether nothing is taken, so that what is held can be delivered."""
+
 
 class _Destination:
     """What was handed over for one destination."""
@@ -232,6 +236,10 @@ class Posted:
         self, readings: Sequence[CloudData], target: str | None
     ) -> tuple[Taken, list[concurrent.futures.Future[None]]]:
         """Hand the new readings to the journal; what to wait for is durable when all are."""
+        if self._process.held:
+            raise LeavingError(
+                "the gateway takes nothing, so that what it holds can be delivered; send them elsewhere or later"
+            )
         if self._process.draining:
             raise LeavingError("the gateway is about to stop; send them again when it runs")
         destination = self._destination(source_of(target))

@@ -13,13 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pyarrow as pa
 import structlog
 from bytewax.inputs import AbortExecution
@@ -37,7 +36,6 @@ from delivery.dead_letters import DeadLetterStore
 from delivery.disk import DirectoryLock, StoreError, write_durably
 from delivery.forwarder import Forwarder
 from delivery.journal import SHARDS, Journal
-from delivery.outcome import Outcome
 from delivery.spans import SPANS
 from delivery.spool import Spool
 from discovery.desk import DiscoveryDesk
@@ -49,6 +47,7 @@ from flows.clock import Epochs, lead, pace, repeatedly
 from flows.gauges import Gauges
 from flows.heartbeat import Heartbeat
 from flows.intake import SourceIntake
+from flows.kubernetes_leases import leases_of
 from flows.liveness import stands_still
 from flows.options import check_bytewax_options, prepare_recovery
 from flows.posted import Posted, only
@@ -60,7 +59,6 @@ from flows.targets import Targets
 from flows.tracing import trace
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
-from normalization.report import left_out
 from normalization.rules import Router
 
 if TYPE_CHECKING:
@@ -210,7 +208,8 @@ class Process:
         self.journal.on_trimmed.append(self.dead_letters.forget)
         self._targets = Targets(self.journal, self.dead_letters, self.tags, self._own.__contains__, self.ages)
         self._targets.open(self.config, self.config.targets)
-        self._readers = Readers(self.config.gateway, directory / "sources", self.journal, self.tags)
+        leases = leases_of(self.config)
+        self._readers = Readers(self.config.gateway, directory / "sources", self.journal, self.tags, leases)
         self.set_pace()
         resume_replays(self)
         self.kept = kept(self)
@@ -305,6 +304,18 @@ class Process:
         """Read other sources, as the configuration says now."""
         self._report_every(self.config.report_interval)
         await self._readers.change(gone, come)
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing is read, so that what is held can be delivered."""
+        return self._opened and self._readers.held
+
+    def hold(self, *, wanted: bool) -> None:
+        """Read nothing, and take nothing that is handed over, until this is called again with False."""
+        self._reads.wait()
+        assert self.loop is not None  # noqa: S101 - it reads
+        sources = None if wanted else self.config.sources
+        asyncio.run_coroutine_threadsafe(self._readers.hold(sources), self.loop).result()
 
     def reopen(self, sources: Collection[str], targets: Collection[str]) -> None:
         """Connect sources and targets anew, because what they were connected with has changed, such as a certificate."""
@@ -405,31 +416,6 @@ class Process:
         """A partition lives on this worker."""
         self._turns[threading.get_ident()].partitions += 1
 
-    def settle(self, batch: pa.RecordBatch) -> Outcome:
-        """What became of readings that the flow finished before the process ended, told by the stores."""
-        shard = batch.column("shard")[0].as_py()
-        sequences = batch.column("sequence").to_numpy()
-        ids = batch.column("tag").to_numpy()
-        outcome = Outcome()
-        routed = np.zeros(len(batch), bool)
-        for name, spool in self.spools.items():
-            had = spool.had(shard, sequences)
-            if had is not None:
-                routed |= had
-                outcome.targets[name] = Counter(self.tags.count_sources(ids[had]))
-        dead = self.dead_letters.had(shard, sequences)
-        if dead is None:
-            dead = np.zeros(len(batch), bool)
-        # What is in a spool as well was a dead letter that was sent again, and the store of dead letters counts it.
-        outcome.dead.update(self.tags.count_sources(ids[dead]))
-        outcome.routed.update(self.tags.count_sources(ids[routed & ~dead]))
-        known = routed | dead
-        if not known.all():
-            for number, count in Counter(ids[~known].tolist()).items():
-                tag = self.tags[number]
-                outcome.filtered.setdefault(left_out(tag), Counter())[tag.source] += count
-        return outcome
-
     # ------------------------------------------------------------------ looking
 
     def lives(self, patience: float) -> str:
@@ -440,6 +426,8 @@ class Process:
         """Why readings are not taken at the moment; empty when they are."""
         if self.draining or not self._opened:
             return "the gateway stops" if self.draining else "the stores are not open yet"
+        if self.held:
+            return "the gateway reads nothing, to deliver what it holds (bifrost drain --undo)"
         return "" if self._reads.is_set() else "the sources have not begun yet"
 
     def account(self) -> Account:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from connectors.settings import SourceConfig
 from delivery import metrics
 from delivery.journal import Journal
 from flows.intake import SourceIntake, supervise
+from flows.leases import Leases
 from normalization.reading import TagTable
 
 log = structlog.get_logger()
@@ -27,17 +29,21 @@ class Readers:
         directory: Where each source has a folder of its own.
         journal: Where readings go.
         tags: The process's tag table.
+        leases: Where sources are held while they are read; None for nowhere.
     """
 
-    def __init__(self, gateway: str, directory: Path, journal: Journal, tags: TagTable) -> None:
+    def __init__(
+        self, gateway: str, directory: Path, journal: Journal, tags: TagTable, leases: Leases | None = None
+    ) -> None:
         self.intakes: dict[str, SourceIntake] = {}
         self._gateway, self._directory, self._journal, self._tags = gateway, directory, journal, tags
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._stopped = False
+        self._leases = leases
+        self._stopped = self.held = False
 
     def start(self, source: SourceConfig) -> None:
         """Begin to read a source; one of its name that is still closing ends first."""
-        if self._stopped:
+        if self._stopped or self.held:
             return
         intake = SourceIntake(source.name, source.protocol, self._journal, self._tags)
         context = Context(self._gateway, self._directory / source.name)
@@ -51,7 +57,11 @@ class Readers:
     ) -> None:
         if earlier is not None:
             await asyncio.wait([earlier])  # a device or broker would not have two of one name
-        await supervise(source, context, intake, self._journal)
+        reading = partial(supervise, source, context, intake, self._journal)
+        if self._leases is None:
+            await reading()
+        else:
+            await self._leases.while_held(source.name, reading, partial(intake.state, SourceState.CONNECTING))
 
     async def change(self, gone: Iterable[str], come: Iterable[SourceConfig]) -> None:
         """Stop the readers of some sources and begin to read others; one that changed is in both.
@@ -73,9 +83,31 @@ class Readers:
         for source in again:
             self.start(source)
 
+    async def hold(self, again: Iterable[SourceConfig] | None) -> None:
+        """Read nothing; returns when all devices were let go.
+
+        Args:
+            again: The sources to read from now on, when it is over; None to begin.
+        """
+        if (again is None) is self.held:
+            return
+        self.held = again is None
+        if again is None:
+            log.warning("nothing is read, so that what is held can be delivered")
+            await self._end()
+            return
+        log.info("the sources are read again")
+        for source in again:
+            self.start(source)
+
     async def stop(self) -> None:
-        """Stop all; returns when they have let their devices go."""
+        """Stop all for good; returns when they have let their devices go."""
         self._stopped = True
+        await self._end()
+        if self._leases is not None:
+            self._leases.close()
+
+    async def _end(self) -> None:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)

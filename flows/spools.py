@@ -6,8 +6,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from config.loader import remembered_name
 from connectors.wire.json_lines import JsonLinesEncoder
 from delivery.contents import move, stored
+from delivery.disk import DirectoryLock
 from delivery.journal import SHARDS
 from delivery.spool import Spool
 
@@ -131,12 +133,21 @@ def purge(process: "Process", name: str) -> dict[str, Any]:
     return {"purged": gone, "under_way": left}
 
 
-def attach(process: "Process", old: str, new: str) -> dict[str, Any]:
+def attach(process: "Process", old: str, new: str, other: Path | None = None) -> dict[str, Any]:
     """Move what waits for a removed target into the spool of a configured one; the gateway must not run.
+
+    Args:
+        process: The gateway, with its stores open.
+        old: The removed target.
+        new: The configured one.
+        other: Directory of another gateway that does not run any more, whose target `old` is; None for this one's own.
 
     Raises:
         NoSuchSpoolError: The first is configured or not there, or the second is not configured.
+        StoreError: The other gateway runs.
     """
+    if other is not None:
+        return _attach_from(process, other, old, new)
     folders = kept_folders(process)
     if old in process.spools:
         raise NoSuchSpoolError(f"`{old}` is in the configuration: its readings wait for itself")
@@ -147,3 +158,23 @@ def attach(process: "Process", old: str, new: str) -> dict[str, Any]:
     with _kept_spool(process, folders[old]) as spool:
         moved, roomy = move(old, spool, process.spools[new])
         return {"moved": moved, "left": spool.stored_rows, "full": not roomy}
+
+
+def _attach_from(process: "Process", other: Path, old: str, new: str) -> dict[str, Any]:
+    folder = other / "targets" / file_name(old) / "spool"
+    if other.resolve() == process.config.directory.resolve():
+        raise NoSuchSpoolError(f"{other} is this gateway's own directory")
+    if not folder.is_dir():
+        there = sorted(path.parent.name for path in (other / "targets").glob("*/spool"))
+        raise NoSuchSpoolError(f"{other} has no spool `{old}`; there are {', '.join(there) or 'none'}")
+    if new not in process.spools:
+        raise NoSuchSpoolError(f"`{new}` is not in the configuration; there are {', '.join(process.spools)}")
+    lock = DirectoryLock(other)  # what moves must not be delivered meanwhile
+    try:
+        # The gateway's name tells its readings from those of another one whose target has the same name.
+        name = f"{old} of {remembered_name(other) or other.name}"
+        with _kept_spool(process, folder) as spool:
+            moved, roomy = move(name, spool, process.spools[new])
+            return {"moved": moved, "left": spool.stored_rows, "full": not roomy}
+    finally:
+        lock.release()

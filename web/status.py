@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from config.certificates.used import ending
+from config.shown import members
 from delivery.wear import written_bytes, years
 from web.gateway import Gateway
 
@@ -40,6 +41,7 @@ def status(gateway: Gateway) -> dict[str, Any]:
     healthy = healthy and not letters.alarm
     return {
         "gateway": gateway.config.gateway,
+        **members(gateway.config),
         "status": "draining" if gateway.draining else "ok" if healthy else "degraded",
         "uptime": round(uptime, 1),
         "disk": {"written_bytes": written, "years": years(endurance, written, uptime) if endurance else None},

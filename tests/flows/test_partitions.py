@@ -13,6 +13,7 @@ import pytest
 from config.models import Configuration
 from delivery.disk import StoreError, StoreFullError
 from delivery.journal import SHARDS, shard_of
+from flows import inputs
 from flows.clock import Epochs, lead
 from flows.inputs import GatewaySource, ModbusSource, MqttSource, OpcUaSource
 from flows.outputs import DeadLetterSink, SpoolSink, by_class
@@ -184,10 +185,10 @@ def test_what_was_durable_behind_the_flow_when_the_process_ended_is_told_by_the_
     state = partition.snapshot()
     give(first, 3)
     second = opened(processes())
-    told = Noted(monkeypatch, second, "settle", second.settle)
+    told = Noted(monkeypatch, inputs, "settled", inputs.settled)
     again = part(second, state)
     assert taken(again) == [3]
-    assert [given[0].column("value_int").to_pylist() for given in told.calls] == [[1, 2]]
+    assert [given[1].column("value_int").to_pylist() for given in told.calls] == [[1, 2]]
     assert second.account().unaccounted == 0
 
 

@@ -76,6 +76,8 @@ MATRIX: Final[dict[str, Need]] = {
     "GET /api/spools/peek": "viewer",
     "GET /api/spools/export": "viewer",
     "POST /api/spools/purge": "operator",
+    "GET /api/drain": "viewer",
+    "POST /api/drain": "operator",
     "GET /api/dead-letters": "viewer",
     "GET /api/dead-letters/each": "viewer",
     "GET /api/dead-letters/export": "viewer",

@@ -10,6 +10,7 @@ from web.routes.configuration import configuration_router
 from web.routes.data import data_router
 from web.routes.diagnostics import diagnostics_router
 from web.routes.discovery import discovery_router
+from web.routes.drain import drain_router
 from web.routes.explain import explain_router
 from web.routes.health import health_router
 from web.routes.letters import letters_router
@@ -50,6 +51,7 @@ def every_router(process: "Process", watch: Watch | None = None) -> list[APIRout
         diagnostics_router(process),
         letters_router(process),
         spools_router(process),
+        drain_router(process),
         data_router(process),
         cloud_router(process),
         *watch.routers(),
