@@ -1,5 +1,6 @@
 """Every metric of the gateway, declared once; labels are names of sources and targets, never tags."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -176,9 +177,16 @@ COLLISIONS: Final = _gauge("bifrost_path_collisions", "Paths that more than one 
 UNACCOUNTED: Final = _gauge("bifrost_unaccounted", "Readings that the account cannot explain; 0 when all is well")
 
 
+_ENDING: Final[set[tuple[str, str]]] = set()
+
+
 def show_certificates(days: Mapping[tuple[str, str], float]) -> None:
     """Set the gauges of certificates, by owner and kind."""
-    CERTIFICATE_DAYS.clear()
+    for gone in _ENDING - days.keys():
+        with contextlib.suppress(KeyError):  # somebody else looks at the same time
+            CERTIFICATE_DAYS.remove(*gone)
+    _ENDING.intersection_update(days)
+    _ENDING.update(days)
     for (owner, kind), left in days.items():
         CERTIFICATE_DAYS.labels(owner, kind).set(left)
 

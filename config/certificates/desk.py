@@ -26,7 +26,7 @@ from config.certificates.files import (
 from config.certificates.forms import Issuer, KeyKind, PrivateKey, Wanted, issue, renewed
 from config.certificates.used import FOLDER, Row, materials, pairs, rows
 from config.models import Configuration
-from connectors.sources.opcua.certificates import write
+from connectors.sources.opcua.certificates import UNREADABLE, write
 from connectors.sources.opcua.chain import is_authority, signed_by
 from connectors.sources.opcua.config import OpcUaConfig
 from connectors.sources.opcua.own import application_uri
@@ -100,7 +100,10 @@ class CertificatesDesk:
         if issuer is not None and now >= issuer.certificate.not_valid_after_utc:
             raise CertificatesError(f"the authority `{by}` has expired; renew it first")
         private = forms.generate(kind)
-        made = issue(wanted, private, issuer, now)
+        try:
+            made = issue(wanted, private, issuer, now)
+        except ValueError as error:  # a name that does not fit, in the library's words
+            raise CertificatesError(f"such a certificate cannot be made: {error}") from None
         self._keep(file, key_file, [made, *([issuer.certificate] if issuer is not None else [])], private)
         return self._told(file, made, now) | {"key_file": str(key_file)}
 
@@ -230,7 +233,10 @@ class CertificatesDesk:
             raise CertificatesError(
                 f"the authority {row.certificate.issuer.rfc4514_string()} has expired; renew it first"
             )
-        made = renewed(row.certificate, signer, now, days)
+        try:
+            made = renewed(row.certificate, signer, now, days)
+        except UNREADABLE as error:
+            raise CertificatesError(f"{row.file} cannot be renewed: {error}") from None
         aside = self._set_aside(row, now)
         if b"-----BEGIN CERTIFICATE-----" in row.file.read_bytes():
             chain = [made if one == row.certificate else one for one in certificates(row.file)]

@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,6 +18,8 @@ State = Literal["ok", "soon", "expired", "not_yet"]
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 SOON: Final = 30  # days: time for people to do something about it
+_HOST: Final = re.compile(r"(\*\.)?[A-Za-z0-9_-]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_URI: Final = re.compile(r"[!-~]*")
 _BEHIND: Final = datetime.timedelta(days=1)  # clocks of devices may be
 DAYS: Final[dict[Kind, int]] = {"ca": 3650, "server": 825, "client": 825, "application": 1825}
 # OPC UA's policies ask for RSA of 2048 to 4096 bits, of the application and of who certifies it
@@ -64,23 +67,23 @@ def problem(wanted: Wanted, key: KeyKind) -> str | None:
     if wanted.kind == "server" and not wanted.hosts:
         return "a server's certificate needs the names or addresses that clients connect to: give hosts"
     for host in wanted.hosts:
-        if not host or len(host) > 253 or not host.isascii() or any(c.isspace() or c in "/:@" for c in _bare(host)):
+        if not _HOST.fullmatch(host) and not _is_address(host):
             return f"{host!r} is no host name and no IP address"
     if wanted.kind == "application" and ":" not in wanted.uri:
         return "an OPC UA application's certificate needs its ApplicationUri: give uri, or the source that it is for"
-    if not wanted.uri.isascii() or any(c.isspace() for c in wanted.uri):
+    if not _URI.fullmatch(wanted.uri):
         return "the ApplicationUri has no blanks and only ASCII letters"
     if wanted.kind == "application" and not key.startswith("rsa"):
         return "OPC UA's security policies ask for an RSA key"
     return None
 
 
-def _bare(host: str) -> str:
+def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return host
-    return ""
+        return False
+    return "%" not in host  # a zone means something on this machine only
 
 
 def generate(kind: KeyKind) -> PrivateKey:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -23,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     pkcs12,
 )
+from cryptography.x509.oid import NameOID
 
 from config.certificates import (
     AmbiguousCertificateError,
@@ -173,6 +176,9 @@ def test_an_opcua_application_is_for_its_source_and_judged_sound(gateway: Gatewa
         ("broker", Wanted("server", "x"), None, "give hosts"),
         ("broker", Wanted("server", "x", hosts=("a b",)), None, "no host name"),
         ("broker", Wanted("server", "x", hosts=("http://a",)), None, "no host name"),
+        ("broker", Wanted("server", "x", hosts=("a\x00b",)), None, "no host name"),
+        ("broker", Wanted("server", "x", hosts=("fe80::1%eth0",)), None, "no host name"),
+        ("broker", Wanted("client", "漢" * 64), None, "cannot be made"),
         ("broker", Wanted("client", ""), None, "1 to 64"),
         ("broker", Wanted("client", "x" * 65), None, "1 to 64"),
         ("broker", Wanted("client", "x", "y" * 65), None, "64 characters"),
@@ -357,6 +363,33 @@ def test_files_that_cannot_be_connected_with_are_told(gateway: Gateway, tmp_path
     assert "is not that of the certificate" in said["one"]
     assert said["two"] == f"tls.ca_file: {tmp_path}/none.pem cannot be read: No such file or directory"
     assert "holds no certificate" in said["three"]
+
+
+def test_what_a_stranger_put_into_a_refused_certificate_does_not_hide_the_others(gateway: Gateway) -> None:
+    """A name of a kind that nobody reads: the library raises, and no ValueError."""
+    from connectors.sources.opcua.own import application_uri, own_identities
+
+    gateway.use(opcua())
+    directory = gateway.config.directory / "sources" / "press"
+    directory.mkdir(parents=True)
+    own_identities(directory, application_uri("hall", "press"), gateway.clock.now)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stranger")])
+    names = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes([0x30, 0x02, 0xA3, 0x00]))
+    strange = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(gateway.clock.now)
+        .not_valid_after(gateway.clock.now + datetime.timedelta(days=1))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (directory / "rejected").mkdir()
+    (directory / "rejected" / "x.der").write_bytes(strange.public_bytes(Encoding.DER))
+    assert gateway.owned() == {("press", "own", "CN=Bifrost hall:press"), ("press", "rejected", "CN=stranger")}
 
 
 # ---------------------------------------------------------------------- renewing

@@ -3,9 +3,13 @@
 import os
 import warnings
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+
+# what reading the extensions of a stranger's certificate may raise
+UNREADABLE: Final = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 def thumbprint(certificate: x509.Certificate) -> str:
@@ -31,7 +35,7 @@ def hosts(certificate: x509.Certificate) -> set[str]:
 def _alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
     try:
         return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return None
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from connectors.sources.opcua.certificates import hosts, uris
+from connectors.sources.opcua.certificates import UNREADABLE, hosts, uris
 
 T = TypeVar("T", bound=x509.ExtensionType)
 
@@ -151,7 +151,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = _extension(certificate, x509.KeyUsage)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return False
     return constraints.ca and (usage is None or usage.value.key_cert_sign)
 
@@ -249,7 +249,7 @@ def _time_problem(certificate: x509.Certificate, now: datetime.datetime) -> str 
 def _extension_problem(certificate: x509.Certificate) -> str | None:
     try:
         extensions = list(certificate.extensions)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         return f"its extensions cannot be read: {error}"
     for extension in extensions:
         if extension.critical and extension.oid not in _UNDERSTOOD:
