@@ -328,13 +328,17 @@ class Spool:
         for lane in self._lanes:
             lane.forget(shard, upto)
 
-    def snapshot(self) -> None:
+    def snapshot(self, waits: Callable[[], None] = lambda: None) -> None:
         """Return when everything appended is durable; readings of steps are remembered for two more snapshots.
+
+        Args:
+            waits: Called again and again while a full disk has no room.
 
         Raises:
             StoreError: The disk fails.
         """
         while not self._admit_arrived():
+            waits()
             time.sleep(_RETRY_FULL)  # the flow may not go on before this epoch is durable; the flusher tries again
         for lane, last in [(lane, lane.close_epoch()) for lane in self._lanes]:
             self._flusher.wait(lane.log, last)

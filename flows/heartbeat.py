@@ -76,6 +76,11 @@ class Heartbeat:
             self._pinged = now
             notify("WATCHDOG=1", self._environment)
 
+    def waits(self, worker: int) -> None:
+        """A worker of the flow stands still for a good reason, which ending the process would not mend."""
+        self.took()
+        self.turn(worker)
+
     async def reads(self) -> None:
         """Note for as long as it runs that the I/O loop turns."""
         while self.wanted:

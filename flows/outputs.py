@@ -41,7 +41,7 @@ class _SpoolPartition(StatefulSinkPartition[pa.RecordBatch, None]):
     @override
     def snapshot(self) -> None:
         try:
-            self._spool.snapshot()
+            self._spool.snapshot(self._process.waits_for_room)
         except StoreError as error:
             self._process.fail(error)
 
@@ -96,6 +96,7 @@ class _DeadLetterPartition(StatefulSinkPartition[pa.RecordBatch, None]):
     def snapshot(self) -> None:
         try:
             while self._waiting:
+                self._process.waits_for_room()
                 time.sleep(_RETRY_FULL)  # the flow may not go on before this epoch is durable
                 self._write()
             self._store.wait()

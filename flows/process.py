@@ -274,6 +274,7 @@ class Process:
                 if not any(sign in str(panic) for sign in _DISK_FULL) or self._leaving.locked():
                     raise
                 log.error("no room for the flow's snapshots, it begins again at the last one", wait_s=_FULL_PAUSE)
+                self.waits_for_room()
                 time.sleep(_FULL_PAUSE)
             else:
                 again = self._set_back or self.applying.pending
@@ -411,6 +412,10 @@ class Process:
         pause = self.epochs.pause(time.monotonic())
         if pause and not self.draining:
             time.sleep(pause)
+
+    def waits_for_room(self) -> None:
+        """Called by the flow while it stands still for a full disk, which no other process would find less full."""
+        self._heart.waits(threading.get_ident())
 
     def count_partition(self) -> None:
         """A partition lives on this worker."""

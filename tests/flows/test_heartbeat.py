@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from running import running
+from test_full_recovery import keep_full
 
 from flows.heartbeat import Heartbeat, notify
 from tests.ports import free_port
@@ -87,6 +88,27 @@ def test_a_gateway_that_idles_soundly_is_alive(tmp_path, manager):
         gateway.until(lambda: service.count("WATCHDOG=1") > 4, "a heartbeat")
         assert service.silent_for() < PATIENCE
         gateway.stop()
+
+
+def test_a_gateway_that_waits_for_room_on_its_disk_is_alive(tmp_path, manager):
+    service, environment = manager
+    place = tmp_path / "data" / "targets"
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(place)], check=True)
+    ended = threading.Event()
+    filling = threading.Thread(target=keep_full, args=(place / "filler", ended))
+    try:
+        with running(tmp_path, hang_second=True, environment=environment) as gateway:
+            gateway.until(lambda: service.count("WATCHDOG=1"), "a heartbeat")
+            filling.start()
+            gateway.until(lambda: "disk full, the flow waits" in gateway.said(), "the log")
+            before, began = service.count("WATCHDOG=1"), time.monotonic()
+            gateway.until(lambda: time.monotonic() - began > 2 * PATIENCE, "some time")
+            assert service.count("WATCHDOG=1") > before + 2
+    finally:
+        ended.set()
+        filling.join()
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 # ---------------------------------------------------------------------- the heartbeat alone
