@@ -174,9 +174,11 @@ export interface Applied {
 export interface BrowseNode {
   node_id: string;
   name: string;
-  class: string;
-  type: string | null;
+  kind: "object" | "variable";
+  type: string;
+  unit: string;
   value: Value;
+  status: number;
   has_children: boolean;
 }
 

@@ -26,6 +26,7 @@ export function sourceHealth(source: SourceStatus, now: number): Health {
   if (source.state === "down") return "bad";
   if (source.state === "connecting") return "warn";
   if (source.state === "stopped") return "idle";
+  if (source.protocol === "api") return "ok"; // programs post when they have something
   if (source.last_reading !== null && now / 1000 - source.last_reading > QUIET) return "warn";
   return "ok";
 }

@@ -40,8 +40,8 @@ interface Choosing {
 }
 
 function Level({ node, ...choosing }: { node: string } & Choosing) {
-  const { data, error, reload } = useAnswer<{ nodes: BrowseNode[] }>(route(["sources", "browse"], { source: choosing.source, node }));
-  const variables = (data?.nodes ?? []).filter((one) => one.class.toLowerCase() === "variable").map((one) => one.node_id);
+  const { data, error, reload } = useAnswer<{ nodes: BrowseNode[]; truncated: boolean }>(route(["sources", "browse"], { source: choosing.source, node }));
+  const variables = (data?.nodes ?? []).filter((one) => one.kind === "variable").map((one) => one.node_id);
   if (error) return <Trouble error={error} retry={reload} />;
   if (!data) return <p className="quiet">…</p>;
   if (!data.nodes.length) return <p className="quiet">nothing below</p>;
@@ -58,13 +58,14 @@ function Level({ node, ...choosing }: { node: string } & Choosing) {
           <Twig key={one.node_id} one={one} {...choosing} />
         ))}
       </ul>
+      {data.truncated && <p className="quiet">There is more here than is listed; “browse” in the form reads all of it.</p>}
     </>
   );
 }
 
 function Twig({ one, ...choosing }: { one: BrowseNode } & Choosing) {
   const [open, setOpen] = useState(false);
-  const variable = one.class.toLowerCase() === "variable";
+  const variable = one.kind === "variable";
   const had = choosing.have.has(one.node_id);
   return (
     <li>
@@ -87,7 +88,7 @@ function Twig({ one, ...choosing }: { one: BrowseNode } & Choosing) {
           </button>
         )}
         <span className="figure">{variable ? value(one.value) : ""}</span>
-        <span className="quiet">{one.type ?? one.class}</span>
+        <span className="quiet">{one.unit ? `${visible(one.unit)} · ` : ""}{one.type || one.kind}</span>
         <code className="quiet">{visible(one.node_id)}</code>
       </div>
       {open && <Level node={one.node_id} {...choosing} />}

@@ -43,7 +43,7 @@ function levelHealth(level: string): Health {
   return /error|critical/i.test(level) ? "bad" : /warn/i.test(level) ? "warn" : "idle";
 }
 
-const HIDDEN = new Set(["number", "timestamp", "level", "event", "logger", "exception"]);
+const HIDDEN = new Set(["number", "timestamp", "level", "event", "logger", "exception", "hash"]);
 const rest = (line: LogLine): string =>
   Object.entries(line)
     .filter(([key]) => !HIDDEN.has(key))

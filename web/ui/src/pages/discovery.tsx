@@ -125,13 +125,13 @@ function Tree({ value, depth = 0 }: { value: unknown; depth?: number }) {
     const entries = Object.entries(value).filter(([, one]) => one !== null && one !== "" && !(Array.isArray(one) && one.length === 0));
     if (depth) {
       return (
-        <div className="pairs">
+        <span className="pairs">
           {entries.map(([key, one]) => (
             <span key={key}>
               <span className="quiet">{visible(key.replace(/_/g, " "))}</span> <Tree value={one} depth={depth + 1} />
             </span>
           ))}
-        </div>
+        </span>
       );
     }
     return (

@@ -101,7 +101,7 @@ function Wrong({ now, time }: { now: Status; time: number }) {
 function SourceTile({ name, source, health }: { name: string; source: SourceStatus; health: Health }) {
   const points = useCell(rates)[`source:${name}`];
   return (
-    <a className={`tile ${health}`} href={href("sources", [name])}>
+    <a className={`tile ${health}`} href={source.protocol === "api" ? href("tags", [], { search: name }) : href("sources", [name])}>
       <header>
         <strong>{name}</strong>
         <span className="quiet">{source.protocol}</span>

@@ -123,7 +123,7 @@ export default function PipelinePage() {
               onPaneClick={() => setChosen(undefined)}
               proOptions={{ hideAttribution: true }}
             >
-              <Controls showInteractive={false} />
+              <Controls showInteractive={false} position="top-right" />
             </ReactFlow>
           </div>
           {node && data && <Detail node={node} pipeline={data} />}

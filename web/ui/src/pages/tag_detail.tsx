@@ -128,13 +128,14 @@ export function TagDetailPanel({ id, close }: { id: number; close: () => void })
   );
 }
 
-/** The last reading, asked by its address; where that is in several places, by its path. */
+/** The last reading, asked by its address; where several devices have that, with its device. */
 async function explain(tag: TagDetail): Promise<Explanation> {
   const asked = { source: tag.source, value: tag.raw, quality: tag.raw_quality ?? "" };
   try {
-    return await post<Explanation>("/api/explain", { ...asked, tag: tag.device ? `${tag.device}/${tag.address}` : tag.address });
-  } catch {
-    return post<Explanation>("/api/explain", { ...asked, tag: tag.address });
+    return await post<Explanation>("/api/explain", { ...asked, tag: tag.address });
+  } catch (error) {
+    if (!tag.device) throw error;
+    return post<Explanation>("/api/explain", { ...asked, tag: `${tag.device}/${tag.address}` });
   }
 }
 
