@@ -50,6 +50,13 @@ check: install ## Format, lint, types, import direction, generated docs
 	$(PY) -m benchmarks.tables --check
 	$(PY) -m tests.threats --check
 
+k8s-check: install ## Render the chart and the overlays, compare them, and check them against three versions of Kubernetes
+	sh tests/counterparts/kubernetes/install.sh
+	$(PY) -m pytest -q tests/k8s $(ARGS)
+
+k8s-rules: install ## Write the alerts as an object of the Prometheus operator
+	$(PY) -m tests.k8s_rendered --rules
+
 format: install ## Format the code and write the generated docs
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
@@ -95,4 +102,8 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data web/static web/ui/node_modules .pytest_cache .mypy_cache .ruff_cache
 
+<<<<<<< HEAD
 .PHONY: help install ui run counterparts test test-influx2 check format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
+=======
+.PHONY: help install run counterparts test test-influx2 check k8s-check k8s-rules format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
+>>>>>>> 0ef93d6c2c9771a17cdff54b6d0c619252e79e9b

@@ -32,7 +32,6 @@ class Row:
         control: What is done about it.
         proof: What its tests must show.
         requirements: Component requirements of IEC 62443-4-2 that it serves.
-        later: Whether its test comes with the containers and clusters that it is about.
     """
 
     number: int
@@ -40,7 +39,6 @@ class Row:
     control: str
     proof: str
     requirements: tuple[str, ...]
-    later: bool = False
 
 
 ROWS: Final = (
@@ -98,13 +96,13 @@ ROWS: Final = (
     Row(24, "Bytewax opens a port without login", "its variable is taken out of the environment",
         "the variable set to anything, both ways of starting: the port is closed", ("CR 7.7",)),
     Row(25, "cluster ports without login", "one process; a network policy where clustered", "only the API's port is open",
-        ("CR 7.7", "CR 5.1"), later=True),
+        ("CR 7.7", "CR 5.1")),
     Row(26, "the API is exhausted", "limits of body, time, page, connections and rate",
         "under each attack nothing is lost, and a second client is answered within a second", ("CR 7.1", "CR 7.2")),
     Row(27, "the audit log is changed or lost", "append-only chain of hashes, own quota",
         "an edited line is found; a full log disk leaves the data path alone", ("CR 2.8", "CR 3.9")),
     Row(28, "supply chain", "hash-pinned lock, bill of materials, audit, unprivileged read-only image",
-        "no high finding older than 30 days; the image runs so", ("CR 3.4", "CR 3.10"), later=True),
+        "no high finding older than 30 days; the image runs so", ("CR 3.4", "CR 3.10")),
     Row(29, "a configuration half saved", "written beside, synced, renamed; the last ones kept",
         "killed at each system call of saving: the old one or the new one", ("CR 7.3", "CR 7.4")),
     Row(30, "the clock is set", "both times are kept; order does not depend on them; a clock that is set back is noticed",
@@ -203,7 +201,7 @@ def table(rows: Iterable[Row] = ROWS) -> str:
     ]
     for one in rows:
         tests = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in marked()[one.number])
-        tests = tests or ("comes with containers and clusters" if one.later else "–")
+        tests = tests or "–"
         cells = (str(one.number), one.threat, one.control, one.proof, tests, ", ".join(one.requirements))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

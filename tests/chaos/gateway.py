@@ -8,7 +8,7 @@ python -m bytewax.run tests.chaos.gateway:flow -r DIRECTORY/data/recovery -s 1 -
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -107,7 +107,8 @@ class Setup:
         sources = [SourceSetup(**source) for source in known.pop("sources")]
         targets = [TargetSetup(**target) for target in known.pop("targets")]
         rules = [RuleSetup(**rule) for rule in known.pop("rules")]
-        return Setup(**known, sources=sources, targets=targets, rules=rules)
+        rest = {each.name: known[each.name] for each in fields(Setup) if each.name in known}
+        return Setup(**rest, sources=sources, targets=targets, rules=rules)
 
 
 def acked_file(directory: Path, source: str) -> Path:
@@ -139,9 +140,13 @@ def _target(directory: Path, target: TargetSetup) -> TargetConfig:
     )
 
 
-def configuration(directory: Path) -> Configuration:
+def configuration(directory: Path, known: Setup | None = None) -> Configuration:
     """The configuration of the gateway in `directory`."""
-    setup = Setup.load(directory)
+    if known is None and "CHAOS_MEMBER" in os.environ:
+        from tests.chaos.members import of_member
+
+        return of_member(directory)
+    setup = known or Setup.load(directory)
     targets = {target.name: _target(directory, target) for target in setup.targets}
     more = [
         Rule(rule.name, rule.condition, there, rule.priority)

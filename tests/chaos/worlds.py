@@ -14,6 +14,7 @@ from tests.chaos import (
     power_cuts,
     puback,
     recorded_starts,
+    scale,
 )
 from tests.chaos.scenario import Scenario
 
@@ -28,4 +29,5 @@ WORLDS: Final[dict[str, World]] = {
     "power_cuts": power_cuts.run,
     "recorded_starts": recorded_starts.run,
     "bit_flips": bit_flips.run,
+    "scale": scale.run,
 }
