@@ -102,8 +102,4 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data web/static web/ui/node_modules .pytest_cache .mypy_cache .ruff_cache
 
-<<<<<<< HEAD
-.PHONY: help install ui run counterparts test test-influx2 check format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
-=======
-.PHONY: help install run counterparts test test-influx2 check k8s-check k8s-rules format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
->>>>>>> 0ef93d6c2c9771a17cdff54b6d0c619252e79e9b
+.PHONY: help install ui run counterparts test test-influx2 check k8s-check k8s-rules format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
