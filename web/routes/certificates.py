@@ -29,7 +29,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="w
 Host = Annotated[str, Field(min_length=1, max_length=253)]
 Days = Annotated[int | None, Field(ge=1, le=36_500, description="how long it holds")]
 Number = Annotated[str, InPath(max_length=95, description="its id, the SHA-256, or the first 8 digits of it")]
-_LARGEST = 700_000  # characters of a file that is imported, in base64
+_BASE64 = r"^[A-Za-z0-9+/]*={0,2}$"
+_LARGEST = 200_000  # characters of a file that is imported, in base64
+_LARGEST_KEY = 20_000
 
 
 class Certificate(BaseModel):
@@ -105,8 +107,10 @@ class Import(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name
-    data: str = Field(max_length=_LARGEST, description="the file in base64: PEM, DER or PKCS#12")
-    key: SecretStr | None = Field(None, max_length=_LARGEST, description="file of its key in base64, where it is apart")
+    data: str = Field(max_length=_LARGEST, pattern=_BASE64, description="the file in base64: PEM, DER or PKCS#12")
+    key: SecretStr | None = Field(
+        None, max_length=_LARGEST_KEY, description="file of its key in base64, where it is apart"
+    )
     password: SecretStr | None = Field(None, max_length=1024, description="what the key is encrypted with")
     source: str | None = Field(None, max_length=63, description="an OPC UA source that is to know it; no key is kept")
     to: Literal["trusted", "issuer"] = Field("trusted", description="what it is to that source")
