@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from config.models import Configuration
+from config.models import Configuration, WebSection
 from connectors.settings import TagMapping
 from normalization.rules import Rule
 from tests.flows.numbered import NumberedConfig, TellingConfig
@@ -41,16 +41,14 @@ def configuration(folder: Path, *, port: int | None = None, reading: bool = Fals
         default=("second",),
         port=port,
         log_level="warning",
+        web=WebSection(rate=100_000.0),
     )
 
 
 def main() -> None:
     """Run until a signal comes."""
     import bifrost.run
-    import web.server
-    from web.access.limits import Limits
 
-    web.server.Limits = lambda: Limits(rate=100_000.0, burst=100_000.0)  # type: ignore[misc,assignment]
     config = configuration(Path(sys.argv[1]), port=int(sys.argv[2]), reading="reading" in sys.argv)
     sys.exit(bifrost.run.run(config))
 
