@@ -42,6 +42,7 @@ def configuration(folder: Path, *, port: int | None = None, reading: bool = Fals
         port=port,
         web=WebSection(rate=100_000.0),
         log_level="warning",
+        web=WebSection(rate=100_000.0),
     )
 
 
