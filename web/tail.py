@@ -16,7 +16,7 @@ from web.values import micros, qualities, values, words
 
 _ROWS: Final = 50
 _NAMES: Final = ("path", "source", "device_id", "tag_name", "unit", "gateway", "shard")
-_TIME: Final = 0.004  # seconds of a core that a frame may take; what it has not come to by then is left out
+_TIME: Final = 0.002  # seconds of a core that a frame may take; what it has not come to by then is left out
 _PIECE: Final = 2_000
 
 
