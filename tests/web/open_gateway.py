@@ -42,7 +42,6 @@ def configuration(folder: Path, *, port: int | None = None, reading: bool = Fals
         port=port,
         web=WebSection(rate=100_000.0),
         log_level="warning",
-        web=WebSection(rate=100_000.0),
     )
 
 
