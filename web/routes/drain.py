@@ -30,7 +30,7 @@ def drain_router(process: "Process") -> APIRouter:
         """What waits in journal and spools."""
         return {"gateway": gateway, **held(process)}
 
-    @router.post("")
+    @router.post("", responses={409: {"description": "this is another gateway"}})
     def drain(order: DrainOrder) -> dict[str, Any]:
         """Read nothing until the gateway ends or is told otherwise; what it holds is delivered."""
         if order.gateway != gateway:
