@@ -224,6 +224,10 @@ function Editor({ what, name, schema, first, may, left, saved }: { what: What; n
 
 function Tested({ result }: { result: TestResult }) {
   const readings = result.readings ?? [];
+  const end = useRef<HTMLSpanElement>(null);
+  useEffect(() => {
+    end.current?.scrollIntoView({ block: "end" });
+  }, [result]);
   return (
     <Panel title={<Mark health={result.ok ? "ok" : "bad"}>{result.ok ? "The connection works" : "The connection does not work"}</Mark>} className="tested">
       <p className="quiet">
@@ -240,6 +244,7 @@ function Tested({ result }: { result: TestResult }) {
         </ul>
       )}
       {readings.length > 0 && <ReadingsTable readings={readings.slice(0, 20)} />}
+      <span ref={end} className="end" />
     </Panel>
   );
 }
