@@ -65,6 +65,7 @@ format: install ## Format the code and write the generated docs
 	$(PY) -m web.reference
 	$(PY) -m benchmarks.tables
 	$(PY) -m tests.threats
+	$(PY) -m tests.k8s_rendered --rules
 
 chaos: install counterparts ## Kills, power cuts, bit flips, full disks, outages: an hour; writes build/evidence/chaos.json
 	$(PY) -m tests.chaos $(ARGS)

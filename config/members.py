@@ -12,7 +12,6 @@ from typing import Final
 
 from connectors.settings import SourceConfig
 
-MOST: Final = 1000
 PODS: Final = ("POD_NAME", "BYTEWAX_POD_NAME")  # environment variables that name the pod of a StatefulSet, as `name-3`
 _ORDINAL: Final = re.compile(r"-(0|[1-9]\d{0,3})$")
 

@@ -24,6 +24,7 @@ VERBS = [
     ["check"],
     ["status"],
     ["ledger"],
+    ["drain"],
     ["spool"],
     *(["spool", verb] for verb in ("ls", "peek", "export", "purge", "attach")),
     ["dlq"],

@@ -4,7 +4,7 @@ import fcntl
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from typing_extensions import override
 
@@ -13,8 +13,6 @@ from config.models import Configuration, LeaseSection
 from connectors.contract import Context, Intake, Reader
 from tests.chaos.gateway import OPTIONS, Setup, SourceSetup, TargetSetup, acked_file, configuration
 from tests.chaos.numbered import NumberedConfig, NumberedReader
-
-MEMBER: Final = "CHAOS_MEMBER"
 
 
 @dataclass
