@@ -450,6 +450,7 @@ def test_no_text_of_a_plant_becomes_a_part_of_a_page(admin: Tab, running: Runnin
         expect(page.locator(".tag-detail .now")).to_be_visible()
         sound()
     admin.go("tail", "Live tail")
+    expect(page.locator(".tail td").first).to_have_text(re.compile(r"^\d\d:\d\d:\d\d\.\d\d\d$"))
     client.post("/api/data", json=body[:40])
     expect(page.locator(".tail")).to_contain_text("alert(1)")
     sound()
@@ -458,6 +459,9 @@ def test_no_text_of_a_plant_becomes_a_part_of_a_page(admin: Tab, running: Runnin
         page.wait_for_timeout(100)
         sound()
     admin.shows(CORPUS[0])  # in the audit
+    nobody.post("/api/session", json={"user": CORPUS[12], "password": "x"})
+    expect(page.locator(".log")).to_contain_text(CORPUS[12])  # as it comes
+    sound()
     admin.go("history", "Config history")
     page.locator(".entry").nth(1).click()
     expect(page.locator(".diff")).to_contain_text("onerror=alert(1)")

@@ -122,8 +122,8 @@ export interface TreeChild {
   bad: number;
 }
 export interface Reading {
-  source_time?: string | null;
-  received_time?: string | null;
+  time_us?: number | null;
+  received_us?: number | null;
   source: string;
   path?: string;
   tag_name: string;
@@ -301,7 +301,7 @@ export interface AuditEntry {
   [key: string]: unknown;
 }
 export interface LogLine {
-  number: number;
+  seq: number;
   timestamp: string;
   level: string;
   event: string;
