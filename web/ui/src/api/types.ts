@@ -8,7 +8,6 @@ export interface Session {
   user: string | null;
   role: Role | null;
   csrf: string | null;
-  oidc?: boolean;
 }
 
 export interface Problem {
