@@ -250,9 +250,12 @@ def test_a_modbus_source_is_made_by_form_tried_and_its_values_reach_the_table(
         "name: force\n", f"name: force\n    unit_id: {register['unit_id']}\n    unit: kN\n"
     )
     yaml.fill(written)
+    expect(admin.page.get_by_text("More 2 of")).to_be_visible()
+    expect(yaml).to_have_value(written)
+    admin.picture("form-filled")
     admin.press("Test connection")
     admin.shows("The connection works")
-    expect(admin.page.locator(".tested")).to_contain_text("force")
+    expect(admin.page.locator(".tested .path")).to_have_text(["plant1/force/force"])
     admin.picture("form-tested")
     admin.press("Add source")
     expect(admin.page.locator(".messages")).to_contain_text("press is saved as configuration")
