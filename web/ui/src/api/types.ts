@@ -8,7 +8,6 @@ export interface Session {
   user: string | null;
   role: Role | null;
   csrf: string | null;
-  oidc?: boolean;
 }
 
 export interface Problem {
@@ -122,8 +121,8 @@ export interface TreeChild {
   bad: number;
 }
 export interface Reading {
-  source_time?: string | null;
-  received_time?: string | null;
+  time_us?: number | null;
+  received_us?: number | null;
   source: string;
   path?: string;
   tag_name: string;
@@ -301,7 +300,7 @@ export interface AuditEntry {
   [key: string]: unknown;
 }
 export interface LogLine {
-  number: number;
+  seq: number;
   timestamp: string;
   level: string;
   event: string;

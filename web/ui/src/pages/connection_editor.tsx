@@ -223,7 +223,7 @@ function Editor({ what, name, schema, first, may, left, saved }: { what: What; n
 }
 
 function Tested({ result }: { result: TestResult }) {
-  const readings = result.readings ?? [];
+  const readings = [...new Map((result.readings ?? []).map((one) => [`${String(one.device_id)} ${String(one.address ?? one.tag_name)}`, one])).values()]; // the last of each tag
   const end = useRef<HTMLSpanElement>(null);
   useEffect(() => {
     end.current?.scrollIntoView({ block: "end" });

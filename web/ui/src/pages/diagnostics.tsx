@@ -43,7 +43,7 @@ function levelHealth(level: string): Health {
   return /error|critical/i.test(level) ? "bad" : /warn/i.test(level) ? "warn" : "idle";
 }
 
-const HIDDEN = new Set(["number", "timestamp", "level", "event", "logger", "exception", "hash"]);
+const HIDDEN = new Set(["seq", "timestamp", "level", "event", "logger", "exception", "hash"]);
 const rest = (line: LogLine): string =>
   Object.entries(line)
     .filter(([key]) => !HIDDEN.has(key))
@@ -67,8 +67,8 @@ function Log() {
       if (held.current) return;
       const { events } = data as { events: LogLine[] };
       setLines((before) => {
-        const last = before.at(-1)?.number ?? 0;
-        return [...before, ...events.filter((line) => line.number > last)].slice(-KEPT);
+        const last = before.at(-1)?.seq ?? 0;
+        return [...before, ...events.filter((line) => line.seq > last)].slice(-KEPT);
       });
     };
     return ownStream(route(["logs", "follow"], { level }), { logs: came });
@@ -120,7 +120,7 @@ function Log() {
       {shown.length > 0 && (
         <div className="log" role="log">
           {shown.map((line) => (
-            <div key={line.number} className="log-line">
+            <div key={line.seq} className="log-line">
               <span className="figure">{clock(when(line.timestamp))}</span>
               <Mark health={levelHealth(line.level)}>{line.level}</Mark>
               <div>

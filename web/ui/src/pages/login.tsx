@@ -1,6 +1,6 @@
 import { useEffect, useState } from "react";
 
-import { address, logIn, setUp } from "../api/client";
+import { logIn, setUp } from "../api/client";
 import type { Session } from "../api/types";
 import { go, usePlace } from "../lib/router";
 import { Field, Trouble } from "../parts/basics";
@@ -68,11 +68,6 @@ export function Login({ session, done }: { session: Session; done: (session: Ses
           {fresh ? "Set up" : "Log in"}
           {busy && <span className="busy" aria-label="working" />}
         </button>
-        {session.oidc && (
-          <a className="button" href={address("/api/session/oidc")}>
-            Log in with your organisation
-          </a>
-        )}
       </form>
     </main>
   );

@@ -31,7 +31,7 @@ function Editor({ first, targets, saved }: { first: Rule[]; targets: string[]; s
   useEffect(() => {
     let seen = true;
     const ask = (): void => {
-      post<RuleCounts>("/api/rules/test", { rules: settled.filter((rule) => rule.condition.trim()) }).then(
+      post<RuleCounts>("/api/rules/test", { rules: settled.filter((rule) => rule.name && rule.condition.trim() && rule.connectors.length) }).then(
         (next) => {
           if (!seen) return;
           setCounts(next);

@@ -106,7 +106,7 @@ export default function TailPage() {
             <tbody>
               {rows.map(({ key, reading }) => (
                 <tr key={key}>
-                  <td className="figure">{clock(when(reading.source_time ?? reading.received_time), true)}</td>
+                  <td className="figure">{clock(when(reading.time_us ?? reading.received_us), true)}</td>
                   <td className="path">{visible(String(reading.path ?? reading.tag_name ?? ""))}</td>
                   <td className="figure right">
                     {value(reading.value)} <small className="quiet unit">{reading.unit ? visible(reading.unit) : ""}</small>

@@ -156,7 +156,10 @@ function Input({ what, name, required, schema, value, change, "aria-describedby"
         placeholder={placeholder}
         value={value === undefined || value === null ? "" : String(value)}
         onChange={(event) => change(/[.eE-]$|\.\d*0$/.test(event.target.value) ? event.target.value : parsed(event.target.value))}
-        onBlur={(event) => change(parsed(event.target.value))}
+        onBlur={(event) => {
+          const next = parsed(event.target.value);
+          if (next !== value && !(next === undefined && value === null)) change(next);
+        }}
       />
     );
   }

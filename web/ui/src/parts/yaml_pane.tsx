@@ -7,11 +7,13 @@ export function YamlPane({ value, change }: { value: Record<string, unknown>; ch
   const [text, setText] = useState("");
   const [wrong, setWrong] = useState("");
   const written = useRef<Record<string, unknown> | undefined>(undefined);
+  const typed = useRef(0);
   useEffect(() => {
     if (written.current === value) return; // it comes from here
     let seen = true;
+    const before = typed.current;
     void import("yaml").then(({ stringify }) => {
-      if (!seen) return;
+      if (!seen || typed.current !== before) return; // what is typed here meanwhile counts
       setText(stringify(value, { lineWidth: 100 }));
       setWrong("");
     });
@@ -20,6 +22,7 @@ export function YamlPane({ value, change }: { value: Record<string, unknown>; ch
     };
   }, [value]);
   const write = async (next: string): Promise<void> => {
+    typed.current += 1;
     setText(next);
     const { parse } = await import("yaml");
     try {
