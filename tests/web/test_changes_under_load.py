@@ -93,6 +93,8 @@ async def test_sources_that_change_by_the_api_disturb_no_other(tmp_path: Path) -
                 await asyncio.to_thread(ask, method, path, body)
                 await until(effective, file)
                 took.append(time.monotonic() - began)
+                read = state("cell")["received"]
+                await until(lambda: state("cell")["received"] > read + RATE / 2, file)
 
             await until(lambda: state("cell").get("state") == "connected", file)
             publisher = Publisher(broker.port)
