@@ -99,6 +99,8 @@ evidence: install ## Copy build/evidence to docs/evidence and write the tables o
 lock: install ## Resolve the dependencies anew
 	$(PY) -m pip install --quiet uv
 	$(PY) -m uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-header --no-annotate -q pyproject.toml -o requirements.lock
+	for extra in all edge; do \
+		$(PY) -m uv pip compile --universal --python-version 3.11 --extra $$extra -c requirements.lock --generate-hashes --no-emit-index-url --no-header --no-annotate -q pyproject.toml -o deploy/$$extra.lock || exit 1; done
 
 clean: ## Remove what was built
 	rm -rf .venv build data web/static web/ui/node_modules .pytest_cache .mypy_cache .ruff_cache
