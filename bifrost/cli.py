@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bifrost.backup.verbs import backup, restore
 from bifrost.browse import browse
 from bifrost.certs import certs
 from bifrost.commission import commission
@@ -175,12 +176,14 @@ def ledger(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
     raise typer.Exit(0 if found["unaccounted"] == 0 else 1)
 
 
+app.command()(backup)
 app.command()(browse)
 app.command()(explain)
 app.command(name="test-config")(run_tests)
 app.command()(convert)
 app.command()(commission)
 app.command()(drain)
+app.command()(restore)
 
 
 @app.command(name="test")

@@ -3,6 +3,9 @@
 import fcntl
 import os
 from pathlib import Path
+from typing import Final
+
+RESTORED: Final = "restored"  # a file in the journal that says that the directory comes from a backup
 
 
 class StoreError(Exception):

@@ -25,7 +25,7 @@ from typing import Any, Final
 import pyarrow as pa
 import structlog
 
-from delivery.disk import StoreError, StoreFullError
+from delivery.disk import RESTORED, StoreError, StoreFullError
 from delivery.entry import TagReader, TagScribe, decode, encode, pack, unpack, write_tags
 from delivery.log import HEAD, Cursor, Log, Record
 from delivery.outcome import JournalAccount, Outcome
@@ -150,6 +150,7 @@ class Journal:
         self._opened = self._log.next_number - 1
         self._log.begin()
         self._durable = self._log.sync()
+        (directory / RESTORED).unlink(missing_ok=True)
         self._by_name = {self.shard_name(index): index for index in range(len(SHARDS))}
         for shard in self._shards:
             shard.queued = shard.released = shard.trimmed
@@ -207,9 +208,10 @@ class Journal:
             log.error(
                 "journal damaged, readings may be lost", directory=str(self._log.directory), places=self._log.damaged
             )
-        if self._log.damaged or self._log.torn:
+        restored = (self._log.directory / RESTORED).exists()  # what was read after the backup has had the next sequences
+        if restored or self._log.damaged or self._log.torn:
             for shard in self._shards:  # a lost commit may have been handed out: its sequences must not name others
-                shard.next_sequence += _JUMP
+                shard.next_sequence += _LONG_JUMP if restored else _JUMP
 
     def _patch_states(self, changes: dict[str, Patch | bytes]) -> None:
         for source, change in changes.items():

@@ -5,11 +5,11 @@ What is in it is what is installed; the hashes of a package are those of the loc
 
 import argparse
 import hashlib
-import importlib.metadata as metadata
 import json
 import re
 import uuid
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ def licenses(about: metadata.PackageMetadata) -> list[dict[str, Any]]:
     expression = about.get("License-Expression")
     if expression:
         return [{"expression": expression}]
-    classified = [line.rsplit(" :: ", 1)[-1] for line in about.get_all("Classifier") or () if line.startswith("License :: ")]
+    classified = [
+        line.rsplit(" :: ", 1)[-1] for line in about.get_all("Classifier") or () if line.startswith("License :: ")
+    ]
     said = (about.get("License") or "").strip()
     names = classified or ([said] if said and "\n" not in said and len(said) < 100 else [])
     return [{"license": {"name": name}} for name in names]

@@ -20,7 +20,16 @@ def installed() -> None:
 def podman(*arguments: str, check: bool = True, seconds: float = 120, quiet: bool = True) -> str:
     """Run podman; returns what it prints."""
     stores = ("--root", str(_STORE / "root"), "--runroot", str(_STORE / "run"), "--tmpdir", str(_STORE / "tmp"))
-    drivers = ("--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime", "runc", "--events-backend", "none")
+    drivers = (
+        "--storage-driver",
+        "vfs",
+        "--cgroup-manager",
+        "cgroupfs",
+        "--runtime",
+        "runc",
+        "--events-backend",
+        "none",
+    )
     finished = subprocess.run(
         ["podman", *stores, *drivers, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE if quiet else None, text=True, check=False, timeout=seconds, cwd=ROOT,

@@ -129,7 +129,9 @@ async def run(folder: Path) -> dict[str, Any]:
     data.mkdir(mode=0o700)
     os.chown(data, USER, USER)
     (folder / "broker").mkdir()
-    async with Broker(folder / "broker", ("allow_anonymous true", "max_queued_messages 0", "max_inflight_messages 1000")) as broker:
+    async with Broker(
+        folder / "broker", ("allow_anonymous true", "max_queued_messages 0", "max_inflight_messages 1000")
+    ) as broker:
         config = folder / "gateway.yaml"
         config.write_text(CONFIG.format(port=port, broker=broker.port))
         config.chmod(0o444)
@@ -210,13 +212,20 @@ def main() -> None:
         began = time.monotonic()
         name = f"{IMAGE}:{variant}"
         # the package index may be behind a proxy with a certificate of its own; what pip has fetched before is not fetched again
-        mounts = ("--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", "--volume", f"{Path.home()}/.cache/pip:/root/.cache/pip")
+        mounts = (
+            "--volume",
+            "/etc/ssl/certs:/etc/ssl/certs:ro",
+            "--volume",
+            f"{Path.home()}/.cache/pip:/root/.cache/pip",
+        )
         build(name, base=base, extras=variant, arguments=mounts)
         figures[variant] = facts_of(name, base) | {"build_s": round(time.monotonic() - began)}
         print(f"{name}: {figures[variant]}", flush=True)
     podman("tag", f"{IMAGE}:all", f"{IMAGE}:latest")
     expect(figures["all"]["own_mb"] * 1e6 <= _LARGEST, f"{figures['all']['own_mb']} MB on top of the base")
-    bill = json.loads(podman("run", "--rm", "--network", "none", "--entrypoint", "cat", IMAGE, "/opt/bifrost/sbom.cdx.json"))
+    bill = json.loads(
+        podman("run", "--rm", "--network", "none", "--entrypoint", "cat", IMAGE, "/opt/bifrost/sbom.cdx.json")
+    )
     check_bill(bill)
     expect(True, f"bill of materials: {len(bill['components'])} packages, valid CycloneDX {bill['specVersion']}")
     folder = Path(tempfile.mkdtemp(prefix="bifrost-image-"))
