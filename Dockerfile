@@ -40,6 +40,7 @@ RUN python3 -m venv /opt/bifrost \
  && /opt/bifrost/bin/pip install --quiet --no-index --no-deps /own/*.whl \
  && /opt/bifrost/bin/pip uninstall --quiet --yes setuptools pip \
  && /opt/bifrost/bin/python3 /deploy/slim.py /opt/bifrost \
+ && /opt/bifrost/bin/python3 -c "import bifrost.run, deltalake, zerobus, asyncua, pymodbus, pyarrow.parquet, pyarrow.dataset" \
  && /opt/bifrost/bin/python3 /deploy/sbom.py --lock /deploy/${EXTRAS}.lock > /opt/bifrost/sbom.cdx.json
 
 # --- the image

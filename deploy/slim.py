@@ -12,8 +12,6 @@ LEFT_OUT = (
     "pyarrow/tests",
     "pyarrow/libarrow_flight.so*",
     "pyarrow/_flight*",
-    "pyarrow/libarrow_substrait.so*",
-    "pyarrow/_substrait*",
     "pyarrow/*.pyx",
     "pyarrow/*.pxi",
     "numpy/**/tests",

@@ -1,4 +1,4 @@
-"""Builds the image, runs it as an operator would, kills and restarts it: python -m tests.deployment.image. Minutes, as root.
+"""Builds the image, runs it as an operator would, kills and restarts it: python -m tests.deployment.image [--built]. Minutes, as root.
 
 Writes build/evidence/image.json. What is shown: the user and rights of the process, a root file system that cannot be written,
 the time from start to ready, how long a stop takes, and that of numbered messages, each confirmed by a broker, none is missing
@@ -31,9 +31,10 @@ from tests.ports import free_port
 IMAGE: Final = "localhost/bifrost"
 NAME: Final = "bifrost-image-test"
 USER: Final = 1000
+LIMITS: Final = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")  # a machine that is a container gives no more
 _PER_SECOND: Final = 400
 _MESSAGES: Final = 8000
-_LARGEST: Final = 400_000_000  # bytes unpacked that the variant `all` may add to its base
+_LARGEST: Final = 700_000_000  # bytes unpacked that the variant `all` may add to its base; half of it is Delta, Arrow and DuckDB
 _STOPS_WITHIN: Final = 5.0
 
 CONFIG: Final = """
@@ -138,8 +139,8 @@ async def run(folder: Path) -> dict[str, Any]:
         folder.chmod(0o755)
         began = time.monotonic()
         await asyncio.to_thread(
-            podman, "run", "--detach", "--name", NAME, "--network", "host", "--read-only", "--read-only-tmpfs=false",
-            "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096",
+            podman, "run", "--detach", "--log-driver", "k8s-file", "--name", NAME, "--network", "host", "--read-only", "--read-only-tmpfs=false",
+            "--cap-drop", "ALL", "--security-opt", "no-new-privileges", *LIMITS,
             "--env", f"BIFROST_HEALTH_URL=http://127.0.0.1:{port}/livez",
             "--volume", f"{data}:/data", "--volume", f"{config}:/etc/bifrost/gateway.yaml:ro", IMAGE,
         )  # fmt: skip
@@ -193,13 +194,11 @@ async def run(folder: Path) -> dict[str, Any]:
 def facts_of(image: str, base: str) -> dict[str, Any]:
     """Size and layers."""
     about, below = inspected("image", image), inspected("image", base)
-    history = [line for line in about["History"] if not line.get("empty_layer")]
     return {
         "size_mb": round(about["Size"] / 1e6),
         "base_mb": round(below["Size"] / 1e6),
         "own_mb": round((about["Size"] - below["Size"]) / 1e6),
         "layers": len(about["RootFS"]["Layers"]),
-        "made_by": len(history),
     }
 
 
@@ -208,9 +207,12 @@ def main() -> None:
     installed()
     base = base_image()
     figures: dict[str, Any] = {}
-    for variant in ("edge", "all"):
+    for variant in ("all",) if "--built" in sys.argv else ("edge", "all"):
         began = time.monotonic()
         name = f"{IMAGE}:{variant}"
+        if "--built" in sys.argv:  # run what is there
+            figures[variant] = facts_of(name, base)
+            continue
         # the package index may be behind a proxy with a certificate of its own; what pip has fetched before is not fetched again
         mounts = (
             "--volume",
@@ -224,7 +226,7 @@ def main() -> None:
     podman("tag", f"{IMAGE}:all", f"{IMAGE}:latest")
     expect(figures["all"]["own_mb"] * 1e6 <= _LARGEST, f"{figures['all']['own_mb']} MB on top of the base")
     bill = json.loads(
-        podman("run", "--rm", "--network", "none", "--entrypoint", "cat", IMAGE, "/opt/bifrost/sbom.cdx.json")
+        podman("run", "--rm", "--no-healthcheck", *LIMITS, "--network", "none", "--entrypoint", "cat", IMAGE, "/opt/bifrost/sbom.cdx.json")
     )
     check_bill(bill)
     expect(True, f"bill of materials: {len(bill['components'])} packages, valid CycloneDX {bill['specVersion']}")

@@ -1,0 +1,66 @@
+"""`bifrost install` and `bifrost uninstall`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bifrost.options import stores_told
+
+if TYPE_CHECKING:
+    from bifrost.edge.service import Step
+
+Systemd = Annotated[bool, typer.Option("--systemd", help="As a service of systemd; there is no other kind yet.")]
+Root = Annotated[
+    Path, typer.Option("--root", help="Root of the machine: a mounted image or a chroot, if not this one.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+_HERE = Path("/")
+
+
+def install(
+    systemd: Systemd = False,
+    root: Root = _HERE,
+    dry_run: DryRun = False,
+    no_start: Annotated[bool, typer.Option("--no-start", help="Do not start it yet.")] = False,
+) -> None:
+    """Make the gateway a service of this machine: user, folders, unit. What is there already is left as it is."""
+    from bifrost.edge.service import Machine, unit_text
+
+    _wants_systemd(systemd)
+    with stores_told():
+        _carry_out(Machine(root).installing(unit_text(), Path(sys.prefix), start=not no_start), root, dry_run=dry_run)
+    typer.echo("the configuration: /etc/bifrost/gateway.yaml; whether all is reached: bifrost doctor")
+
+
+def uninstall(
+    systemd: Systemd = False,
+    root: Root = _HERE,
+    dry_run: DryRun = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Readings that wait, configuration and secrets too.")] = False,
+) -> None:
+    """Stop the service and take its unit away. Readings that wait, configuration and program stay."""
+    from bifrost.edge.service import Machine
+
+    _wants_systemd(systemd)
+    with stores_told():
+        _carry_out(Machine(root).taking_away(purge=purge), root, dry_run=dry_run)
+
+
+def _wants_systemd(systemd: bool) -> None:
+    if not systemd:
+        raise typer.BadParameter("say --systemd: the gateway becomes a service of systemd, there is no other kind yet")
+
+
+def _carry_out(steps: "list[Step]", root: Path, *, dry_run: bool) -> None:
+    if not dry_run and root == _HERE and os.geteuid() != 0:
+        typer.echo("only root can do that; --dry-run shows what would be done", err=True)
+        raise typer.Exit(1)
+    for step in steps:
+        typer.echo(f"{'would do: ' if dry_run else ''}{step.says}")
+        if not dry_run:
+            step.do()
+    if not steps:
+        typer.echo("nothing to do")
