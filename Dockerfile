@@ -10,7 +10,7 @@ FROM ${BASE_IMAGE} AS wheels
 ARG EXTRAS=all
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /source
-COPY deploy/build.lock deploy/${EXTRAS}.lock deploy/
+COPY deploy/build.lock deploy/${EXTRAS}.lock deploy/bifrost.service deploy/
 RUN python3 -m venv /build \
  && /build/bin/pip install --quiet --require-hashes -r deploy/build.lock \
  && /build/bin/pip wheel --quiet --no-deps --require-hashes -r deploy/${EXTRAS}.lock -w /wheels

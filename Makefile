@@ -57,6 +57,16 @@ k8s-check: install ## Render the chart and the overlays, compare them, and check
 k8s-rules: install ## Write the alerts as an object of the Prometheus operator
 	$(PY) -m tests.k8s_rendered --rules
 
+image: ui ## Build the image with podman or docker (IMAGE=bifrost EXTRAS=all BASE_IMAGE=python:3.12-slim)
+	$(or $(shell command -v podman),docker) build $(if $(shell command -v podman),--format docker) -t $(or $(IMAGE),bifrost) \
+		--build-arg BASE_IMAGE=$(or $(BASE_IMAGE),python:3.12-slim) --build-arg EXTRAS=$(or $(EXTRAS),all) \
+		--build-arg REVISION=$(shell git rev-parse HEAD) --build-arg CREATED=$(shell date -u +%Y-%m-%dT%H:%M:%SZ) .
+
+image-test: install ## Build the image on a Debian base, run, kill and restart it, as root, for minutes; writes build/evidence/image.json
+	sh tests/counterparts/containers.sh
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --target build/deployment/lib --upgrade -r tests/deployment/requirements.txt
+	PYTHONPATH=build/deployment/lib $(PY) -m tests.deployment.image $(ARGS)
+
 format: install ## Format the code and write the generated docs
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
@@ -105,4 +115,4 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data web/static web/ui/node_modules .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install ui run counterparts test test-influx2 check k8s-check k8s-rules format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
+.PHONY: help install ui image image-test run counterparts test test-influx2 check k8s-check k8s-rules format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean

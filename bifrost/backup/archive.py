@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
+from typing_extensions import override
+
 from bifrost.backup.still import is_locked, standing_still
 from config.history import texts_of
 from config.models import Configuration
@@ -220,6 +222,7 @@ class _Summed(io.RawIOBase):
         self.sum = hashlib.sha256()
         self._content, self._left = one.content, one.size
 
+    @override
     def read(self, size: int = -1) -> bytes:
         data = self._content.read(self._left if size < 0 else min(size, self._left))
         self._left -= len(data)

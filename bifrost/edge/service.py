@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -78,7 +79,7 @@ class Machine:
             (STATE, 0o700, True),
             (KEY, 0o700, False),
         ):
-            steps.append(Step(f"folder {path}, mode {mode:o}", lambda p=path, m=mode, o=own: self._folder(p, m, own=o)))
+            steps.append(Step(f"folder {path}, mode {mode:o}", partial(self._folder, path, mode, own=own)))
         current = self.at(CURRENT)
         if not current.is_symlink() and not current.exists():
             steps.append(Step(f"{CURRENT} -> {program}", lambda: point(current, program)))
@@ -110,14 +111,14 @@ class Machine:
         for path in gone:
             place = self.at(path)
             if place.is_symlink() or place.exists():
-                steps.append(Step(f"without {path}", lambda p=place: p.unlink(missing_ok=True)))
+                steps.append(Step(f"without {path}", partial(place.unlink, missing_ok=True)))
         if self.here:
             steps.append(Step("systemctl daemon-reload", lambda: _run("systemctl", "daemon-reload")))
         if purge:
             for path in (STATE, CONFIGURATION, KEY):
                 place = self.at(path)
                 if place.exists():
-                    steps.append(Step(f"without {path} and all in it", lambda p=place: shutil.rmtree(p)))
+                    steps.append(Step(f"without {path} and all in it", partial(shutil.rmtree, place)))
         return steps
 
     # ------------------------------------------------------------------ what the steps do

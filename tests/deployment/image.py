@@ -31,10 +31,17 @@ from tests.ports import free_port
 IMAGE: Final = "localhost/bifrost"
 NAME: Final = "bifrost-image-test"
 USER: Final = 1000
-LIMITS: Final = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")  # a machine that is a container gives no more
+LIMITS: Final = (
+    "--ulimit",
+    "nofile=1024:1024",
+    "--ulimit",
+    "nproc=1024:1024",
+)  # a machine that is a container gives no more
 _PER_SECOND: Final = 400
 _MESSAGES: Final = 8000
-_LARGEST: Final = 700_000_000  # bytes unpacked that the variant `all` may add to its base; half of it is Delta, Arrow and DuckDB
+_LARGEST: Final = (
+    700_000_000  # bytes unpacked that the variant `all` may add to its base; half of it is Delta, Arrow and DuckDB
+)
 _STOPS_WITHIN: Final = 5.0
 
 CONFIG: Final = """
@@ -226,7 +233,18 @@ def main() -> None:
     podman("tag", f"{IMAGE}:all", f"{IMAGE}:latest")
     expect(figures["all"]["own_mb"] * 1e6 <= _LARGEST, f"{figures['all']['own_mb']} MB on top of the base")
     bill = json.loads(
-        podman("run", "--rm", "--no-healthcheck", *LIMITS, "--network", "none", "--entrypoint", "cat", IMAGE, "/opt/bifrost/sbom.cdx.json")
+        podman(
+            "run",
+            "--rm",
+            "--no-healthcheck",
+            *LIMITS,
+            "--network",
+            "none",
+            "--entrypoint",
+            "cat",
+            IMAGE,
+            "/opt/bifrost/sbom.cdx.json",
+        )
     )
     check_bill(bill)
     expect(True, f"bill of materials: {len(bill['components'])} packages, valid CycloneDX {bill['specVersion']}")
