@@ -19,7 +19,7 @@ from bifrost.delta import delta
 from bifrost.discover import discover
 from bifrost.dlq import dlq
 from bifrost.drain import drain
-from bifrost.edge.verbs import install, uninstall
+from bifrost.edge.verbs import install, uninstall, upgrade
 from bifrost.explain import explain
 from bifrost.modbus import modbus
 from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, load, print_json, stores_told
@@ -187,6 +187,7 @@ app.command()(drain)
 app.command()(restore)
 app.command()(install)
 app.command()(uninstall)
+app.command()(upgrade)
 
 
 @app.command(name="test")

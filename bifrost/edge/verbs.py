@@ -49,6 +49,35 @@ def uninstall(
         _carry_out(Machine(root).taking_away(purge=purge), root, dry_run=dry_run)
 
 
+def upgrade(
+    wheel: Annotated[
+        Path, typer.Argument(help="The new version; the wheels that it needs lie beside it.", metavar="WHEEL")
+    ],
+    extras: Annotated[str, typer.Option("--extras", help="What it is installed with, as in pyproject.toml.")] = "all",
+    ready_within: Annotated[
+        str, typer.Option("--ready-within", help="Time in which it must get ready.", metavar="DURATION")
+    ] = "2m",
+    online: Annotated[
+        bool, typer.Option("--online", help="What is not beside it may come from the package index.")
+    ] = False,
+    program: Annotated[Path, typer.Option("--program", help="Folder of the versions and of `current`.")] = Path(
+        "/opt/bifrost"
+    ),
+    config: Annotated[Path, typer.Option("--config", "-c", help="What the service runs.")] = Path(
+        "/etc/bifrost/gateway.yaml"
+    ),
+) -> None:
+    """Install a new version beside the present one and switch to it; back, when it does not get ready in time.
+
+    Exit code 1 when the new version does not run. Before: `bifrost backup`.
+    """
+    from bifrost.edge.upgrade import Upgrade
+    from bifrost.options import duration
+
+    with stores_told():
+        Upgrade(wheel, extras, duration(ready_within) or 0.0, online, program, config, typer.echo).run()
+
+
 def _wants_systemd(systemd: bool) -> None:
     if not systemd:
         raise typer.BadParameter("say --systemd: the gateway becomes a service of systemd, there is no other kind yet")
