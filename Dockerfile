@@ -8,7 +8,7 @@ ARG BASE_IMAGE=python:3.12-slim
 # --- wheels: what the lock names, checked by hash, and Bifrost itself
 FROM ${BASE_IMAGE} AS wheels
 ARG EXTRAS=all
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_CACHE_DIR=/cache/pip
 WORKDIR /source
 COPY deploy/build.lock deploy/${EXTRAS}.lock deploy/bifrost.service deploy/
 RUN python3 -m venv /build \

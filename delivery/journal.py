@@ -208,7 +208,7 @@ class Journal:
             log.error(
                 "journal damaged, readings may be lost", directory=str(self._log.directory), places=self._log.damaged
             )
-        restored = (self._log.directory / RESTORED).exists()  # what was read after the backup has had the next sequences
+        restored = (self._log.directory / RESTORED).exists()  # others have had the next sequences
         if restored or self._log.damaged or self._log.torn:
             for shard in self._shards:  # a lost commit may have been handed out: its sequences must not name others
                 shard.next_sequence += _LONG_JUMP if restored else _JUMP

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bifrost.edge.service import CONFIGURATION, PROGRAM, point
+from bifrost.edge.machine import CONFIGURATION, PROGRAM, point
 from delivery.disk import StoreError
 
 _WHEEL: Final = re.compile(r"bifrost_gateway-([0-9][A-Za-z0-9.+!]*)-py3-none-any\.whl")

@@ -10,7 +10,7 @@ import typer
 from bifrost.options import stores_told
 
 if TYPE_CHECKING:
-    from bifrost.edge.service import Step
+    from bifrost.edge.machine import Step
 
 Systemd = Annotated[bool, typer.Option("--systemd", help="As a service of systemd; there is no other kind yet.")]
 Root = Annotated[
@@ -27,7 +27,7 @@ def install(
     no_start: Annotated[bool, typer.Option("--no-start", help="Do not start it yet.")] = False,
 ) -> None:
     """Make the gateway a service of this machine: user, folders, unit. What is there already is left as it is."""
-    from bifrost.edge.service import Machine, unit_text
+    from bifrost.edge.machine import Machine, unit_text
 
     _wants_systemd(systemd)
     with stores_told():
@@ -42,7 +42,7 @@ def uninstall(
     purge: Annotated[bool, typer.Option("--purge", help="Readings that wait, configuration and secrets too.")] = False,
 ) -> None:
     """Stop the service and take its unit away. Readings that wait, configuration and program stay."""
-    from bifrost.edge.service import Machine
+    from bifrost.edge.machine import Machine
 
     _wants_systemd(systemd)
     with stores_told():

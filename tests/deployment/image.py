@@ -225,7 +225,7 @@ def main() -> None:
             "--volume",
             "/etc/ssl/certs:/etc/ssl/certs:ro",
             "--volume",
-            f"{Path.home()}/.cache/pip:/root/.cache/pip",
+            f"{Path.home()}/.cache/pip:/cache/pip",
         )
         build(name, base=base, extras=variant, arguments=mounts)
         figures[variant] = facts_of(name, base) | {"build_s": round(time.monotonic() - began)}
