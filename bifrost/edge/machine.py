@@ -184,9 +184,7 @@ def point(link: Path, to: Path) -> None:
 
 def unit_text() -> str:
     """The unit that comes with this version."""
-    beside = Path(__file__).with_name("bifrost.service")
-    own = beside if beside.exists() else Path(__file__).parents[2] / "deploy" / "bifrost.service"
-    return own.read_text(encoding="utf-8")
+    return Path(__file__).with_name("bifrost.service").read_text(encoding="utf-8")
 
 
 def _run(*command: str) -> None:
