@@ -83,6 +83,7 @@ class Demo:
                 f"plant, emulator and gateway started after {time.monotonic() - began:.1f} s; all files in {self.directory}"
             )
             print_query(self._table, self.screen)
+            self.screen.print(f"In the browser: {self._page(port)}", soft_wrap=True, highlight=False)
             watched = time.monotonic()
             self._watch(gateway, port)
             self.seconds = round(time.monotonic() - watched, 1)
@@ -95,6 +96,13 @@ class Demo:
     @property
     def _table(self) -> Path:
         return self.directory / "delta" / "readings"
+
+    def _page(self, port: int) -> str:
+        """The gateway's pages; until somebody has logged in, where the first user is made."""
+        from web.access.accounts import Accounts, utc_now
+
+        token = Accounts(self.directory / "data").begin_setup(utc_now(), again=True)
+        return f"http://127.0.0.1:{port}/" + ("" if token is None else f"#/setup/{token}")
 
     @contextlib.contextmanager
     def _cleaned_up(self) -> Iterator[None]:
