@@ -79,6 +79,7 @@ class Demo:
             earlier = self._account(config)
             gateway = self._start("gateway", "run", "-c", str(config))
             port = self._port(config)
+            self._await_start(gateway, port)
             self.screen.print(
                 f"plant, emulator and gateway started after {time.monotonic() - began:.1f} s; all files in {self.directory}"
             )
@@ -167,14 +168,25 @@ class Demo:
 
     # ------------------------------------------------------------------ watching
 
+    def _await_start(self, gateway: "subprocess.Popen[bytes]", port: int) -> None:
+        """Until the gateway answers: a watch for some seconds is one of a gateway that runs."""
+        deadline = time.monotonic() + _READY
+        while _get(self.directory, port, "/api/status") is None and time.monotonic() < deadline:
+            self._must_run(gateway)
+            if self._stopped.wait(0.1):
+                return
+
+    def _must_run(self, gateway: "subprocess.Popen[bytes]") -> None:
+        if gateway.poll() is not None:
+            log = self.directory / "gateway.log"
+            raise DemoError(f"the gateway ended with code {gateway.returncode}: {_last_words(log)} (see {log})")
+
     def _watch(self, gateway: "subprocess.Popen[bytes]", port: int) -> None:
         end = time.monotonic() + (float("inf") if self.seconds is None else self.seconds)
         seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=_SAMPLES)
         with Live(console=self.screen, auto_refresh=False, transient=False) as live:
             while time.monotonic() < end:
-                if gateway.poll() is not None:
-                    log = self.directory / "gateway.log"
-                    raise DemoError(f"the gateway ended with code {gateway.returncode}: {_last_words(log)} (see {log})")
+                self._must_run(gateway)
                 status = _get(self.directory, port, "/api/status")
                 if status is not None:
                     seen.append((time.monotonic(), _counts(status)))
