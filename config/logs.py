@@ -18,7 +18,7 @@ from typing_extensions import override
 from config.events import CODES
 
 _HANDLER: Final = "bifrost"
-_OWN: Final = ("bifrost", "config", "connectors", "delivery", "flows", "normalization", "web")
+OWN: Final = ("bifrost", "config", "connectors", "delivery", "flows", "normalization", "web")
 # C0 and C1 controls, line and paragraph separators, and what turns the direction of writing
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -89,7 +89,7 @@ def configure(level: str, form: str = "auto") -> None:
     root = logging.getLogger()
     root.handlers = [*(other for other in root.handlers if other.get_name() != _HANDLER), handler]
     root.setLevel(max(threshold, logging.WARNING))
-    for name in _OWN:
+    for name in OWN:
         logging.getLogger(name).setLevel(threshold)
 
 

@@ -1,9 +1,11 @@
+import logging
 from collections.abc import Generator, Iterator
 
 import pytest
 import structlog
 from hypothesis import settings
 
+from config.logs import OWN
 from tests import evidence, interop, threats
 
 settings.register_profile("any machine", deadline=None)  # time says more of the machine's load than of an example
@@ -15,9 +17,12 @@ SEEN = pytest.StashKey[interop.Seen]()
 @pytest.fixture(autouse=True)
 def logging_left_as_found() -> Iterator[None]:
     """A command or a chaos scenario that runs in this process sets up logging, which the next test must not inherit."""
-    before = structlog.get_config()
+    before, loggers = structlog.get_config(), [logging.getLogger(name) for name in ("", *OWN)]
+    levels = [logger.level for logger in loggers]
     yield
     structlog.configure(**before)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 _SHARED = ("kafka", "amqp", "timescaledb", "influxdb")

@@ -152,7 +152,7 @@ class Live:
         now = time.monotonic()
         for batch in batches:
             self._number += 1
-            size = batch.get_total_buffer_size()
+            size = batch.nbytes  # not of what it shares with others, such as a constant column
             self._recent.append(Recent(self._number, now, batch, size))
             self._recent_rows += batch.num_rows
             self._recent_bytes += size

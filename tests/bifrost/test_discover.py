@@ -95,7 +95,7 @@ def test_ctrl_c_stops_a_scan_and_keeps_what_was_found(config: Callable[..., Path
             until(lambda: silent.taken, 60)
             scan.send_signal(signal.SIGINT)
             began = time.monotonic()
-            until(lambda: not silent.open)
+            until(lambda: not silent.open, 60)
             assert time.monotonic() - began < 1
             _, said = scan.communicate(timeout=20)
         assert (scan.returncode, "stopped; what was found is kept" in said) == (1, True), said

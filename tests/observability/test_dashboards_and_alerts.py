@@ -213,10 +213,13 @@ def test_the_server_evaluates_every_alert_and_fires_those_that_are_meant(prometh
     def evaluated() -> dict[str, dict[str, Any]]:
         return {rule["name"]: rule for rule in prometheus.rules() if rule["health"] == "ok"}
 
-    until(lambda: len(evaluated()) == len(RULES), 20, prometheus.rules)
+    def firing(rule: str, label: str) -> set[str]:
+        return {alert["labels"][label] for alert in evaluated()[rule]["alerts"]}
+
+    until(lambda: len(evaluated()) == len(RULES), 60, prometheus.rules)
+    until(lambda: firing("BifrostSourceDown", "source") == {"away"}, 60, prometheus.rules)
+    until(lambda: firing("BifrostTargetRefuses", "connector") == {"away"}, 60, prometheus.rules)
     found = evaluated()
-    assert {alert["labels"]["source"] for alert in found["BifrostSourceDown"]["alerts"]} == {"away"}
-    assert {alert["labels"]["connector"] for alert in found["BifrostTargetRefuses"]["alerts"]} == {"away"}
     assert [
         name for name in ("BifrostUnaccounted", "BifrostGatewayDown", "BifrostStoreDamaged") if found[name]["alerts"]
     ] == []

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 SCREENSHOTS: Final = Path(__file__).parents[2] / "build" / "screenshots"
 WIDE, NARROW = (1280, 800), (390, 844)
 _WAIT: Final = 20_000.0  # ms
+expect.set_options(timeout=_WAIT)  # a test tells what is there in the end; how quick it is, a test of its own
 
 
 @contextlib.contextmanager

@@ -118,7 +118,7 @@ class Running:
         return Client(self.port, {"authorization": f"Bearer {cli_token(self.folder / 'data')}"})
 
 
-def begin(folder: Path, plant: Plant) -> Running:
+def begin(folder: Path, plant: Plant, sources: str = "sources: []") -> Running:
     running = Running(folder, free_port())
     running.file.write_text(f"""\
 gateway:
@@ -135,6 +135,7 @@ discovery:
     subnets: [127.0.0.1/32]
     max_connections_per_second: 100
     ports: {{opcua: [{plant.ports["opcua"]}], mqtt: [{plant.ports["mqtt"]}], mqtts: [], modbus: [{plant.ports["modbus"]}]}}
+{sources}
 """)
     return running
 
@@ -214,7 +215,17 @@ def test_a_new_user_has_values_in_delta_two_minutes_after_the_set_up_token(
 
 @pytest.fixture(scope="module")
 def running(plant: Plant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    started = begin(tmp_path_factory.mktemp("gateway"), plant)
+    register = plant.register()
+    base = f"""\
+sources:
+  - name: base
+    protocol: modbus
+    endpoint: tcp://127.0.0.1:{plant.ports["modbus"]}
+    interval: 500ms
+    site: plant1
+    registers:
+      - {{name: level, address: {register["register"]}, unit_id: {register["unit_id"]}}}"""
+    started = begin(tmp_path_factory.mktemp("gateway"), plant, base)
     with gateway(started.file):
         until(lambda: answers(started), 60)
         users(started)
@@ -291,21 +302,22 @@ def test_what_is_wrong_is_said_beside_the_form_and_nothing_is_changed(admin: Tab
 
 
 def test_a_rule_is_written_with_its_matches_beside_it(admin: Tab, running: Running) -> None:
-    body = [{"device_id": "d", "tag_name": f"rule_{n}", "value": n} for n in range(100)]
+    mark = f"rule{time.monotonic_ns()}"
+    body = [{"device_id": "d", "tag_name": f"{mark}_{n}", "value": n} for n in range(100)]
     assert running.client().post("/api/data", json=body).status_code == 200
     admin.go("rules", "Rules")
     admin.press("Add rule")
     condition = admin.page.get_by_label("Condition")
-    condition.fill("tag_name LIKE 'rule_%' AND value >= 90")
+    condition.fill(f"tag_name LIKE '{mark}_%' AND value >= 90")
     expect(admin.page.locator(".matches")).to_contain_text("10 of")
     condition.fill("tag_name LIKE")
     expect(admin.page.locator(".rule .error")).to_be_visible()
     expect(admin.page.get_by_role("button", name="Save")).to_be_disabled()
-    condition.fill("tag_name = 'rule_1'")
+    condition.fill(f"tag_name = '{mark}_1'")
     expect(admin.page.locator(".matches")).to_contain_text("1 of")
     admin.press("Save")
     expect(admin.page.locator(".messages")).to_contain_text("The rules are saved")
-    assert "tag_name = 'rule_1'" in running.file.read_text()
+    assert f"tag_name = '{mark}_1'" in running.file.read_text()
     admin.complaints = [said for said in admin.complaints if "422" not in said]
 
 
