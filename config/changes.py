@@ -20,7 +20,7 @@ Leaves = dict[str, Any]
 Parts = dict[str, dict[str, Leaves]]
 
 KINDS: Final = ("gateway", "source", "target", "rule")
-_NAMES: Final = ("name", "tag", "path", "topic", "node", "address")  # what tells the members of a list apart
+NAMES: Final = ("name", "tag", "path", "topic", "node", "address")  # what tells the members of a list apart
 _HASHED: Final = "hashed:"
 _LISTED: Final = ("sources", "targets", "rules", "warnings", "buffers")
 
@@ -136,7 +136,7 @@ def _under(key: str, name: str) -> str:
 def _name(member: Any, at: int) -> str:
     if isinstance(member, str | int | float):
         return str(member) if isinstance(member, str) else str(at)
-    for name in _NAMES:
+    for name in NAMES:
         said = member.get(name) if isinstance(member, Mapping) else getattr(member, name, None)
         if isinstance(said, str | int) and said != "":
             return str(said)

@@ -130,8 +130,10 @@ class ConfigDesk:
             ProblemsError: All that is wrong with them.
         """
         new = load(self.path, files)
-        found = changes(parts(self._running(), _NO_SALT), parts(new, _NO_SALT))
-        return Plan(found, places(self.path, files), new.warnings)
+        return Plan(self._changes(new), places(self.path, files), new.warnings)
+
+    def _changes(self, new: Configuration) -> list[Change]:
+        return changes(parts(self._running(), _NO_SALT), parts(new, _NO_SALT))
 
     def apply(self, files: Mapping[str, str] | None = None, base: str | None = None) -> Applied:
         """Check these files, write them, and run as they say; what they do not change goes on undisturbed.
@@ -154,7 +156,8 @@ class ConfigDesk:
             if base is not None and base != base_of(before):
                 raise OutdatedError("the files have changed meanwhile; look at them again, and make the change anew")
             wanted = before if files is None else dict(files)
-            plan, new = self.plan(wanted), load(self.path, wanted)
+            new = load(self.path, wanted)
+            changed = self._changes(new)
             put(self.path, wanted)
             try:
                 later = self._apply(new)
@@ -162,7 +165,7 @@ class ConfigDesk:
                 put(self.path, before)
                 raise
             number = record(self.path, new, datetime.now(UTC).timestamp())
-            return Applied(number or self.current().number, plan.changes, later, time.monotonic() - began)
+            return Applied(number or self.current().number, changed, later, time.monotonic() - began)
 
     def rollback(self, number: int) -> Applied:
         """Run as an earlier configuration says; raises as `apply` and `entry` do."""

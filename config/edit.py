@@ -18,12 +18,12 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from config.changes import NAMES
 from config.schema import follow
 
 MASKED: Final = "********"
 _CONNECTORS: Final = ("gateway", "cloud", "connectors")
 _DEFAULT: Final = ("gateway", "cloud", "default_connector")
-_NAMES: Final = ("name", "tag", "path", "topic", "node", "address")  # what tells the members of a list apart
 
 _PLAIN: Final = re.compile(
     r"(?!true|false|null|[yYnN]|yes|no|on|off)[A-Za-z_/]([A-Za-z0-9_./-]|:[A-Za-z0-9/])*( [A-Za-z0-9_./-]+)*|",
@@ -408,5 +408,5 @@ def _update_list(old: CommentedSeq, new: Sequence[Any]) -> None:
 
 def _name(item: Any, at: int) -> str:
     if isinstance(item, Mapping):
-        return next((f"{key}={item[key]}" for key in _NAMES if item.get(key) not in (None, "")), str(at))
+        return next((f"{key}={item[key]}" for key in NAMES if item.get(key) not in (None, "")), str(at))
     return str(at)
