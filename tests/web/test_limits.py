@@ -55,7 +55,8 @@ def head(gateway: Served, method: str = "POST", path: str = "/api/users", *more:
 def test_a_body_is_a_megabyte_at_most_whatever_its_head_says(gateway: Served) -> None:
     client = gateway.cli()
     large = json.dumps({"files": {"gateway.yaml": "x" * 1_100_000}}).encode()
-    assert client.ask("POST", "/api/config/plan", large).status == 413
+    for _ in range(20):  # who sends all of it before looking for the answer sees one each time
+        assert client.ask("POST", "/api/config/plan", large).status == 413
     with socket.create_connection(("127.0.0.1", gateway.port)) as connection:  # in chunks, so that no length is told
         more = ("Content-Type: application/json", "Transfer-Encoding: chunked")
         connection.sendall(head(gateway, "POST", "/api/users", *more))

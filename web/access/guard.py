@@ -28,6 +28,7 @@ CSRF_HEADER: Final = "x-csrf-token"
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _JSON: Final = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
 _LOOK_AGAIN: Final = 5.0  # seconds after which a stream's caller is looked up again
+_READ_ON: Final = 4 * 1024 * 1024  # bytes of a body that is too large that are read all the same
 POLICY: Final = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 _HEADERS: Final = (
     (b"content-security-policy", POLICY.encode()),
@@ -221,23 +222,28 @@ class _Request:
         limits = self._gate.limits
         too_large = _Refused(413, f"the body is larger than {limits.body:,} bytes; send it in parts")
         said = self._headers.get("content-length", "0")
-        if not said.isdigit() or int(said) > limits.body:
+        told = int(said) if said.isdigit() else _READ_ON + limits.body
+        if told > limits.body and (told >= _READ_ON + limits.body or "expect" in self._headers):
             raise too_large
         parts, size = [], 0
         try:
             async with asyncio.timeout(limits.read_timeout):
-                while True:
+                while size < _READ_ON + limits.body:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
                         break
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > limits.body:
-                        raise too_large
+                    size += len(message.get("body", b""))
+                    if max(size, told) > limits.body:
+                        parts.clear()  # it is read on: who is still sending does not see an answer before a closed connection
+                    else:
+                        parts.append(message.get("body", b""))
                     if not message.get("more_body"):
                         break
         except TimeoutError:
-            raise _Refused(408, f"the body did not come within {limits.read_timeout:g} s") from None
+            if max(size, told) <= limits.body:
+                raise _Refused(408, f"the body did not come within {limits.read_timeout:g} s") from None
+        if max(size, told) > limits.body:
+            raise too_large
         whole: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
 
         async def receive() -> Message:
