@@ -8,7 +8,7 @@ is shown is normalized again, because it is little: one row per tag that is on a
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -30,6 +30,7 @@ WINDOW_ROWS: Final = 50_000
 WINDOW_SECONDS: Final = 60.0
 _PLENTY: Final = 50_000  # readings that are looked at without waiting longer
 _TOO_MANY: Final = 400_000  # readings that are not kept even so
+_SMALL: Final = 2_000  # readings in a batch, below which it costs more to keep it by itself than to copy it
 _SLOW: Final = 5.0
 _WINDOW_BYTES: Final = 32 * 1024**2
 _KEYS: Final = ("source", "device_id", "address", "tag_name")
@@ -137,7 +138,7 @@ class Live:
             if not new:
                 self._forget(time.monotonic())
                 return self._folds
-            batches = [_stripped(batch) for batch in new]
+            batches = list(_joined(_stripped(batch) for batch in new))
             self._folds += 1
             tags = len(self._process.tags)
             changed = self._last.update(batches, tags)
@@ -285,3 +286,17 @@ def _stripped(batch: pa.RecordBatch) -> pa.RecordBatch:
     if batch.num_columns == len(RAW):
         return batch
     return pa.RecordBatch.from_arrays([batch.column(name) for name in RAW.names], schema=RAW)
+
+
+def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same readings in the same order, small batches together."""
+    small: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        small.append(batch)
+        rows += batch.num_rows
+        if rows >= _SMALL:
+            yield pa.concat_batches(small) if len(small) > 1 else batch
+            small, rows = [], 0
+    if small:
+        yield pa.concat_batches(small)

@@ -121,6 +121,7 @@ def test_a_tag_that_was_changed_is_listed_once_as_it_is_now() -> None:
 def test_what_is_kept_is_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "WINDOW_ROWS", 500)
     monkeypatch.setattr(live_module, "_TOO_MANY", 1_000)
+    monkeypatch.setattr(live_module, "_SMALL", 100)
     process = Shown()
     live = Live(process)
     for n in range(50):
@@ -133,6 +134,18 @@ def test_what_is_kept_is_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(live_module, "WINDOW_SECONDS", -1.0)
     assert live.window() is None
     assert set(values(live.index().rows)) == {49.0}
+
+
+def test_small_batches_are_kept_together_in_their_order() -> None:
+    process = Shown()
+    live = Live(process)
+    for n in range(300):
+        live.show(process.batch(*[(1, float(10 * n + row), {}) for row in range(10)], first=10 * n + 1))
+    kept, _ = live.since(0)
+    assert [one.raw.num_rows for one in kept] == [1_000, 2_000]  # the newest first
+    window = live.window()
+    assert window is not None
+    assert values(window) == [float(n) for n in range(3_000)]
 
 
 def test_several_threads_may_show_what_they_have() -> None:

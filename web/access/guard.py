@@ -225,7 +225,8 @@ class _Request:
         told = int(said) if said.isdigit() else _READ_ON + limits.body
         if told > limits.body and (told >= _READ_ON + limits.body or "expect" in self._headers):
             raise too_large
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(limits.read_timeout):
                 while size < _READ_ON + limits.body:
