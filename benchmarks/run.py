@@ -1,4 +1,4 @@
-"""``python -m benchmarks.run [core_path] [encoders] [targets] [zerobus] [load] [idle] [sources] [start] [peers]``: measure, and write build/evidence/bench.json.
+"""``python -m benchmarks.run [core_path] [encoders] [targets] [zerobus] [load] [idle] [sources] [start] [scale] [peers]``: measure, and write build/evidence/bench.json.
 
 Everything but `peers`, which is `sources` with Telegraf beside, is measured when nothing is named. Results are merged by key: what is not measured anew stays, with the
 conditions of its own time.
@@ -18,6 +18,7 @@ from benchmarks import (
     evidence,
     gateway,
     peers,
+    scale,
     target_servers,
     wire,
     wire_modbus,
@@ -149,6 +150,15 @@ def measure_start() -> None:
     evidence.merge({"start_s": found}, evidence.conditions(before, runs=runs))
 
 
+def measure_scale() -> None:
+    """One gateway, two workers, two gateways."""
+    before = os.getloadavg()
+    found = scale.measure(_RUNS)
+    for name, one in found.items():
+        print(f"scale, {name}: {one['readings_per_s']:>9,} readings/s, x {one['times']}")
+    evidence.merge({"scale": found}, evidence.conditions(before, aim=scale.AIM, rows_per_batch=scale.ROWS, fsync=True))
+
+
 def measure_sources() -> None:
     """What readers take in per CPU-second, from foreign servers into the journal, and through to a file."""
     before = os.getloadavg()
@@ -176,6 +186,7 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "idle": measure_idle,
     "sources": measure_sources,
     "start": measure_start,
+    "scale": measure_scale,
     "peers": measure_peers,
 }
 _UNASKED: Final = [
