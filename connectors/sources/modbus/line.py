@@ -6,6 +6,7 @@ answers are as they should be, the next request leaves in the same step that too
 """
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from typing import Final, NamedTuple, cast
 
@@ -254,8 +255,8 @@ class Line(ModbusProtocol):
                 self._finish(self._failure[1])
         elif leading == len(self._asks) or (now > self._last_start and not self._waiting):
             self._finish(None)
-        elif now <= self._last_start and self._sent < len(self._asks):
-            self._send()
+        elif now <= self._last_start and self._sent < len(self._asks) and 2 * len(self._waiting) <= self._window:
+            self._send()  # several at once, and the device has others to answer until then
 
     def _advance(self, end: int) -> int:
         """Count the answers that none before them is missing of, up to `end`."""
@@ -286,6 +287,8 @@ class Line(ModbusProtocol):
             return
         if self._echo:
             data = self._without_echo(data)
+        if len(self._waiting) > 1:
+            self._acknowledge()
         if not self._waiting and not self._framing.numbered:  # nothing was asked: the line needs to be silent again
             self._quiet_until = self.loop.time() + self._pause
             return
@@ -306,6 +309,12 @@ class Line(ModbusProtocol):
         if not self._buffer:
             self._doubtful = None
         self._go_on()
+
+    def _acknowledge(self) -> None:
+        """Tell the device now that its answer has come: many hold back the next until then, and the system takes 40 ms (RFC 896)."""
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None and hasattr(socket, "TCP_QUICKACK"):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     @override
     def datagram_received(self, data: bytes, addr: tuple[str, int] | None) -> None:
