@@ -54,6 +54,11 @@ k8s-check: install ## Render the chart and the overlays, compare them, and check
 	sh tests/counterparts/kubernetes/install.sh
 	$(PY) -m pytest -q tests/k8s $(ARGS)
 
+compose-check: install ## Check docker-compose.yaml and what it mounts by the programs that will read them
+	sh tests/counterparts/compose/install.sh
+	$(PY) -m tests.deployment.compose_file
+	$(PY) -m pytest -q tests/deployment/test_compose.py $(ARGS)
+
 k8s-rules: install ## Write the alerts as an object of the Prometheus operator
 	$(PY) -m tests.k8s_rendered --rules
 
@@ -66,6 +71,9 @@ image-test: install ## Build the image on a Debian base, run, kill and restart i
 	sh tests/counterparts/containers.sh
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --target build/deployment/lib --upgrade -r tests/deployment/requirements.txt
 	PYTHONPATH=build/deployment/lib $(PY) -m tests.deployment.image $(ARGS)
+
+gateway-test: $(if $(STAND_INS),install) ## Run docker-compose.yaml with docker or podman and look at it in six steps (STAND_INS=1 where no registry of images is reached)
+	$(if $(STAND_INS),$(PY) -m tests.deployment.stand_ins,bash tests/deployment/test_gateway.sh)
 
 format: install ## Format the code and write the generated docs
 	.venv/bin/ruff format .
@@ -115,4 +123,4 @@ lock: install ## Resolve the dependencies anew
 clean: ## Remove what was built
 	rm -rf .venv build data web/static web/ui/node_modules .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install ui image image-test run counterparts test test-influx2 check k8s-check k8s-rules format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
+.PHONY: help install ui image image-test gateway-test compose-check run counterparts test test-influx2 check k8s-check k8s-rules format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
