@@ -17,8 +17,8 @@ def installed() -> None:
     subprocess.run(["sh", str(INSTALLER)], check=True, timeout=1500)
 
 
-def podman(*arguments: str, check: bool = True, seconds: float = 120, quiet: bool = True) -> str:
-    """Run podman; returns what it prints."""
+def engine() -> tuple[str, ...]:
+    """The command line of podman with these stores."""
     stores = ("--root", str(_STORE / "root"), "--runroot", str(_STORE / "run"), "--tmpdir", str(_STORE / "tmp"))
     drivers = (
         "--storage-driver",
@@ -30,8 +30,13 @@ def podman(*arguments: str, check: bool = True, seconds: float = 120, quiet: boo
         "--events-backend",
         "none",
     )
+    return ("podman", *stores, *drivers)
+
+
+def podman(*arguments: str, check: bool = True, seconds: float = 120, quiet: bool = True) -> str:
+    """Run podman; returns what it prints."""
     finished = subprocess.run(
-        ["podman", *stores, *drivers, *arguments],
+        [*engine(), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE if quiet else None, text=True, check=False, timeout=seconds, cwd=ROOT,
     )  # fmt: skip
     if check and finished.returncode != 0:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from tests.deployment.containers import ROOT, base_image, build, engine, installed, podman
-from tests.deployment.image import IMAGE, LIMITS
 
-INSTALLER: Final = ROOT / "tests" / "counterparts" / "compose" / "install.sh"
+IMAGE: Final = "localhost/bifrost:all"
+# a machine that is itself a container gives no more files and processes than this
+LIMITS: Final = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
+COUNTERPARTS: Final = ROOT / "tests" / "counterparts"
 LIBRARY: Final = ROOT / "build" / "counterparts" / "compose" / "lib"
 STAND_INS: Final = ("mosquitto", "prometheus")
 
@@ -21,11 +23,13 @@ STAND_INS: Final = ("mosquitto", "prometheus")
 def main() -> None:
     """Build what is missing, and run the script."""
     installed()
-    subprocess.run(["sh", str(INSTALLER)], check=True, timeout=600)
+    subprocess.run(["sh", str(COUNTERPARTS / "compose" / "install.sh")], check=True, timeout=600)
+    if podman("info", "--format", "{{.Host.NetworkBackend}}") == "cni":
+        subprocess.run(["sh", str(COUNTERPARTS / "container-names.sh")], check=True, timeout=600)
     base, anew = base_image(), "--anew" in sys.argv
-    if anew or not podman("images", "--quiet", f"{IMAGE}:all", check=False):
+    if anew or not podman("images", "--quiet", IMAGE, check=False):
         mounts = ("--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", "--volume", f"{Path.home()}/.cache/pip:/cache/pip")
-        build(f"{IMAGE}:all", base=base, arguments=mounts)
+        build(IMAGE, base=base, arguments=mounts)
     for name in STAND_INS:
         if anew or not podman("images", "--quiet", f"localhost/bifrost-{name}", check=False):
             podman(
@@ -38,9 +42,9 @@ def main() -> None:
         "ENGINE": " ".join(engine()),
         "COMPOSE": f"{sys.executable} -m podman_compose",
         "PYTHONPATH": str(LIBRARY),
-        "RUN_ARGS": " ".join(LIMITS),
+        "RUN_ARGS": LIMITS,
         "SERVICES": f"simulator gateway zerobus {' '.join(STAND_INS)}",
-        "BIFROST_IMAGE": f"{IMAGE}:all",
+        "BIFROST_IMAGE": IMAGE,
         **{f"{name.upper()}_IMAGE": f"localhost/bifrost-{name}" for name in STAND_INS},
     }
     script = ROOT / "tests" / "deployment" / "test_gateway.sh"
