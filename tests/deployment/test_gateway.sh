@@ -84,7 +84,8 @@ cleaned_up() {
     fi
     if [ -n "$started" ]; then
         if [ "${KEEP:-0}" = 1 ]; then
-            printf '\nkept: project %s, gateway on http://127.0.0.1:%s\n' "$PROJECT" "$GATEWAY_PORT"
+            printf '\nkept: gateway on http://127.0.0.1:%s; to be taken away, with what deploy/compose/secrets.sh makes:\n  %s\n' \
+                "$GATEWAY_PORT" "$reader -p $PROJECT down --volumes"
         else
             "${compose[@]}" down --volumes >"$scratch/down" 2>&1 || { tail -n 3 "$scratch/down" >&2 && code=1; }
         fi
@@ -121,6 +122,7 @@ prerequisites() {
     else
         compose=(podman-compose)
     fi
+    reader=${compose[*]}
     "${compose[@]}" version >"$scratch/version" 2>&1 ||
         fail "${compose[*]} does not run: $(tail -n 1 "$scratch/version"); install Docker's compose plugin, or: pip install podman-compose"
     if grep -q podman-compose "$scratch/version"; then
@@ -272,6 +274,9 @@ metrics() {
     code=$(about gateway '{{.State.ExitCode}}')
     [ "$code" = 0 ] || fail "the gateway ended with $code"
     say "the gateway drains and ends with 0"
+    if [ "${KEEP:-0}" = 1 ]; then
+        "${engine[@]}" start "$(container simulator)" "$(container gateway)" >/dev/null
+    fi
 }
 
 step 1 prerequisites && prerequisites
