@@ -5,6 +5,7 @@ import platform
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -198,6 +199,9 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
             document.warn(
                 f"{', '.join(unset)} not set; readings for these tables wait on disk until they are", "zerobus"
             )
+    if file.web_ui.oidc is not None and find_spec("jwt") is None:
+        said = "nobody can log in by it, a package is missing: pip install 'bifrost-gateway[oidc]'"
+        document.warn(said, "web_ui", "oidc")
     found = _targets(document, file, path)
     tables = source_targets(file.zerobus) if file.zerobus is not None and file.zerobus.enabled else {}
     default = _default(document, file, found, set(tables.values()))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from config.members import Membership
+from config.oidc import OidcSection
 from connectors.settings import BufferSettings, Duration, Settings, Size, SourceConfig, TargetConfig
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
@@ -300,6 +301,9 @@ class WebSection(Settings):
     )
     metrics: Literal["login", "open"] = Field(
         "login", description="whether /metrics wants a login or token where the port is reached from other machines"
+    )
+    oidc: OidcSection | None = Field(
+        None, description="log-in by an OpenID provider, such as Keycloak or Entra ID, beside the gateway's own users"
     )
 
 

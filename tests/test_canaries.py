@@ -164,6 +164,10 @@ def written(folder: Path, canaries: Canaries, broker: int, port: int) -> dict[st
              "user_key_file": str(encrypted), "user_key_password": name("opcua_user_key")},
         ],
         "routing_rules": [{"name": "all", "condition": "true", "connectors": list(connectors)}],
+        "web_ui": {
+            "oidc": {"issuer": f"https://{NOBODY}", "client_id": "c", "client_secret": name("oidc"),
+                     "public_url": f"http://127.0.0.1:{port}", "roles": {"x": "viewer"}},
+        },
         "zerobus": {
             "endpoint": f"https://{NOBODY}", "workspace_url": f"https://{NOBODY}", "client_id": "c",
             "client_secret": name("zerobus_section"),
@@ -251,7 +255,7 @@ def test_every_secret_field_has_a_canary_and_no_configuration_shows_one(
     known = {"ConfigFile", *(source.__name__ for source in typing.get_args(typing.get_args(models.Source)[0]))}
     fields = set(secret_fields(ConfigFile, set()))
     assert len(fields) >= 18, fields
-    found = list(secrets_set([*config.sources, *config.targets.values(), config.traces]))
+    found = list(secrets_set([*config.sources, *config.targets.values(), config.traces, config.web]))
     section = {("ZeroBusSection", "client_secret")}  # makes targets that hold it
     assert fields - section == {(model, name) for model, name, _ in found} - section, known
     assert {text for _, _, text in found} >= set(canaries.values)
