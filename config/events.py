@@ -72,6 +72,7 @@ EVENTS: Final = (
     Event("BF-WEB-003", "error", "a request failed", "A request met a fault of the gateway; data flows on.", "Report it with its traceback."),
     Event("BF-WEB-004", "error", "what came cannot be shown", "The live view met a reading that it cannot show; data flows on.", "Report it with its traceback."),
     Event("BF-WEB-005", "warning", "renewed files cannot be used, the port keeps its certificate", "The new certificate or key of the HTTP port is not sound; the one before it stays in use.", "Put sound files there: `error` says what is wrong."),
+    Event("BF-WEB-006", "warning", "a log-in by OpenID Connect came to nothing", "Somebody came back from the provider and was not let in; `reason` says why, `user` who it was if that is known.", "`reason` says it: often a role at the provider, the clock, or a setting of `web_ui.oidc`. See docs/security.md."),
     # ------------------------------------------------------------------ sources
     Event("BF-SRC-001", "warning", "source failed", "The connection ended or could not be made, for the reason in `error`. It is tried again, with growing pauses.", "`bifrost doctor` says what is wrong and what to do."),
     Event("BF-SRC-002", "info", "source", "A source is in another `state`: connecting, connected, down or stopped.", NOTHING),

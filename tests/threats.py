@@ -107,6 +107,10 @@ ROWS: Final = (
         "killed at each system call of saving: the old one or the new one", ("CR 7.3", "CR 7.4")),
     Row(30, "the clock is set", "both times are kept; order does not depend on them; a clock that is set back is noticed",
         "an hour, ten years, 1970: no standstill above 2 s, nothing lost, repeated or disordered", ("CR 2.11",)),
+    Row(31, "a false identity by OpenID Connect: forged, foreign or replayed answers, a provider that lies or hangs",
+        "code flow with PKCE; state and nonce bound to the browser; one issuer, its keys alone; no role unless mapped",
+        "tokens and answers of a hostile provider: nobody is let in, nothing is asked elsewhere, local users still get in",
+        ("CR 1.1", "CR 1.9", "CR 3.5")),
 )  # fmt: skip
 
 

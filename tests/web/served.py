@@ -28,6 +28,7 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+    cookies: tuple[str, ...] = ()
 
     @property
     def json(self) -> Any:
@@ -49,11 +50,12 @@ class Client:
         if body is not None:
             sent["content-type"] = "application/json"
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        said = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         try:
-            connection.request(method, path, said, sent)
+            connection.request(method, path, content, sent)
             answer = connection.getresponse()
-            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+            said = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, said, answer.read(), tuple(answer.headers.get_all("set-cookie", ())))
         finally:
             connection.close()
 
@@ -129,9 +131,9 @@ def served(
     more: str = "",
     ready: Callable[[int], bool] | None = None,
 ) -> Iterator[Served]:
-    """The stores of a gateway, and its port."""
+    """The stores of a gateway, and its port, which stands for `$PORT` in `more`."""
     port = free_port()
-    process = Process(load(write_config(folder, port, more)))
+    process = Process(load(write_config(folder, port, more.replace("$PORT", str(port)))))
     process.open_stores()
     server = Port(process, limits)
     server.start()

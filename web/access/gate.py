@@ -1,6 +1,7 @@
 """What decides who comes in: users, tokens, sessions, limits and the audit of one gateway."""
 
 import hmac
+import importlib.util
 import ipaddress
 import json
 import platform
@@ -8,7 +9,8 @@ import secrets
 import sys
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from config.models import Configuration
 from delivery.disk import make_directory, write_durably
@@ -18,6 +20,9 @@ from web.access.cli_token import CLI_TOKEN
 from web.access.limits import Limits, LoginThrottle, Rates
 from web.access.roles import ROLES, Role
 from web.access.sessions import COOKIE, Session, Sessions
+
+if TYPE_CHECKING:
+    from web.access.oidc.log_ins import LogIns
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,15 @@ class Caller:
     role: Role
     way: Literal["session", "token", "cli"]
     session: Session | None = field(default=None, repr=False)
+
+
+def _log_ins(config: Configuration) -> "LogIns | None":
+    """Log-ins by the OpenID provider; None where there is none, or the package for it is missing."""
+    if config.web.oidc is None or importlib.util.find_spec("jwt") is None:
+        return None
+    from web.access.oidc.log_ins import LogIns
+
+    return LogIns(config.web.oidc)
 
 
 def is_loopback(host: str) -> bool:
@@ -65,6 +79,9 @@ class Gate:
         self.secure = config.web.tls is not None
         self.metrics_open = config.web.metrics == "open" or is_loopback(config.listen)
         self._names = {"localhost", platform.node().lower(), config.listen.lower(), *map(str.lower, config.web.hosts)}
+        self.oidc = _log_ins(config)
+        if config.web.oidc is not None:
+            self._names.add(urlsplit(config.web.oidc.public_url).hostname or "")
         self._cli = ""
 
     # ------------------------------------------------------------------ the start

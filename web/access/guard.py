@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config.oidc import CALLBACK
 from delivery.disk import StoreError
 from web.access.accounts import utc_now
 from web.access.gate import Caller, Gate, same_origin
@@ -298,23 +299,23 @@ class _Request:
         if (self._method in _SAFE and self._route not in AUDITED) or self._route in NOT_AUDITED:
             return
         state = self._scope.get("state", {})
-        who = self._caller.name if self._caller is not None else state.get("tried", "nobody")
-        if self._caller is None and "tried" not in state and self._status >= 400:
-            return  # a flood of those must not drive what matters out of the audit
-        result = (
+        who = state.get("tried", self._caller.name if self._caller is not None else "nobody")
+        result = state.get("result") or (
             "done"
             if 200 <= self._status < 300
             else f"refused {self._status}"
             if self._status < 500
             else f"failed {self._status}"
         )
+        if self._caller is None and "tried" not in state and result != "done":
+            return  # a flood of those must not drive what matters out of the audit
         what = f"{self._method} {self._path}"
         await asyncio.to_thread(
             self._gate.audit.note, who, what, self._address, result, utc_now(), **state.get("audit", {})
         )
 
 
-AUDITED: Final = ("/api/support-bundle", "/api/config")  # although they only look
+AUDITED: Final = ("/api/support-bundle", "/api/config", CALLBACK)  # although they only look
 
 
 NOT_AUDITED: Final = (  # although they are posted: these only look, and readings have an account of their own
@@ -323,6 +324,7 @@ NOT_AUDITED: Final = (  # although they are posted: these only look, and reading
     "/api/rules/test",
     "/api/data",
     "/api/cloud/connectors/{name}/data",
+    "/api/session/oidc",  # and what comes of this one is told when the browser comes back
 )
 
 

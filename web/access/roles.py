@@ -22,6 +22,8 @@ MATRIX: Final[dict[str, Need]] = {
     "GET /api/session": "open",
     "POST /api/session": "open",
     "DELETE /api/session": "open",
+    "POST /api/session/oidc": "open",
+    "GET /api/session/oidc/callback": "open",  # where the provider sends the browser back to
     "PUT /api/session/password": "viewer",
     "GET /api/users": "admin",
     "POST /api/users": "admin",

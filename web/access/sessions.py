@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 COOKIE: Final = "bifrost_session"
+LOG_IN_COOKIE: Final = "bifrost_oidc"  # of a log-in by OpenID Connect that is under way
 IDLE: Final = 3_600.0  # seconds without a request
 LONGEST: Final = 12 * 3_600.0
 _MOST: Final = 1_000
@@ -24,6 +25,8 @@ class Session:
         began: When, by the monotonic clock.
         seen: When a request came last.
         role: The role, where it does not come from the gateway's own users.
+        longest: Seconds after which it ends in any case.
+        id_token: The ID token that it came by, which the provider wants back at the end.
     """
 
     user: str
@@ -31,6 +34,8 @@ class Session:
     began: float
     seen: float
     role: str | None = None
+    longest: float = LONGEST
+    id_token: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
 
 
@@ -41,10 +46,20 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
-    def begin(self, user: str, role: str | None = None) -> tuple[str, Session]:
-        """A new session, and the text of its cookie."""
+    def begin(
+        self, user: str, role: str | None = None, longest: float = LONGEST, id_token: str = ""
+    ) -> tuple[str, Session]:
+        """A new session, and the text of its cookie.
+
+        Args:
+            user: Whose.
+            role: The role, where it does not come from the gateway's own users.
+            longest: Seconds after which it ends in any case.
+            id_token: The ID token that it came by.
+        """
         text, now = secrets.token_urlsafe(32), time.monotonic()
-        session = Session(user, secrets.token_urlsafe(32), now, now, role, _key(text))
+        csrf = secrets.token_urlsafe(32)
+        session = Session(user, csrf, now, now, role, min(longest, LONGEST), id_token, _key(text))
         with self._lock:
             own = [key for key, other in self._sessions.items() if other.user == user]
             for key in own[: max(0, len(own) + 1 - _MOST_OF_ONE)] or list(self._sessions)[: -(_MOST - 1)]:
@@ -64,7 +79,7 @@ class Sessions:
             session = self._sessions.get(_key(text))
             if session is None:
                 return None
-            if now - session.seen > IDLE or now - session.began > LONGEST:
+            if now - session.seen > IDLE or now - session.began > session.longest:
                 del self._sessions[session.key]
                 return None
             if touch:

@@ -14,6 +14,7 @@ from web.routes.drain import drain_router
 from web.routes.explain import explain_router
 from web.routes.health import health_router
 from web.routes.letters import letters_router
+from web.routes.oidc import oidc_router
 from web.routes.secrets import secrets_router
 from web.routes.session import session_router
 from web.routes.sources import sources_router
@@ -39,6 +40,7 @@ def every_router(process: "Process", watch: Watch | None = None) -> list[APIRout
     return [
         health_router(process),
         session_router(),
+        oidc_router(),
         users_router(),
         sources_router(process),
         targets_router(process, watch.recent),

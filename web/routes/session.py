@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Cookie, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from web.access.accounts import utc_now
@@ -10,7 +11,7 @@ from web.access.callers import Address, MaybeCaller, TheGate
 from web.access.gate import Gate
 from web.access.passwords import LEAST, PasswordError
 from web.access.roles import Role
-from web.access.sessions import COOKIE, LONGEST
+from web.access.sessions import COOKIE, LOG_IN_COOKIE, LONGEST
 from web.errors import ApiError
 
 Text = Annotated[str, Field(max_length=256)]
@@ -51,6 +52,37 @@ class Session(BaseModel):
     user: str | None = None
     role: Role | None = None
     csrf: str | None = Field(None, description="what X-CSRF-Token must say on every request that changes something")
+    oidc: str | None = Field(
+        None, description="what the button of the log-in by OpenID Connect says; null when there is none (web_ui.oidc)"
+    )
+    problem: str | None = Field(
+        None, description="why the log-in by OpenID Connect that this browser tried in the last minute came to nothing"
+    )
+
+
+class LoggedOut(BaseModel):
+    """What is left to do to log out."""
+
+    location: str = Field(description="where the browser goes to log out at the OpenID provider too")
+
+
+def waited(gate: Gate, user: str, address: str) -> None:
+    """See that another try to log in may be evaluated.
+
+    Raises:
+        ApiError: There were too many.
+    """
+    wait = gate.throttle.wait(user, address)
+    if wait:
+        seconds = max(1, round(wait))
+        raise ApiError(
+            429, f"too many tries to log in; the next one counts in {seconds} s", (), {"retry-after": str(seconds)}
+        )
+
+
+def keep(response: Response, text: str, seconds: float, *, secure: bool) -> None:
+    """Give a browser the cookie of its session."""
+    response.set_cookie(COOKIE, text, max_age=int(seconds), path="/", secure=secure, httponly=True, samesite="strict")
 
 
 def session_router() -> APIRouter:
@@ -59,27 +91,24 @@ def session_router() -> APIRouter:
 
     def begun(gate: Gate, response: Response, user: str, role: Role) -> Session:
         text, session = gate.sessions.begin(user)
-        response.set_cookie(
-            COOKIE, text, max_age=int(LONGEST), path="/", secure=gate.secure, httponly=True, samesite="strict"
-        )
+        keep(response, text, LONGEST, secure=gate.secure)
         return Session(setup_needed=False, user=user, role=role, csrf=session.csrf)
 
-    def waited(gate: Gate, user: str, address: str) -> None:
-        wait = gate.throttle.wait(user, address)
-        if wait:
-            seconds = max(1, round(wait))
-            raise ApiError(
-                429, f"too many tries to log in; the next one counts in {seconds} s", (), {"retry-after": str(seconds)}
-            )
-
     @router.get("/api/session")
-    def who(gate: TheGate, caller: MaybeCaller) -> Session:
+    def who(
+        gate: TheGate,
+        caller: MaybeCaller,
+        tried: Annotated[str, Cookie(alias=LOG_IN_COOKIE, include_in_schema=False)] = "",
+    ) -> Session:
         """Who is logged in, and whether there is a user at all."""
+        section = gate.config.web.oidc
         return Session(
             setup_needed=gate.accounts.setup_needed,
             user=None if caller is None else caller.name,
             role=None if caller is None else caller.role,
             csrf=caller.session.csrf if caller is not None and caller.session is not None else None,
+            oidc=None if section is None else section.label,
+            problem=(gate.oidc.told(tried) if gate.oidc is not None and caller is None else "") or None,
         )
 
     @router.post("/api/setup", responses={409: {"description": "there is a user already"}})
@@ -115,12 +144,21 @@ def session_router() -> APIRouter:
         gate.throttle.succeeded(order.user, address)
         return begun(gate, response, order.user, user.role)
 
-    @router.delete("/api/session", status_code=204)
-    def log_out(response: Response, gate: TheGate, caller: MaybeCaller) -> None:
-        """Log out."""
-        if caller is not None and caller.session is not None:
-            gate.sessions.end(caller.session)
+    @router.delete(
+        "/api/session",
+        status_code=204,
+        responses={200: {"model": LoggedOut, "description": "logged out here, and the provider wants to hear of it"}},
+    )
+    def log_out(gate: TheGate, caller: MaybeCaller) -> Response:
+        """Log out; who came by OpenID Connect is told where to log out at the provider too, if it has such a place."""
+        response, session = Response(status_code=204), caller.session if caller is not None else None
+        if session is not None:
+            gate.sessions.end(session)
+            place = gate.oidc.leave(session.id_token) if gate.oidc is not None and session.id_token else ""
+            if place:
+                response = JSONResponse(LoggedOut(location=place).model_dump())
         response.delete_cookie(COOKIE, path="/", secure=gate.secure, httponly=True, samesite="strict")
+        return response
 
     @router.put("/api/session/password", status_code=204)
     def change_password(order: NewPassword, gate: TheGate, caller: MaybeCaller, address: Address) -> None:
