@@ -14,7 +14,7 @@ one_by_one() {
 sh tools.sh
 one_by_one mosquitto.sh postgres.sh rabbitmq.sh influxdb.sh prometheus.sh chromium.sh modbus-c/install.sh opcua-c/install.sh &
 packages=$!
-one_by_one postgres-timescale/install.sh modbus-node/install.sh opcua-node/install.sh opcua-milo/install.sh sparkplug/install.sh \
+one_by_one postgres-timescale/install.sh modbus-node/install.sh opcua-node/install.sh oidc/install.sh opcua-milo/install.sh sparkplug/install.sh \
     sparkplug-tahu/install.sh kafka/install.sh apicurio/install.sh &
 fetched=$!
 one_by_one kubernetes/install.sh compose/install.sh mochi/install.sh pubsub/install.sh &

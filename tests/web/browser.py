@@ -71,7 +71,7 @@ class Tab:
         self.page.goto(self.origin)
         self.page.get_by_label("User").fill(user)
         self.page.get_by_label("Password").fill(password)
-        self.page.get_by_role("button", name="Log in").click()
+        self.page.get_by_role("button", name="Log in", exact=True).click()
         expect(self.page.get_by_role("heading", name="Overview")).to_be_visible(timeout=_WAIT)
 
     def press(self, name: str) -> None:

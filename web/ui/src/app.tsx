@@ -1,6 +1,6 @@
 import { Component, lazy, Suspense, useCallback, useEffect, useState, type ReactNode } from "react";
 
-import { onSessionLost, readSession } from "./api/client";
+import { askedFor, onSessionLost, readSession } from "./api/client";
 import { start, stop } from "./api/live";
 import type { Role, Session } from "./api/types";
 import { usePlace } from "./lib/router";
@@ -51,6 +51,8 @@ export function App() {
   const read = useCallback(() => {
     readSession().then(
       (next) => {
+        const place = next.user && !location.hash ? askedFor() : "";
+        if (place) location.hash = place;
         setSession(next);
         setError(null);
       },

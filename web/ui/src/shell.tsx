@@ -147,7 +147,7 @@ function Header({ toggle, open }: { toggle: () => void; open: boolean }) {
         <span className="quiet">
           {who.user} · {who.role}
         </span>
-        <button type="button" className="bare" onClick={() => void logOut().finally(who.again)}>
+        <button type="button" className="bare" onClick={() => void logOut().then((onward) => onward || who.again(), who.again)}>
           Log out
         </button>
       </span>

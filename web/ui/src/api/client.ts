@@ -12,6 +12,7 @@ export class ApiError extends Error {
   }
 }
 
+const ASKED_FOR = "bifrost-asked-for";
 let csrf = "";
 let lost: () => void = () => undefined;
 
@@ -86,7 +87,24 @@ export async function setUp(token: string, user: string, password: string): Prom
   return readSession();
 }
 
-export async function logOut(): Promise<void> {
-  await remove("/api/session");
+/** Go to the OpenID provider; who comes back is logged in, at the page that was asked for. */
+export async function logInElsewhere(): Promise<void> {
+  const { location: place } = await post<{ location: string }>("/api/session/oidc");
+  sessionStorage.setItem(ASKED_FOR, location.hash);
+  location.assign(place);
+}
+
+/** The page that was asked for before somebody went to the OpenID provider, once. */
+export function askedFor(): string {
+  const hash = sessionStorage.getItem(ASKED_FOR) ?? "";
+  sessionStorage.removeItem(ASKED_FOR);
+  return hash;
+}
+
+/** Log out; whether the browser is on its way to the OpenID provider, to log out there too. */
+export async function logOut(): Promise<boolean> {
+  const onward = await call<{ location: string } | undefined>("DELETE", "/api/session");
   csrf = "";
+  if (onward) location.assign(onward.location);
+  return onward !== undefined;
 }

@@ -8,6 +8,8 @@ export interface Session {
   user: string | null;
   role: Role | null;
   csrf: string | null;
+  oidc: string | null;
+  problem: string | null;
 }
 
 export interface Problem {

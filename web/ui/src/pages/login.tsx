@@ -1,6 +1,6 @@
 import { useEffect, useState } from "react";
 
-import { logIn, setUp } from "../api/client";
+import { logIn, logInElsewhere, setUp } from "../api/client";
 import type { Session } from "../api/types";
 import { go, usePlace } from "../lib/router";
 import { Field, Trouble } from "../parts/basics";
@@ -13,7 +13,7 @@ export function Login({ session, done }: { session: Session; done: (session: Ses
   const [user, setUser] = useState(fresh ? "admin" : "");
   const [password, setPassword] = useState("");
   const [again, setAgain] = useState("");
-  const [error, setError] = useState<Error | null>(null);
+  const [error, setError] = useState<Error | null>(session.problem ? new Error(session.problem) : null);
   const [busy, setBusy] = useState(false);
   useEffect(() => {
     document.title = fresh ? "Set up · Bifrost" : "Log in · Bifrost";
@@ -29,6 +29,16 @@ export function Login({ session, done }: { session: Session; done: (session: Ses
       const next = fresh ? await setUp(token.trim(), user, password) : await logIn(user, password);
       if (place.page === "setup") go("overview");
       done(next);
+    } catch (failed) {
+      setError(failed as Error);
+      setBusy(false);
+    }
+  };
+  const goElsewhere = async (): Promise<void> => {
+    setBusy(true);
+    setError(null);
+    try {
+      await logInElsewhere();
     } catch (failed) {
       setError(failed as Error);
       setBusy(false);
@@ -68,6 +78,11 @@ export function Login({ session, done }: { session: Session; done: (session: Ses
           {fresh ? "Set up" : "Log in"}
           {busy && <span className="busy" aria-label="working" />}
         </button>
+        {session.oidc && (
+          <button type="button" disabled={busy} onClick={() => void goElsewhere()}>
+            Log in with {session.oidc}
+          </button>
+        )}
       </form>
     </main>
   );
