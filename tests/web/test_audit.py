@@ -101,6 +101,7 @@ def test_every_change_and_every_login_is_in_the_audit_and_looking_is_not(tmp_pat
         viewer = gateway.user("viewer")
         gateway.client().log_in("admin", "wrong password")
         gateway.client().log_in("nobody", "wrong password")
+        gateway.client().log_in("", "wrong password")
         admin.ask("POST", "/api/users", {"name": "ann", "password": PASSWORD, "role": "operator"})
         admin.ask("POST", "/api/users", {"name": "ann", "password": PASSWORD})
         viewer.ask("DELETE", "/api/users/ann")
@@ -112,6 +113,7 @@ def test_every_change_and_every_login_is_in_the_audit_and_looking_is_not(tmp_pat
             ("admin", "POST /api/session", "done"),
             ("viewer", "POST /api/session", "done"),
             ("admin", "POST /api/session", "refused 401"),
+            ("nobody", "POST /api/session", "refused 401"),
             ("nobody", "POST /api/session", "refused 401"),
             ("admin", "POST /api/users", "done"),
             ("admin", "POST /api/users", "refused 409"),

@@ -144,6 +144,10 @@ def test_a_name_of_a_user_of_the_gateway_is_another_one_at_the_provider(gateway:
     browser.log_in(provider, preferred_username="admin")
     assert (browser.session["user"], browser.session["role"]) == ("oidc:admin", "operator")
     assert browser.ask("GET", "/api/users").status == 403
+    begun = browser.ask("POST", "/api/session/oidc", x_csrf_token=browser.session["csrf"])
+    browser.come_back(provider.log_in(begun.json["location"], preferred_username="ann"))
+    assert browser.session["user"] == "oidc:ann"
+    until(lambda: audited(gateway)[:2] == [("oidc:ann", "done"), ("oidc:admin", "done")])
 
 
 def test_who_has_no_mapped_value_is_refused_by_name(gateway: Served, provider: Provider) -> None:

@@ -299,7 +299,9 @@ class _Request:
         if (self._method in _SAFE and self._route not in AUDITED) or self._route in NOT_AUDITED:
             return
         state = self._scope.get("state", {})
-        who = state.get("tried", self._caller.name if self._caller is not None else "nobody")
+        # Who comes back from the OpenID provider is who it says, whoever was logged in before.
+        known = self._caller.name if self._caller is not None and self._route != CALLBACK else ""
+        who = known or state.get("tried") or "nobody"
         result = state.get("result") or (
             "done"
             if 200 <= self._status < 300
@@ -307,7 +309,7 @@ class _Request:
             if self._status < 500
             else f"failed {self._status}"
         )
-        if self._caller is None and "tried" not in state and result != "done":
+        if not known and "tried" not in state and result != "done":
             return  # a flood of those must not drive what matters out of the audit
         what = f"{self._method} {self._path}"
         await asyncio.to_thread(
