@@ -44,26 +44,38 @@ def measure(count: int) -> dict[str, float]:
     asked: dict[str, Callable[[], Any]] = {
         name: partial(find, **(_EVERYTHING | question)) for name, question in _QUESTIONS.items()
     }
-    asked |= {"tree": partial(tree, prefix="s1/a0"), "one tag": partial(one, tag_id=tags[77])}
-    found = {}
-    for name, ask in asked.items():
-        took = []
-        for _ in range(_RUNS):
-            _feed(process, live, tags)
-            began = time.perf_counter()
-            ask()
-            took.append(1000 * (time.perf_counter() - began))
-        found[name] = round(median(took), 1)
-        print(f"{count:,} tags, {name}: {found[name]} ms", flush=True)
+    asked |= {"tree": partial(tree, prefix="s1/a0", offset=0, limit=500), "one tag": partial(one, tag_id=tags[77])}
+    found = {name: _median(ask, partial(_feed, process, live, tags)) for name, ask in asked.items()}
+    process, tags = _plant(count, spread=False)
+    live = Live(process)
+    _, tree, _ = (route.endpoint for route in tags_router(live, Destinations(process)).routes)  # type: ignore[attr-defined]
+    beside = partial(tree, prefix="s1", offset=0, limit=500)
+    _feed(process, live, tags)
+    beside()
+    found["tree, all side by side"] = _median(beside, partial(_feed, process, live, tags))
+    for name, took in found.items():
+        print(f"{count:,} tags, {name}: {took} ms", flush=True)
     return found
 
 
-def _plant(count: int) -> tuple[Any, list[int]]:
+def _median(ask: Callable[[], Any], before: Callable[[], None]) -> float:
+    took = []
+    for _ in range(_RUNS):
+        before()
+        began = time.perf_counter()
+        ask()
+        took.append(1000 * (time.perf_counter() - began))
+    return round(median(took), 1)
+
+
+def _plant(count: int, spread: bool = True) -> tuple[Any, list[int]]:
     table = TagTable()
     config = Configuration(gateway="bench", directory=Path())
     process = SimpleNamespace(config=config, tags=table, live=None, normalizer=Normalizer(table, config.path_template))
     places = (
         {"site": "s1", "area": f"a{n // 10_000}", "line": f"l{n // 1000}", "equipment": f"e{n // 50}"}
+        if spread
+        else {"site": "s1"}
         for n in range(count)
     )
     tags = [

@@ -56,6 +56,10 @@ def test_the_tree_counts_what_lies_below(reading: Serving) -> None:
     ]
     leaves = reading.get("/api/tags/tree?prefix=plant1/mqtt/temperature")["children"]
     assert len(leaves) == 50
+    some = reading.get("/api/tags/tree?prefix=plant1/mqtt/temperature&offset=10&limit=5")
+    assert some == {"prefix": "plant1/mqtt/temperature", "total": 50, "children": some["children"]}
+    assert [child["path"] for child in some["children"]] == [child["path"] for child in leaves[10:15]]
+    assert reading.client.get("/api/tags/tree?limit=501").status_code == 422
     assert reading.get(f"/api/tags/{leaves[0]['id']}")["path"] == leaves[0]["path"]
 
 

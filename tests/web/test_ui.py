@@ -398,6 +398,23 @@ def test_ten_thousand_tags_are_as_quick_as_ten(admin: Tab, running: Running) -> 
     assert took < 100  # ms until what was pressed is seen, the median
 
 
+def test_the_tree_shows_some_of_many_levels_and_the_rest_on_demand(admin: Tab, running: Running) -> None:
+    client = running.client()
+    body = [{"device_id": "wide", "tag_name": f"row_{n:03}", "value": n} for n in range(450)]
+    assert client.post("/api/data", json=body).status_code == 200
+    until(lambda: client.get("/api/tags/tree?prefix=wide&limit=0").json()["total"] == 450)
+    admin.go("tags?prefix=wide/row_000", "Tags")
+    levels = admin.page.locator(".tree .named").filter(has_text=re.compile(r"^row_\d"))
+    for seen, more in ((200, "250 more…"), (400, "50 more…")):
+        expect(levels).to_have_count(seen)
+        admin.press(more)
+    expect(levels).to_have_count(450)
+    expect(admin.page.locator(".tree .more")).to_have_count(0)
+    levels.last.click()
+    expect(admin.page.locator(".tag-list footer")).to_have_text("1 tags")
+    expect(admin.page.locator(".virtual-row")).to_contain_text("row_449")
+
+
 def test_a_page_keeps_one_event_stream(admin: Tab, running: Running) -> None:
     open_now: set[Any] = set()
     most = 0

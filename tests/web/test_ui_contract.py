@@ -11,7 +11,7 @@ SOURCES: Final = Path(__file__).parents[2] / "web" / "ui" / "src"
 # How a type of the pages is called in the OpenAPI; what is not here has no schema of its own there.
 SCHEMAS: Final = {
     "Session": "Session", "Problem": "Problem", "PipelineNode": "web__pipeline__Node", "Pipeline": "Pipeline", "Tag": "Tag",
-    "TagDetail": "OneTag", "Sample": "web__routes__tags__Sample", "TagPage": "Tags", "TreeChild": "Branch", "TestResult": "TestAnswer",
+    "TagDetail": "OneTag", "Sample": "web__routes__tags__Sample", "TagPage": "Tags", "TreeChild": "Branch", "TreePage": "Tree", "TestResult": "TestAnswer",
     "BrowseNode": "web__routes__sources__Node", "Applied": "AppliedChange", "RuleCounts": "RulesTest", "Found": "FoundServer",
     "Discovery": "Servers", "Certificate": "Certificate", "Secret": "Secret", "Change": "Change", "Plan": "PlanAnswer",
     "ConfigState": "FilesNow", "HistoryEntry": "Kept", "User": "User", "Token": "Token",

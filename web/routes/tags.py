@@ -91,7 +91,8 @@ class Tree(BaseModel):
     """What lies below a path."""
 
     prefix: str = Field(description="the path; empty for the root")
-    children: list[Branch] = Field(description="its levels, by name")
+    total: int = Field(description="levels that lie below it")
+    children: list[Branch] = Field(description="those from `offset` on by name, as many as `limit` says")
 
 
 def tags_router(live: Live, destinations: Destinations) -> APIRouter:
@@ -129,10 +130,11 @@ def tags_router(live: Live, destinations: Destinations) -> APIRouter:
     @router.get("/tree")
     def tree(
         prefix: Annotated[str, Query(max_length=1024, description="path below which to look; empty for the root")] = "",
+        offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+        limit: Annotated[int, Query(ge=0, le=500)] = 100,
     ) -> Tree:
-        """What lies below a path."""
-        prefix = prefix.strip("/")
-        return Tree(prefix=prefix, children=_children(live.index(), prefix))
+        """What lies below a path, by name."""
+        return _tree(live.index(), prefix.strip("/"), offset, limit)
 
     @router.get("/{tag_id}", responses={404: {"model": ErrorAnswer, "description": "no such tag has a reading"}})
     def one(tag_id: Annotated[int, Path(ge=0, le=2**31 - 1)]) -> OneTag:
@@ -205,34 +207,44 @@ def _ordered(rows: pa.RecordBatch, sort: str) -> np.ndarray:
     return np.argsort(-numbers if falling else numbers, kind="stable")
 
 
-def _children(index: Index, prefix: str) -> list[Branch]:
+def _tree(index: Index, prefix: str, offset: int, limit: int) -> Tree:
     chosen = _chosen(index.rows, "", prefix, [], "")
-    tags = index.tags if chosen is None else index.tags[chosen]
-    rows = index.rows if chosen is None else index.rows.take(pa.array(chosen))
+    rows = index.rows.select(["path", "quality"])
+    tags = index.tags
+    if chosen is not None:
+        rows, tags = rows.take(pa.array(chosen)), tags[chosen]
     if not len(tags):
-        return []
+        return Tree(prefix=prefix, total=0, children=[])
     column = rows.column("path")
     path = column.dictionary.take(column.indices)
     start = len(prefix) + 1 if prefix else 0
-    below = pc.utf8_slice_codeunits(path, start)
+    below = pc.utf8_slice_codeunits(path, start) if start else path
     parts = pc.split_pattern(below, "/", max_splits=1)
-    name = pc.list_element(parts, 0)
-    at_it = (pc.list_value_length(parts).to_numpy(zero_copy_only=False) == 1) & (pc.utf8_length(below).to_numpy() > 0)
-    coded = name.dictionary_encode()
-    codes, names = coded.indices.to_numpy(), coded.dictionary.to_pylist()
+    at_it = pc.list_value_length(parts).to_numpy(zero_copy_only=False) == 1
+    coded = pc.list_element(parts, 0).dictionary_encode()
+    codes, names = coded.indices.to_numpy(), coded.dictionary
     counts = np.bincount(codes, minlength=len(names))
     bad = np.bincount(codes, weights=rows.column("quality").to_numpy() != Quality.GOOD, minlength=len(names))
-    own = dict(zip(codes[at_it].tolist(), tags[at_it].tolist(), strict=True))
-    return [
-        Branch(
-            name=text,
-            path=f"{prefix}/{text}" if prefix else text,
-            tags=int(counts[code]),
-            bad=int(bad[code]),
-            id=own.get(code),
-        )
-        for text, code in sorted((text, code) for code, text in enumerate(names) if text)
-    ]
+    own = np.full(len(names), -1, np.int64)
+    own[codes[at_it]] = tags[at_it]
+    order = pc.array_sort_indices(names).to_numpy()
+    order = order[int(pc.any(pc.equal(names, "")).as_py()) :]  # what is at the path itself is not below it
+    page = order[offset : offset + limit]
+    levels = zip(names.take(pa.array(page)).to_pylist(), *(of[page].tolist() for of in (counts, bad, own)), strict=True)
+    return Tree(
+        prefix=prefix,
+        total=len(order),
+        children=[
+            Branch(
+                name=name,
+                path=f"{prefix}/{name}" if prefix else name,
+                tags=count,
+                bad=int(not_good),
+                id=None if tag < 0 else tag,
+            )
+            for name, count, not_good, tag in levels
+        ],
+    )
 
 
 def _plain(raw: pa.RecordBatch, rows: pa.RecordBatch, tags: Numbers, targets: list[list[str]]) -> list[dict[str, Any]]:

@@ -122,6 +122,11 @@ export interface TreeChild {
   tags: number;
   bad: number;
 }
+export interface TreePage {
+  prefix: string;
+  total: number;
+  children: TreeChild[];
+}
 export interface Reading {
   time_us?: number | null;
   received_us?: number | null;

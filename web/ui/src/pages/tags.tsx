@@ -2,7 +2,7 @@ import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 
 import { get, route } from "../api/client";
 import { followTags } from "../api/live";
-import type { Tag, TagPage, TreeChild } from "../api/types";
+import type { Tag, TagPage, TreePage } from "../api/types";
 import { count, value, visible } from "../lib/format";
 import { amend, go, usePlace } from "../lib/router";
 import { useAnswer, useSettled } from "../lib/store";
@@ -12,6 +12,7 @@ import { VirtualList } from "../parts/virtual_list";
 import { TagDetailPanel } from "./tag_detail";
 
 const CHUNK = 200;
+const LEVELS = 200;
 const QUALITIES = ["NOT_GOOD", "GOOD", "UNCERTAIN", "BAD", "STALE", "ALARM"];
 
 export default function TagsPage() {
@@ -69,8 +70,8 @@ export default function TagsPage() {
 
 function Branch({ name, path, tags, bad, open: first = false, chosen, choose }: { name: string; path: string; tags?: number; bad?: number; open?: boolean; chosen: string; choose: (path: string) => void }) {
   const [open, setOpen] = useState(first || chosen.startsWith(`${path}/`));
-  const { data } = useAnswer<{ children: TreeChild[] }>(open ? route(["tags", "tree"], { prefix: path }) : null, 5000);
-  const leaf = open && data?.children.length === 0;
+  const data = useLevels(open ? path : null, 0);
+  const leaf = open && data?.total === 0;
   return (
     <div className="branch">
       <div className={`twig ${chosen === path ? "chosen" : ""}`}>
@@ -87,15 +88,50 @@ function Branch({ name, path, tags, bad, open: first = false, chosen, choose }: 
           {tags !== undefined && <span className="quiet">{count(tags)}</span>}
         </button>
       </div>
-      {open && data && data.children.length > 0 && (
+      {open && data && data.total > 0 && (
         <div className="children">
-          {data.children.map((child) => (
-            <Branch key={child.path} {...child} chosen={chosen} choose={choose} />
-          ))}
+          <Levels page={data} offset={0} chosen={chosen} choose={choose} />
         </div>
       )}
     </div>
   );
+}
+
+function useLevels(path: string | null, offset: number): TreePage | undefined {
+  return useAnswer<TreePage>(path === null ? null : route(["tags", "tree"], { prefix: path, offset, limit: LEVELS }), 5000).data;
+}
+
+interface LevelsProps {
+  page: TreePage;
+  offset: number;
+  chosen: string;
+  choose: (path: string) => void;
+}
+
+/** Levels side by side: those of a page, then what follows them when it is asked for. */
+function Levels({ page, offset, chosen, choose }: LevelsProps) {
+  const [more, setMore] = useState(false);
+  const next = offset + LEVELS;
+  return (
+    <>
+      {page.children.map((child) => (
+        <Branch key={child.path} {...child} chosen={chosen} choose={choose} />
+      ))}
+      {page.total > next &&
+        (more ? (
+          <NextLevels page={page} offset={next} chosen={chosen} choose={choose} />
+        ) : (
+          <button type="button" className="bare more" onClick={() => setMore(true)}>
+            {count(page.total - next)} more…
+          </button>
+        ))}
+    </>
+  );
+}
+
+function NextLevels({ page, offset, ...rest }: LevelsProps) {
+  const next = useLevels(page.prefix, offset);
+  return next ? <Levels page={next} offset={offset} {...rest} /> : <span className="quiet">…</span>;
 }
 
 function TagList({ query, chosen }: { query: Record<string, string>; chosen: number | undefined }) {
