@@ -33,7 +33,12 @@ def explain(
         str | None, typer.Argument(help="Address, name, device/address or ISA-95 path of a tag.", show_default=False)
     ] = None,
     config: ConfigFile = DEFAULT_CONFIG,
-    source: Annotated[str | None, typer.Option("--source", "-s", help="Name of the source.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source", "-s", help="Name of the source; `api`, or `api/` and a target's name, for what is posted."
+        ),
+    ] = None,
     value: Annotated[
         str | None, typer.Option(help="The value, as JSON; what is no JSON is a text. Default: 1.", metavar="JSON")
     ] = None,
@@ -124,12 +129,15 @@ def _explained(config: "Configuration", source: Any, captured: "Sequence[Capture
 
 
 def _named(config: "Configuration", name: str | None) -> Any:
-    sources = {one.name: one for one in config.sources}
-    if name is None and len(sources) == 1:
-        return next(iter(sources.values()))
-    if name not in sources:
-        raise _stop(f"name the source with --source; the configuration has: {', '.join(sources) or 'none'}", _WRONG)
-    return sources[name]
+    from flows.explain import source_named
+
+    if name is None and len(config.sources) == 1:
+        return config.sources[0]
+    found = source_named(config, name or "")
+    if found is None:
+        known = ", ".join(one.name for one in config.sources) or "none"
+        raise _stop(f"name the source with --source; the configuration has: {known}", _WRONG)
+    return found
 
 
 def _of_tag(
@@ -147,7 +155,7 @@ def _of_tag(
 
     if source:
         _named(config, source)
-    found = sources_of(config, tag, source)
+    found = sources_of(config, tag, source, device)
     if not found:
         raise CapturedError(f"no source reads `{tag}`; `bifrost check` and `bifrost browse` tell what there is")
     if len(found) > 1:

@@ -12,7 +12,7 @@ from config.cases import Case, Expected, Given, WrittenExpected
 from config.models import Configuration
 from connectors.dry_run import Captured, CapturedError, Message, Registers, Sample
 from connectors.settings import SourceConfig
-from flows.explain import Explanation, Reading, explain, plain, sources_of
+from flows.explain import Explanation, Reading, explain, plain, source_named, sources_of
 from normalization.reading import TagTable
 
 _CLOSE: Final = 1e-9
@@ -56,17 +56,18 @@ def _captured(config: Configuration, case: Case) -> tuple[SourceConfig, list[Cap
 def _source(config: Configuration, case: Case) -> SourceConfig:
     name, tag = case.given.source, case.given.tag
     known = ", ".join(one.name for one in config.sources) or "none"
-    if name and all(one.name != name for one in config.sources):
+    if name and source_named(config, name) is None:
         raise CapturedError(f"there is no source `{name}`; the configuration has: {known}")
     if tag is not None:
-        found = sources_of(config, tag, name)
+        found = sources_of(config, tag, name, case.given.device)
         if not found:
             raise CapturedError(f"no source reads `{tag}`; the configuration has: {known}")
         if len({one.name for one, _ in found}) > 1:
             raise CapturedError(f"`{tag}` may be of {', '.join(one.name for one, _ in found)}; name the `source`")
         return found[0][0]
-    if name or len(config.sources) == 1:
-        return next(one for one in config.sources if name in ("", one.name))
+    named = config.sources[0] if not name and len(config.sources) == 1 else source_named(config, name)
+    if named is not None:
+        return named
     raise CapturedError(f"name the `source`; the configuration has: {known}")
 
 
@@ -78,7 +79,7 @@ def _one(config: Configuration, source: SourceConfig, given: Given) -> Captured:
         said = given.registers
         return Registers(said.first, tuple(said.words), said.table, said.unit_id, when)
     tag = given.tag or ""
-    rows = [row for one, row in sources_of(config, tag, source.name)]
+    rows = [row for one, row in sources_of(config, tag, source.name, given.device)]
     if given.device or given.unit or not rows:
         address = rows[0].address if rows else tag
         row = source.row_of(address, given.device, given.unit)

@@ -20,6 +20,7 @@ from connectors.settings import SourceConfig
 from connectors.wire.json_lines import JsonLinesEncoder
 from delivery.journal import SHARDS, shard_of
 from flows.isolation import isolate, refuse_routing, refused
+from flows.posted import only, posted_sources
 from normalization.normalizer import Normalizer, NotNormalizableError, normalize_tag
 from normalization.passing import REASONS
 from normalization.reading import Quality, Tag, TagTable, ValueType, numbers, repeat, view
@@ -36,6 +37,7 @@ __all__ = [
     "explain",
     "is_named",
     "plain",
+    "source_named",
     "sources_of",
 ]
 
@@ -105,7 +107,7 @@ class Target:
     Attributes:
         name: Its name.
         type: Its type.
-        because: Why it gets the reading: rules by name, the source's own table, or the default.
+        because: Why it gets the reading: rules by name, the source's own table, the default, or that it was posted for it.
         written: What would be sent.
         refused: Why the reading can never be written there; empty where it can.
     """
@@ -163,21 +165,29 @@ class Explanation:
     readings: list[Reading]
 
 
-def sources_of(config: Configuration, tag: str, source: str = "") -> list[tuple[SourceConfig, Tag]]:
+def source_named(config: Configuration, name: str) -> SourceConfig | None:
+    """The source with this name, those of readings that are posted among them; None where there is none."""
+    return next((one for one in (*config.sources, *posted_sources(config.targets)) if one.name == name), None)
+
+
+def sources_of(config: Configuration, tag: str, source: str = "", device: str = "") -> list[tuple[SourceConfig, Tag]]:
     """The sources that read a tag, each with the tag's row.
 
-    A tag that the configuration names goes before one that a source may find at its device.
+    A tag that the configuration names goes before one that a source may find at its device. What is posted can have any
+    name, so it is looked for only where `source` says so.
 
     Args:
         config: The configuration.
         tag: Address, name, device/address or path of the tag.
         source: Name of the only source to look in.
+        device: The device as its protocol names it, of a tag that the configuration does not name.
     """
-    wanted = [_counting(one) for one in config.sources if source in ("", one.name)]
+    asked = config.sources if not source else [one for one in [source_named(config, source)] if one is not None]
+    wanted = [_counting(one) for one in asked]
     named = [(one, row) for one in wanted for row in one.named_rows() if is_named(row, tag, config.path_template)]
     if named:
         return list({(one.name, row): (one, row) for one, row in named}.values())
-    return [(one, row) for one in wanted if (row := one.row_of(tag)) is not None]
+    return [(one, row) for one in wanted if (row := one.row_of(tag, device)) is not None]
 
 
 def _counting(source: SourceConfig) -> SourceConfig:
@@ -246,7 +256,8 @@ class _Flow:
         self._config, self._source, self._tags = config, source, tags
         self._normalizer = Normalizer(tags, config.path_template)
         self._ruled, self._reporter = Ruled(tags), Reporter(tags)
-        self._router = Router(config.rules, config.default, config.source_targets)
+        self._only = only(config.targets)
+        self._router = Router(config.rules, config.default, config.source_targets, self._only)
         self._json = JsonLinesEncoder()
         self._context = Context(config.gateway, config.directory)
         self._shard = SHARDS[shard_of(source.protocol, source.name)]
@@ -300,7 +311,7 @@ class _Flow:
         left_out = f"report by exception: {report.reason}" if reason else ""
         if not reason:
             (routed,) = isolate(self._router, refuse_routing, one)
-            rules = [] if dead else self._verdicts(one)
+            rules = [] if dead or tag.source in self._only else self._verdicts(one)
             if len(routed.dead):
                 dead = routed.batch.column("reject")[0].as_py()
             elif len(routed.unmatched):
@@ -350,6 +361,8 @@ class _Flow:
         because = [f"rule {one.rule}" for one in rules if one.matched and name in one.connectors]
         if self._config.source_targets.get(source) == name:
             because.append("the source's own table")
+        if self._only.get(source) == name:
+            because.append("it was posted for this target alone")
         because = because or ["default_connector"]
         try:
             return Target(name, config.type, because, config.written(share, self._context))

@@ -11,15 +11,18 @@ import concurrent.futures
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from typing_extensions import override
 
 from config.models import POSTED
 from connectors.contract import SourceState
+from connectors.dry_run import Captured, CapturedError, Sample
+from connectors.settings import SourceConfig
 from delivery.journal import Journal
 from delivery.repeats import Repeats
 from flows.intake import SourceIntake
@@ -119,6 +122,10 @@ class CloudData(BaseModel):
         None, description="when it was measured, ISO 8601, UTC where it does not say; absent, only its arrival is known"
     )
 
+    def append_to(self, rows: Columns, tag: int) -> None:
+        """Add it to others, with its row of the tag table."""
+        rows.add(tag, self.value, quality=Quality[self.quality], source_time=self.micros)
+
     @property
     def micros(self) -> int | None:
         """`timestamp` in µs since the epoch."""
@@ -156,6 +163,48 @@ def only(targets: Iterable[str]) -> dict[str, str]:
     return {source_of(target): target for target in targets}
 
 
+def _row(source: str, device: str, name: str) -> Tag:
+    mapping = json.dumps({"equipment": device}, ensure_ascii=False)
+    return Tag(source, PROTOCOL, device, name, name, mapping=mapping)
+
+
+class PostedSource(SourceConfig):
+    """The source of what is handed over for one destination, as far as others ask sources: its tags, and what it decodes."""
+
+    name: str = Field(description="`api`, or `api/` and the name of a target")
+    protocol: str = PROTOCOL
+
+    @override
+    def row_of(self, address: str, device: str = "", unit: str = "", tag_name: str = "") -> Tag | None:
+        if not device:
+            device, _, address = address.partition("/")
+        return _row(self.name, device, address) if device and address else None
+
+    @override
+    def decode_sample(self, captured: Captured, intern: Callable[[Tag], int]) -> Columns:
+        if not isinstance(captured, Sample):
+            raise CapturedError("what is posted is given by a tag, written device/tag, and a value")
+        tag, when, rows = captured.tag, captured.time, Columns()
+        try:
+            posted = CloudData(
+                device_id=tag.device_id,
+                tag_name=tag.tag_name,
+                value=captured.value,
+                quality=captured.quality or "GOOD",  # type: ignore[arg-type]
+                timestamp=None if when is None else _EPOCH + timedelta(microseconds=when),
+            )
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise CapturedError(f"such a reading would not be taken: {wrong}") from None
+        posted.append_to(rows, intern(tag))
+        return rows
+
+
+def posted_sources(targets: Iterable[str]) -> list[PostedSource]:
+    """The sources of what is handed over: by the rules, and for each target alone."""
+    return [PostedSource(name=source_of(target)) for target in (None, *targets)]
+
+
 class Hosting(Protocol):
     """What the readings are handed to."""
 
@@ -186,8 +235,7 @@ class _Destination:
         if known is None:
             if len(self.tags) >= _TAGS:
                 raise UnfitError(f"more than {_TAGS} tags were handed over; is there a number in the name of a tag?")
-            mapping = json.dumps({"equipment": device}, ensure_ascii=False)
-            known = self.intake.tag(Tag(self.source, PROTOCOL, device, name, name, mapping=mapping))
+            known = self.intake.tag(_row(self.source, device, name))
             self.tags[device, name] = known
         return known
 
@@ -254,9 +302,7 @@ class Posted:
                         waited.append(earlier)
                     continue
                 new[digest] = reading
-            quality = Quality[reading.quality]
-            tag = destination.tag(reading.device_id, reading.tag_name)
-            rows.add(tag, reading.value, quality=quality, source_time=reading.micros)
+            reading.append_to(rows, destination.tag(reading.device_id, reading.tag_name))
         count = len(rows)
         if self._waiting and self._waiting + count > _WAITING:
             raise BusyError(f"{self._waiting} readings wait for the disk already; send them again in a second")

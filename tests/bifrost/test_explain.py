@@ -66,6 +66,25 @@ def test_a_tag_is_found_by_its_path_too() -> None:
     assert (code, said.split("\n")[0]) == (0, "press (modbus)")
 
 
+def test_what_is_posted_is_explained_where_the_source_says_that_it_is() -> None:
+    arguments = ["explain", "-c", "gateway.yaml", "--value", "61", "--unit", "ignored", "--json", "-s"]
+    code, said, _ = run(*arguments, "api/bus", "PLC001/heat")
+    (reading,) = json.loads(said)["readings"]
+    assert (code, reading["path"]["path"], reading["rules"]) == (0, "PLC001/heat", [])
+    (target,) = reading["targets"]
+    assert (target["name"], target["because"]) == ("bus", ["it was posted for this target alone"])
+    code, said, _ = run(*arguments, "api", "heat", "--device", "a/b", "--quality", "bad")
+    (reading,) = json.loads(said)["readings"]
+    assert (code, reading["raw"]["device_id"], reading["raw"]["tag_name"]) == (0, "a/b", "heat")
+    assert reading["normalized"]["quality"] == "BAD"
+    assert [target["because"] for target in reading["targets"]] == [["default_connector"]]
+    assert run(*arguments, "api", "heat")[0] == 1  # of which device?
+    code, _, wrong = run(*arguments, "api", "PLC001/heat", "--quality", "so so")
+    assert (code, wrong.split(":")[0]) == (1, "such a reading would not be taken")
+    code, _, wrong = run(*arguments, "api/gone", "PLC001/heat")
+    assert (code, "name the source" in wrong) == (2, True)
+
+
 def test_a_message_comes_from_standard_input() -> None:
     code, said, _ = run(
         *("explain", "-c", "gateway.yaml", "-s", "broker", "--topic", "sensors/x", "--payload", "-"), given='{"value": '

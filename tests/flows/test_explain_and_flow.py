@@ -17,13 +17,15 @@ from config.loader import load
 from config.models import Configuration
 from connectors.dry_run import Captured, Message, Registers, Sample
 from connectors.wire.sparkplug_values import DataType
-from flows.explain import Reading, explain, plain
+from flows.explain import Reading, explain, plain, source_named, sources_of
 from normalization.reading import TagTable
 from tests.connectors.sources.modbus.device import Request, running, word
 from tests.connectors.sources.sparkplug_bench import bdseq, metric, payload, properties
 from tests.mosquitto_broker import Broker
 from tests.ports import free_port
 from tests.running_gateway import gateway, until
+from tests.web.client import Client
+from web.access.cli_token import cli_token
 
 CONFIG = """
 gateway:
@@ -38,7 +40,7 @@ gateway:
         type: mqtt
         endpoint: mqtt://127.0.0.1:{mqtt}
         provider_config: {{topic_prefix: out, data_topic: "", topic: "{{path}}"}}
-web_ui: {{enabled: false}}
+web_ui: {{port: {port}}}
 sources:
   - name: lab
     protocol: mqtt
@@ -76,6 +78,20 @@ SENT = [
     ("spBv1.0/G/NBIRTH/N", payload(0, bdseq(0))),
     ("spBv1.0/G/DBIRTH/N/D", payload(1, properties(metric(DataType.DOUBLE, 60.5, "temp", 7), engUnit="°C"))),
     ("spBv1.0/G/DDATA/N/D", payload(2, metric(DataType.DOUBLE, 70.25, alias=7))),
+]
+POSTED = [  # for which target alone, and what
+    ("", {"device_id": "PLC/1", "tag_name": "weight", "value": 2**60, "timestamp": "2026-03-04T05:06:07.5Z"}),
+    ("", {"device_id": "PLC/1", "tag_name": "state", "value": {"mode": [1, None]}, "quality": "BAD"}),
+    (
+        "hot",
+        {
+            "device_id": "PLC/1",
+            "tag_name": "temperature",
+            "value": 61.5,
+            "quality": "UNCERTAIN",
+            "timestamp": "2026-03-04T05:06:08Z",
+        },
+    ),
 ]
 HEAT, MEASURED = 75.5, datetime(2026, 3, 4, 5, 6, 7, 250_000, tzinfo=UTC)
 
@@ -130,6 +146,24 @@ def without_numbers(line: str) -> str:
     return re.sub(r",shard=[^ ]+|,sequence=\d+i", "", line.rstrip())
 
 
+def post(folder: Path, port: int, target: str, body: dict[str, Any]) -> None:
+    """Hand a reading to the gateway."""
+    client = Client(port, {"authorization": f"Bearer {cli_token(folder / 'data')}"})
+    place = f"/api/cloud/connectors/{target}/data" if target else "/api/data"
+    assert client.post(place, json=body).status_code == 200
+
+
+def posted(config: Configuration, target: str, body: dict[str, Any]) -> list[Reading]:
+    """What explain says of a reading that is handed over."""
+    source = f"api/{target}" if target else "api"
+    ((_, row),) = sources_of(config, body["tag_name"], source, body["device_id"])
+    when = body.get("timestamp")
+    micros = None if when is None else round(datetime.fromisoformat(when).timestamp() * 1e6)
+    one = source_named(config, source)
+    assert one is not None
+    return explain(config, one, [Sample(row, body["value"], body.get("quality", ""), micros)], TagTable(), 0).readings
+
+
 async def answer(*arguments: str) -> str:
     """What a verb prints."""
     command = [sys.executable, "-m", "bifrost", *arguments]
@@ -140,7 +174,8 @@ async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Pa
     file = tmp_path / "gateway.yaml"
     (tmp_path / "broker").mkdir()
     async with Broker(tmp_path / "broker") as broker, running() as device, oven(free_port()) as opcua:
-        text = CONFIG.format(folder=tmp_path, mqtt=broker.port, modbus=device.endpoint, opcua=opcua)
+        port = free_port()
+        text = CONFIG.format(folder=tmp_path, mqtt=broker.port, modbus=device.endpoint, opcua=opcua, port=port)
         file.write_text(text)
         with (tmp_path / "heard").open("wb") as heard:
             command = ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(broker.port), "-t", "out/#", "-v"]
@@ -162,11 +197,13 @@ async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Pa
                             "-s",
                         ]
                         await asyncio.to_thread(subprocess.run, command, input=sent, check=True)
+                    for target, body in POSTED:
+                        await asyncio.to_thread(post, tmp_path, port, target, body)
 
                     def arrived() -> bool:
                         said = "".join(lines(tmp_path / "rest") + lines(tmp_path / "hot"))
                         bus = (tmp_path / "heard").read_text()
-                        ends = ("press", "oven", "70.25", "uncertain", "mode")
+                        ends = ("press", "oven", "70.25", "uncertain", "mode", "61.5", str(2**60), "[1,null]")
                         return all(end in (said + bus).lower() for end in ends)
 
                     await until(arrived, file, 30)
@@ -182,6 +219,10 @@ async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Pa
     (row,) = next(one for one in config.sources if one.name == "oven").named_rows()
     heat = Sample(row, HEAT, "UncertainSensorNotAccurate", measured, "Float")
     readings += explained(config, "oven", heat)
+    for target, body in POSTED:
+        readings += posted(config, target, body)
+    assert [target.because for target in readings[-1].targets] == [["it was posted for this target alone"]]
+    assert readings[-1].rules == []
 
     def once(found: list[str]) -> set[str]:
         """Each line once, because Modbus is read again and again; a server's name is known at the server only."""
@@ -214,7 +255,9 @@ async def test_explain_says_of_every_protocol_what_the_gateway_does(tmp_path: Pa
 
 def test_the_explanation_is_plain_json(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
-    file.write_text(CONFIG.format(folder=tmp_path, mqtt=1883, modbus="tcp://127.0.0.1", opcua="opc.tcp://127.0.0.1"))
+    file.write_text(
+        CONFIG.format(folder=tmp_path, mqtt=1883, modbus="tcp://127.0.0.1", opcua="opc.tcp://127.0.0.1", port=1)
+    )
     config = load(file)
     source = config.sources[0]
     sent = [Message(topic, data) for topic, data in SENT[-3:]]

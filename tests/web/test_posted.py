@@ -52,6 +52,16 @@ def test_a_posted_reading_goes_by_the_rules_or_to_the_connector_that_is_named(tm
         counted = running.client.get("/api/cloud/metrics").json()["connectors"]["first"]
         assert counted["data_points_sent_total"] == 2
         assert counted["batch_operations_total"]["ok"] >= 1
+        for source, to, because in (
+            ("api", "first", "rule warm"),
+            ("api/second", "second", "posted for this target alone"),
+        ):
+            asked = {"source": source, "tag": "temp3", "device": "PLC001", "value": 3.0}
+            (explained,) = running.post(asked, "/api/explain")["readings"]
+            assert explained["path"]["path"] == "PLC001/temperature/temp3"
+            ((target, why),) = [(target["name"], target["because"]) for target in explained["targets"]]
+            assert (target, because in why[0]) == (to, True)
+        running.post({"source": "api/none", "tag": "PLC001/temp3"}, "/api/explain", 404)
         running.stop()
     found = account(configuration(tmp_path))
     assert found["unaccounted"] == 0

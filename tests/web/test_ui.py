@@ -415,6 +415,17 @@ def test_the_tree_shows_some_of_many_levels_and_the_rest_on_demand(admin: Tab, r
     expect(admin.page.locator(".virtual-row")).to_contain_text("row_449")
 
 
+def test_a_reading_that_was_posted_for_a_target_alone_is_explained(admin: Tab, running: Running) -> None:
+    client = running.client()
+    body = [{"device_id": "hall/7", "tag_name": "posted_alone", "value": 5}]
+    assert client.post("/api/cloud/connectors/lake/data", json=body).status_code == 200
+    until(lambda: client.get("/api/tags?search=posted_alone").json()["total"] == 1)
+    admin.go("tags?search=posted_alone", "Tags")
+    admin.page.locator(".virtual-row").click()
+    admin.press("Explain")
+    expect(admin.page.locator(".explained")).to_contain_text("posted for this target alone")
+
+
 def test_a_page_keeps_one_event_stream(admin: Tab, running: Running) -> None:
     open_now: set[Any] = set()
     most = 0

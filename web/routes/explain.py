@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from connectors.dry_run import Captured, CapturedError, Message, Registers, Sample, Table
-from flows.explain import explain, plain, sources_of
+from flows.explain import explain, plain, source_named, sources_of
 from normalization.reading import TagTable
 from web.errors import ApiError
 
@@ -58,7 +58,14 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     tag: Text | None = Field(None, description="address, name, device/address or path of a tag")
-    source: Text = Field("", description="name of the source; needed for what was captured where there are several")
+    source: Text = Field(
+        "",
+        description="name of the source; needed for what was captured where there are several, and for what is posted: `api`, "
+        "or `api/` and the connector that it is posted for",
+    )
+    device: Text = Field(
+        "", description="the device as its protocol names it, where the name of the tag leaves it open"
+    )
     value: Any = Field(1, description="the tag's value")
     quality: str | StrictInt = Field("", description="its quality in words, or as the protocol's number")
     time: datetime | None = Field(None, description="when it was measured; null where the device does not say")
@@ -96,7 +103,7 @@ def explain_router(gateway: Configured) -> APIRouter:
 def _captured(config: "Configuration", order: Question) -> "tuple[SourceConfig, Sequence[Captured]]":
     when = None if order.time is None else round(order.time.timestamp() * 1e6)
     if order.tag is not None:
-        found = sources_of(config, order.tag, order.source)
+        found = sources_of(config, order.tag, order.source, order.device)
         if not found:
             raise ApiError(404, f"no source reads `{order.tag}`")
         if len(found) > 1:
@@ -104,19 +111,16 @@ def _captured(config: "Configuration", order: Question) -> "tuple[SourceConfig, 
             raise ApiError(422, f"`{order.tag}` may be meant in several places, say more, or the source: {names}")
         (one, row), *_ = found
         return one, [Sample(row, order.value, order.quality, when)]
-    sources = {one.name: one for one in config.sources}
-    name = order.source or (next(iter(sources)) if len(sources) == 1 else "")
-    if name not in sources:
-        raise ApiError(
-            422,
-            f"name the source; the configuration has: {', '.join(sources) or 'none'}",
-            [("/body/source", "is needed")],
-        )
+    alone = len(config.sources) == 1 and not order.source
+    source = config.sources[0] if alone else source_named(config, order.source)
+    if source is None:
+        known = ", ".join(one.name for one in config.sources) or "none"
+        raise ApiError(422, f"name the source; the configuration has: {known}", [("/body/source", "is needed")])
     if order.message is not None:
-        return sources[name], [_message(one) for one in [*order.before, order.message]]
+        return source, [_message(one) for one in [*order.before, order.message]]
     registers = order.registers
     assert registers is not None  # noqa: S101 - one of the three is given
-    return sources[name], [Registers(registers.first, tuple(registers.words), registers.table, registers.unit_id, when)]
+    return source, [Registers(registers.first, tuple(registers.words), registers.table, registers.unit_id, when)]
 
 
 def _message(said: CapturedMessage) -> Message:

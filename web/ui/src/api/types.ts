@@ -87,6 +87,7 @@ export interface Tag {
   id: number;
   path: string;
   source: string;
+  protocol: string;
   device?: string;
   tag_name: string;
   address: string;

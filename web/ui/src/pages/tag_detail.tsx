@@ -131,6 +131,7 @@ export function TagDetailPanel({ id, close }: { id: number; close: () => void })
 /** The last reading, asked by its address; where several devices have that, with its device. */
 async function explain(tag: TagDetail): Promise<Explanation> {
   const asked = { source: tag.source, value: tag.raw, quality: tag.raw_quality ?? "" };
+  if (tag.protocol === "api") return post<Explanation>("/api/explain", { ...asked, tag: tag.address, device: tag.device });
   try {
     return await post<Explanation>("/api/explain", { ...asked, tag: tag.address });
   } catch (error) {
