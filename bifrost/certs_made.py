@@ -1,14 +1,12 @@
 """The verbs of ``bifrost certs`` that make, import, renew and remove certificates."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, load, print_json
+from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, load, print_json, stores_told
 
 if TYPE_CHECKING:
     from config.certificates import CertificatesDesk, Wanted
@@ -23,20 +21,6 @@ By = Annotated[str | None, typer.Option("--ca", help="The authority that signs i
 KeyOption = Annotated[
     str | None, typer.Option("--key", help="Kind of key: rsa-2048, rsa-3072, rsa-4096, p-256 or p-384.")
 ]
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    from delivery.disk import StoreError
-
-    try:
-        yield
-    except StoreError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-    except OSError as error:
-        typer.echo(f"{error.filename}: {error.strerror}", err=True)
-        raise typer.Exit(1) from error
 
 
 def _desk(config: Path) -> "CertificatesDesk":
@@ -69,7 +53,7 @@ def _create(
 
     if key is not None and key not in get_args(KeyKind):
         raise typer.BadParameter(f"there is no key `{key}`; write one of {', '.join(get_args(KeyKind))}")
-    with _told():
+    with stores_told():
         _made(_desk(config).create(name, wanted, by=by, key=key, source=source), as_json)  # type: ignore[arg-type]
 
 
@@ -183,7 +167,7 @@ def import_certificate(
             called, data, key=key_data, password=secret, source=to, to="issuer" if issuer is not None else "trusted"
         )
 
-    with _told():
+    with stores_told():
         try:
             made = kept(password)
         except CertificatesError as error:
@@ -208,7 +192,7 @@ def renew(
     """
     if (number is None) == (due is None):
         raise typer.BadParameter("name a certificate, or say --due DAYS")
-    with _told():
+    with stores_told():
         desk = _desk(config)
         if number is not None:
             _made(desk.renew(number, days=days), as_json, "renewed")
@@ -231,6 +215,6 @@ def remove(
     ] = None,
 ) -> None:
     """Delete a certificate that was refused, or one of `bifrost certs` that nothing uses, with its key."""
-    with _told():
+    with stores_told():
         removed = _desk(config).remove(number, owner=owner)
     typer.echo(f"removed {removed['file']}")

@@ -41,8 +41,11 @@ def stores_told() -> Iterator[None]:
 
     try:
         yield
-    except (OSError, StoreError) as error:
+    except StoreError as error:
         typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    except OSError as error:
+        typer.echo(f"{error.filename}: {error.strerror}" if error.filename else str(error), err=True)
         raise typer.Exit(1) from error
 
 

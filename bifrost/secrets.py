@@ -1,14 +1,12 @@
 """``bifrost secrets``: what configurations name as ``${secret:name}``, kept encrypted."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, print_json
+from bifrost.options import DEFAULT_CONFIG, AsJson, ConfigFile, print_json, stores_told
 
 if TYPE_CHECKING:
     from config.secrets import SecretStore
@@ -30,17 +28,6 @@ def _secrets() -> None:
     """
 
 
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    from delivery.disk import StoreError
-
-    try:
-        yield
-    except StoreError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-
-
 def _store(config: Path) -> "SecretStore":
     from config.secrets import SecretStore, store_path
 
@@ -54,7 +41,7 @@ def new_key(file: KeyFile = None, keyring: Keyring = False, config: ConfigFile =
 
     if (file is None) != keyring:
         raise typer.BadParameter("name a file for the key, or say --keyring")
-    with _told():
+    with stores_told():
         store = _store(config)
         if file is None:
             if made.keys(store.path):
@@ -79,7 +66,7 @@ def set_secret(
 ) -> None:
     """Keep a secret; it is asked for, or read from standard input. Never an argument: others would see it."""
     value = typer.prompt("Value", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\r\n")
-    with _told():
+    with stores_told():
         _store(config).set(name, value, "pbkdf2-hmac-sha256" if pbkdf2 else None)
     typer.echo(f"Kept. In the configuration: ${{secret:{name}}}", err=True)
 
@@ -87,14 +74,14 @@ def set_secret(
 @secrets.command(name="get")
 def get_secret(name: Name, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Print a secret."""
-    with _told():
+    with stores_told():
         typer.echo(_store(config).get(name))
 
 
 @secrets.command(name="list")
 def list_secrets(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Show the names of the secrets and when each was changed; never what they stand for."""
-    with _told():
+    with stores_told():
         store = _store(config)
         listed = store.listed()
     if as_json:
@@ -111,7 +98,7 @@ def list_secrets(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -
 @secrets.command(name="rm")
 def remove_secret(name: Name, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Forget a secret."""
-    with _told():
+    with stores_told():
         _store(config).remove(name)
 
 
@@ -122,6 +109,6 @@ def rotate(config: ConfigFile = DEFAULT_CONFIG) -> None:
     A key in a file or in the keyring is replaced there. A key in $BIFROST_SECRETS_KEY is replaced by that in
     $BIFROST_SECRETS_NEXT_KEY.
     """
-    with _told():
+    with stores_told():
         count, told = _store(config).rotate_key()
     typer.echo(f"{count} secret{'' if count == 1 else 's'} sealed anew. {told}")
