@@ -13,7 +13,7 @@ from config.models import Configuration
 from delivery.disk import StoreError
 from flows.change import ChangeRefusedError, Steps, running, steps
 from flows.spools import file_name, kept_line
-from flows.targets import Targets, limits
+from flows.targets import Targets, writer
 
 if TYPE_CHECKING:
     from flows.process import Process
@@ -70,7 +70,7 @@ class Applying:
         with self._lock:
             wanted = running(process.config, new)
             present = {name: forwarder.limits for name, forwarder in process.forwarders.items()}
-            todo = steps(process.config, new, present, limits(wanted))
+            todo = steps(process.config, new, present, lambda name: writer(wanted, name).limits)
             targets.refuse_loss(todo.targets_gone)
             for spool in process.spools.values():
                 spool.prepare(rule.priority for rule in new.rules)

@@ -1,6 +1,6 @@
 """What has to be done so that a running gateway is as another configuration says. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -13,7 +13,6 @@ _HELD: Final = (
     "traces", "leases",
     "discovery",  # so that nobody widens by the API what may be scanned
 )  # fmt: skip
-_LIMITS: Final = ("rows", "bytes", "remembers_units")  # by which a spool makes its entries
 
 
 class ChangeRefusedError(Exception):
@@ -46,14 +45,16 @@ class Steps:
         return bool(self.targets_gone or self.targets_come)
 
 
-def steps(now: Configuration, new: Configuration, limits: Mapping[str, Limits], wanted: Mapping[str, Limits]) -> Steps:
+def steps(
+    now: Configuration, new: Configuration, limits: Mapping[str, Limits], wanted: Callable[[str], Limits]
+) -> Steps:
     """The steps from `now` to `new`.
 
     Args:
         now: What the gateway runs with.
         new: What it is to run with.
         limits: What the writers of its targets take at once, by target.
-        wanted: The same for the writers of the new configuration.
+        wanted: The same for a writer of the new configuration; asked only of targets that differ.
     """
     old_sources = {source.name: source for source in now.sources}
     new_sources = {source.name: source for source in new.sources}
@@ -64,7 +65,7 @@ def steps(now: Configuration, new: Configuration, limits: Mapping[str, Limits], 
         if name in now.targets
         and new.buffers.get(name) == now.buffers.get(name)
         and _waits(new.targets[name]) == _waits(now.targets[name])
-        and all(getattr(limits[name], key) == getattr(wanted[name], key) for key in _LIMITS)
+        and (name in same or _entries(limits[name]) == _entries(wanted(name)))
     }
     return Steps(
         sources_gone=tuple(name for name, source in old_sources.items() if new_sources.get(name) != source),
@@ -74,6 +75,11 @@ def steps(now: Configuration, new: Configuration, limits: Mapping[str, Limits], 
         writers=tuple(name for name in new.targets if name in kept and name not in same),
         next_start=tuple(key for key in _HELD if getattr(now, key) != getattr(new, key)),
     )
+
+
+def _entries(limits: Limits) -> tuple[Any, ...]:
+    """By which a spool makes its entries."""
+    return limits.rows, limits.bytes, limits.remembers_units
 
 
 def _waits(target: Any) -> tuple[Any, ...]:

@@ -1,11 +1,11 @@
 """The targets of a gateway: a spool and a forwarder each, which can come, change and go while the others deliver."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from config.models import Configuration
-from connectors.contract import Context, Limits, Writer
+from connectors.contract import Context, Writer
 from delivery import metrics
 from delivery.dead_letters import DeadLetterStore
 from delivery.forwarder import Forwarder
@@ -146,8 +146,3 @@ def writer(config: Configuration, name: str) -> Writer:
     """A target's writer; it opens nothing yet."""
     place = config.directory / "targets" / file_name(name)
     return config.targets[name].writer(Context(config.gateway, place))
-
-
-def limits(config: Configuration) -> Mapping[str, Limits]:
-    """What the writers of a configuration's targets take at once, by target."""
-    return {name: writer(config, name).limits for name in config.targets}

@@ -1,22 +1,26 @@
 """What has to be done to run as another configuration says."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from typing_extensions import override
 
 from config.models import Configuration
-from connectors.contract import Limits
+from connectors.contract import Context, Limits, Writer
 from connectors.sources.mqtt import MqttConfig
 from connectors.targets.file import FileConfig
 from delivery.overflow import BufferPolicy
 from discovery.settings import DiscoverySection
 from flows.change import ChangeRefusedError, Steps, running, steps
 from flows.process import Process
-from flows.targets import limits
+from flows.targets import writer
 from normalization.reading import FACTS, Columns, numbers, repeat, view
 from normalization.rules import Rule
 
@@ -31,7 +35,8 @@ NOTHING = Steps((), (), (), (), (), ())
 
 
 def to(new: Configuration) -> Steps:
-    return steps(NOW, new, limits(NOW), limits(new))
+    present = {name: writer(NOW, name).limits for name in NOW.targets}
+    return steps(NOW, new, present, lambda name: writer(new, name).limits)
 
 
 def test_nothing_is_done_for_what_is_the_same() -> None:
@@ -61,8 +66,8 @@ def test_targets_that_come_go_or_wait_otherwise_change_the_graph() -> None:
     assert (found.targets_gone, found.targets_come, found.graph) == (("more",), ("third",), True)
     found = to(replace(NOW, buffers={"more": BufferPolicy(rows=10)}))
     assert (found.targets_gone, found.targets_come) == (("more",), ("more",))
-    smaller = {"files": Limits(), "more": Limits(rows=7)}
-    found = steps(NOW, NOW, {"files": Limits(), "more": Limits()}, smaller)
+    smaller = replace(NOW, targets={"files": files, "more": FileConfig(name="more", endpoint="/y", batch_size=7)})
+    found = steps(NOW, smaller, {"files": Limits(), "more": Limits()}, {"more": Limits(rows=7)}.__getitem__)
     assert (found.targets_gone, found.targets_come) == (("more",), ("more",))
 
 
@@ -96,6 +101,42 @@ def test_a_graph_that_cannot_be_built_anew_refuses_a_target_and_says_what_to_do(
         process.apply(replace(before, targets={**before.targets, "third": FileConfig(name="third", endpoint="/z")}))
     assert process.config is before
     assert list(process.spools) == ["files", "more"]
+
+
+class CountedConfig(FileConfig):
+    """Files, whose writers are counted."""
+
+    made: ClassVar[list[str]] = []
+
+    @override
+    def writer(self, context: Context) -> Writer:
+        self.made.append(self.name)
+        return super().writer(context)
+
+
+def test_a_change_builds_the_writers_of_targets_that_differ_and_no_other(tmp_path: Path) -> None:
+    targets = {name: CountedConfig(name=name, endpoint=f"/{name}") for name in NOW.targets}
+    process = Process(replace(NOW, directory=tmp_path / "data", sources=(), targets=targets))
+    process.open_stores()
+    process._reads.set()
+    process.loop = asyncio.new_event_loop()
+    reading = threading.Thread(target=process.loop.run_forever)
+    reading.start()
+    CountedConfig.made.clear()
+    try:
+        process.apply(replace(process.config, rules=(), default=("more",), log_level="debug"))
+        process.apply(replace(process.config, sources=(MqttConfig(name="a", endpoint="mqtt://127.0.0.1:1"),)))
+        assert list(process.intakes) == ["a"]
+        process.apply(replace(process.config, sources=()))
+        assert CountedConfig.made == []
+        changed = targets | {"more": CountedConfig(name="more", endpoint="/elsewhere")}
+        process.apply(replace(process.config, targets=changed))
+        assert set(CountedConfig.made) == {"more"}
+    finally:
+        process.loop.call_soon_threadsafe(process.loop.stop)
+        reading.join()
+        process.loop.close()
+        process.close()
 
 
 def test_readings_that_wait_in_memory_are_not_lost_by_a_change(tmp_path: Path) -> None:
