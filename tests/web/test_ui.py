@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from deltalake import DeltaTable
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from tests.ports import free_port
 from tests.running_gateway import gateway
@@ -424,6 +424,49 @@ def test_a_reading_that_was_posted_for_a_target_alone_is_explained(admin: Tab, r
     admin.page.locator(".virtual-row").click()
     admin.press("Explain")
     expect(admin.page.locator(".explained")).to_contain_text("posted for this target alone")
+
+
+def test_certificates_and_users_are_made_and_removed_in_dialogs_that_say_what_is_wrong(admin: Tab) -> None:
+    page, dialog = admin.page, admin.page.get_by_role("dialog")
+
+    def row(text: str) -> Locator:
+        return page.locator("tbody tr").filter(has_text=text)
+
+    def remove(text: str, word: str) -> None:
+        row(text).get_by_role("button", name=word).click()
+        row(text).get_by_role("button", name=f"Press again to {word.lower()}").click()
+        expect(row(text)).to_have_count(0)
+
+    admin.go("certificates", "Certificates & secrets")
+    page.locator(".panel").get_by_role("button", name="Make").click()
+    expect(dialog.get_by_role("button", name="Make")).to_be_disabled()
+    dialog.get_by_label("Kind").select_option("ca")
+    dialog.get_by_label("Name", exact=True).fill("Not So")
+    dialog.get_by_role("button", name="Make").click()
+    expect(dialog.get_by_role("alert")).to_be_visible()
+    dialog.get_by_label("Name", exact=True).fill("plant-ca")
+    dialog.get_by_label("Common name").fill("The plant's own")
+    dialog.get_by_role("button", name="Make").click()
+    expect(dialog).to_have_count(0)
+    expect(row("The plant's own").locator("td[data-label=Kind]")).to_have_text("ca")
+    remove("The plant's own", "Delete")
+
+    admin.go("users", "Users & tokens")
+    page.locator(".panel").get_by_role("button", name="Add").click()
+    dialog.get_by_label("Name").fill("shift")
+    dialog.get_by_label("Password").fill("short")
+    dialog.get_by_role("button", name="Add").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("12")
+    dialog.get_by_label("Password").fill(PASSWORD)
+    dialog.get_by_label("Role").select_option("viewer")
+    dialog.get_by_role("button", name="Add").click()
+    expect(row("shift").get_by_label("Role of shift")).to_have_value("viewer")
+    row("shift").get_by_role("button", name="New password").click()
+    dialog.get_by_label("New password").fill(PASSWORD[::-1])
+    dialog.get_by_role("button", name="Set").click()
+    expect(page.locator(".messages")).to_contain_text("shift has a new password.")
+    remove("shift", "Remove")
+    admin.complaints = [said for said in admin.complaints if "422" not in said]
 
 
 def test_a_page_keeps_one_event_stream(admin: Tab, running: Running) -> None:

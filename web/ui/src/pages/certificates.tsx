@@ -1,13 +1,14 @@
 import { useState } from "react";
 
-import { post, put, remove, route } from "../api/client";
+import { post, put, route } from "../api/client";
 import type { Certificate, Health, Secret } from "../api/types";
 import { visible, when, stamp } from "../lib/format";
 import { useAnswer } from "../lib/store";
-import { Act, Age, Dialog, Empty, Facts, Field, Page, Panel, tell, Trouble } from "../parts/basics";
+import { Act, Age, Empty, Facts, Field, Page, Panel, Remove, tell, Trouble } from "../parts/basics";
+import { FormDialog, TextField } from "../parts/form_dialog";
 import { Icon, Mark } from "../parts/marks";
 import { useMay } from "../who";
-import { TableBox } from "../parts/table_box";
+import { Table } from "../parts/table";
 
 export default function CertificatesPage() {
   return (
@@ -57,59 +58,36 @@ function Certificates() {
       <Trouble error={error} retry={reload} />
       {data && ranked.length === 0 && <Empty>No source or target uses a certificate.</Empty>}
       {ranked.length > 0 && (
-        <TableBox>
-          <table className="rows-table">
-            <thead>
-              <tr>
-                <th>Subject</th>
-                <th>Kind</th>
-                <th>State</th>
-                <th>Until</th>
-                <th>Used by</th>
-                <th />
+        <Table heads={["Subject", "Kind", "State", "Until", "Used by", ""]}>
+          {ranked.map((one) => {
+            const [health, says] = due(one);
+            return (
+              <tr key={`${one.id}${one.kind}${one.file}`}>
+                <td className="wrap">
+                  {visible(one.subject)}
+                  {one.note && <small className="quiet">{visible(one.note)}</small>}
+                  <small className="quiet">
+                    by {visible(one.issuer)} · <code title={one.id}>{one.id.slice(0, 16)}</code>
+                  </small>
+                </td>
+                <td>{one.kind}</td>
+                <td>
+                  <Mark health={health}>{says}</Mark>
+                </td>
+                <td>{stamp(when(one.not_after)).slice(0, 10)}</td>
+                <td>{one.used_by.length ? one.used_by.map((by) => visible(by)).join(", ") : one.owner || "–"}</td>
+                <td className="actions">
+                  {may && one.kind === "rejected" && <Act run={act(one, "trust", "It is trusted from now on.")}>Trust</Act>}
+                  {may && (one.kind === "trusted" || one.kind === "issuer") && one.owner && <Act confirm="Press again to reject" run={act(one, "reject", "It is rejected from now on.")}>Reject</Act>}
+                  {may && (one.kind === "own" || one.kind === "ca") && <Act run={act(one, "renew", "It is renewed.")}>Renew</Act>}
+                  {may && (one.kind === "rejected" || one.used_by.length === 0) && (
+                    <Remove what="Delete" path={route(["certificates", one.id], { owner: one.owner })} done={reload} />
+                  )}
+                </td>
               </tr>
-            </thead>
-            <tbody>
-              {ranked.map((one) => {
-                const [health, says] = due(one);
-                return (
-                  <tr key={`${one.id}${one.kind}${one.file}`}>
-                    <td className="wrap">
-                      {visible(one.subject)}
-                      {one.note && <small className="quiet">{visible(one.note)}</small>}
-                      <small className="quiet">
-                        by {visible(one.issuer)} · <code title={one.id}>{one.id.slice(0, 16)}</code>
-                      </small>
-                    </td>
-                    <td>{one.kind}</td>
-                    <td>
-                      <Mark health={health}>{says}</Mark>
-                    </td>
-                    <td>{stamp(when(one.not_after)).slice(0, 10)}</td>
-                    <td>{one.used_by.length ? one.used_by.map((by) => visible(by)).join(", ") : one.owner || "–"}</td>
-                    <td className="actions">
-                      {may && one.kind === "rejected" && <Act run={act(one, "trust", "It is trusted from now on.")}>Trust</Act>}
-                      {may && (one.kind === "trusted" || one.kind === "issuer") && one.owner && <Act confirm="Press again to reject" run={act(one, "reject", "It is rejected from now on.")}>Reject</Act>}
-                      {may && (one.kind === "own" || one.kind === "ca") && <Act run={act(one, "renew", "It is renewed.")}>Renew</Act>}
-                      {may && (one.kind === "rejected" || one.used_by.length === 0) && (
-                        <Act
-                          kind="danger"
-                          confirm="Press again to delete"
-                          run={async () => {
-                            await remove(route(["certificates", one.id], { owner: one.owner }));
-                            reload();
-                          }}
-                        >
-                          Delete
-                        </Act>
-                      )}
-                    </td>
-                  </tr>
-                );
-              })}
-            </tbody>
-          </table>
-        </TableBox>
+            );
+          })}
+        </Table>
       )}
       {making && <Make close={() => setMaking(false)} done={reload} />}
       {importing && <Import close={() => setImporting(false)} done={reload} />}
@@ -127,25 +105,18 @@ function Make({ close, done }: { close: () => void; done: () => void }) {
   const [days, setDays] = useState("");
   const [by, setBy] = useState("");
   const [source, setSource] = useState("");
-  const [error, setError] = useState<Error | null>(null);
   const make = async (): Promise<void> => {
-    try {
-      const body: Record<string, unknown> = { name, common_name: common || name };
-      const listed = hosts.split(/[\s,]+/).filter(Boolean);
-      if (listed.length) body.hosts = listed;
-      if (days) body.days = Number(days);
-      if (by) body.by = by;
-      if (source && kind === "application") body.source = source;
-      await post(route(["certificates", kind]), body);
-      tell(`The certificate ${name} is made.`);
-      done();
-      close();
-    } catch (failed) {
-      setError(failed as Error);
-    }
+    const body: Record<string, unknown> = { name, common_name: common || name };
+    const listed = hosts.split(/[\s,]+/).filter(Boolean);
+    if (listed.length) body.hosts = listed;
+    if (days) body.days = Number(days);
+    if (by) body.by = by;
+    if (source && kind === "application") body.source = source;
+    await post(route(["certificates", kind]), body);
+    tell(`The certificate ${name} is made.`);
   };
   return (
-    <Dialog title="Make a certificate" close={close}>
+    <FormDialog title="Make a certificate" act="Make" run={make} ready={!!name} close={close} done={done}>
       <Field label="Kind">
         <select value={kind} onChange={(event) => setKind(event.target.value as keyof typeof KINDS)}>
           {Object.entries(KINDS).map(([key, title]) => (
@@ -155,37 +126,17 @@ function Make({ close, done }: { close: () => void; done: () => void }) {
           ))}
         </select>
       </Field>
-      <Field label="Name" hint="of its files: small letters, digits and -">
-        <input autoFocus value={name} onChange={(event) => setName(event.target.value)} />
-      </Field>
-      <Field label="Common name">
-        <input value={common} placeholder={name} onChange={(event) => setCommon(event.target.value)} />
-      </Field>
+      <TextField label="Name" hint="of its files: small letters, digits and -" autoFocus value={name} change={setName} />
+      <TextField label="Common name" placeholder={name} value={common} change={setCommon} />
       {kind !== "ca" && (
         <>
-          <Field label="Hosts" hint="names and addresses, with blanks between">
-            <input value={hosts} onChange={(event) => setHosts(event.target.value)} />
-          </Field>
-          <Field label="Signed by" hint="name of an authority made here; empty: by itself">
-            <input value={by} onChange={(event) => setBy(event.target.value)} />
-          </Field>
+          <TextField label="Hosts" hint="names and addresses, with blanks between" value={hosts} change={setHosts} />
+          <TextField label="Signed by" hint="name of an authority made here; empty: by itself" value={by} change={setBy} />
         </>
       )}
-      {kind === "application" && (
-        <Field label="For the source">
-          <input value={source} onChange={(event) => setSource(event.target.value)} />
-        </Field>
-      )}
-      <Field label="Days" hint="empty: what is usual for its kind">
-        <input inputMode="numeric" value={days} onChange={(event) => setDays(event.target.value)} />
-      </Field>
-      <Trouble error={error} />
-      <div className="save-bar">
-        <Act kind="main" run={make} disabled={!name}>
-          Make
-        </Act>
-      </div>
-    </Dialog>
+      {kind === "application" && <TextField label="For the source" value={source} change={setSource} />}
+      <TextField label="Days" hint="empty: what is usual for its kind" inputMode="numeric" value={days} change={setDays} />
+    </FormDialog>
   );
 }
 
@@ -196,7 +147,6 @@ function Import({ close, done }: { close: () => void; done: () => void }) {
   const [key, setKey] = useState("");
   const [password, setPassword] = useState("");
   const [source, setSource] = useState("");
-  const [error, setError] = useState<Error | null>(null);
   const read = async (file: File | undefined): Promise<void> => {
     if (!file) return;
     const data = new Uint8Array(await file.arrayBuffer());
@@ -205,46 +155,26 @@ function Import({ close, done }: { close: () => void; done: () => void }) {
     setBytes(data);
     if (!name) setName(file.name.replace(/\..*$/, "").toLowerCase().replace(/[^a-z0-9-]/g, "-"));
   };
+  const keep = async (): Promise<void> => {
+    const data = base64(bytes ?? new TextEncoder().encode(text));
+    await post("/api/certificates/import", { name, data, ...(key && { key: base64(new TextEncoder().encode(key)) }), ...(password && { password }), ...(source && { source }) });
+    tell("The certificate is imported.");
+  };
   return (
-    <Dialog title="Import a certificate" close={close}>
+    <FormDialog title="Import a certificate" act="Import" run={keep} ready={!!(name && text)} close={close} done={done}>
       <Field label="File" hint="PEM, DER or PKCS#12">
         <input type="file" accept=".pem,.crt,.cer,.der,.p12,.pfx" onChange={(event) => void read(event.target.files?.[0])} />
       </Field>
       <Field label="Or its text">
         <textarea rows={5} className="mono" spellCheck={false} value={text} onChange={(event) => { setText(event.target.value); setBytes(undefined); }} />
       </Field>
-      <Field label="Name">
-        <input value={name} onChange={(event) => setName(event.target.value)} />
-      </Field>
+      <TextField label="Name" value={name} change={setName} />
       <Field label="Private key" hint="PEM, where it is apart">
         <textarea rows={2} className="mono" spellCheck={false} value={key} onChange={(event) => setKey(event.target.value)} />
       </Field>
-      <Field label="Password of the key">
-        <input type="password" autoComplete="off" value={password} onChange={(event) => setPassword(event.target.value)} />
-      </Field>
-      <Field label="Trusted by the source" hint="an OPC UA source that is to trust it; empty: kept for use in settings">
-        <input value={source} onChange={(event) => setSource(event.target.value)} />
-      </Field>
-      <Trouble error={error} />
-      <div className="save-bar">
-        <Act
-          kind="main"
-          disabled={!name || !text}
-          run={async () => {
-            try {
-              await post("/api/certificates/import", { name, data: base64(bytes ?? new TextEncoder().encode(text)), ...(key && { key: base64(new TextEncoder().encode(key)) }), ...(password && { password }), ...(source && { source }) });
-              tell("The certificate is imported.");
-              done();
-              close();
-            } catch (failed) {
-              setError(failed as Error);
-            }
-          }}
-        >
-          Import
-        </Act>
-      </div>
-    </Dialog>
+      <TextField label="Password of the key" type="password" autoComplete="off" value={password} change={setPassword} />
+      <TextField label="Trusted by the source" hint="an OPC UA source that is to trust it; empty: kept for use in settings" value={source} change={setSource} />
+    </FormDialog>
   );
 }
 
@@ -275,44 +205,24 @@ function Secrets() {
       <Trouble error={error} retry={reload} />
       {data && secrets.length === 0 && <Empty>No secret is stored.</Empty>}
       {secrets.length > 0 && (
-        <TableBox>
-        <table className="rows-table">
-          <thead>
-            <tr>
-              <th>Name</th>
-              <th>Changed</th>
-              <th />
+        <Table heads={["Name", "Changed", ""]}>
+          {secrets.map((secret) => (
+            <tr key={secret.name}>
+              <td>
+                <code>{secret.name}</code>
+              </td>
+              <td>
+                <Age time={secret.changed_time} /> ago{!secret.used && <small className="quiet">no setting names it</small>}
+              </td>
+              <td className="actions">
+                <button type="button" onClick={() => setEditing(secret.name)}>
+                  Replace
+                </button>
+                <Remove what="Delete" path={route(["secrets", secret.name])} done={reload} />
+              </td>
             </tr>
-          </thead>
-          <tbody>
-            {secrets.map((secret) => (
-              <tr key={secret.name}>
-                <td>
-                  <code>{secret.name}</code>
-                </td>
-                <td>
-                  <Age time={secret.changed_time} /> ago{!secret.used && <small className="quiet">no setting names it</small>}
-                </td>
-                <td className="actions">
-                  <button type="button" onClick={() => setEditing(secret.name)}>
-                    Replace
-                  </button>
-                  <Act
-                    kind="danger"
-                    confirm="Press again to delete"
-                    run={async () => {
-                      await remove(route(["secrets", secret.name]));
-                      reload();
-                    }}
-                  >
-                    Delete
-                  </Act>
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-        </TableBox>
+          ))}
+        </Table>
       )}
       {editing !== undefined && <SecretDialog name={editing} close={() => setEditing(undefined)} done={reload} />}
     </Panel>
@@ -322,31 +232,15 @@ function Secrets() {
 function SecretDialog({ name: given, close, done }: { name: string; close: () => void; done: () => void }) {
   const [name, setName] = useState(given);
   const [secret, setSecret] = useState("");
+  const store = async (): Promise<void> => {
+    await put(route(["secrets", name]), { value: secret });
+    tell(`The secret ${name} is stored.`);
+  };
   return (
-    <Dialog title={given ? `Replace ${given}` : "Add a secret"} close={close}>
-      {!given && (
-        <Field label="Name">
-          <input autoFocus value={name} spellCheck={false} onChange={(event) => setName(event.target.value)} />
-        </Field>
-      )}
-      <Field label="Value">
-        <input type="password" autoComplete="new-password" value={secret} onChange={(event) => setSecret(event.target.value)} />
-      </Field>
+    <FormDialog title={given ? `Replace ${given}` : "Add a secret"} act="Store" run={store} ready={!!(name && secret)} close={close} done={done}>
+      {!given && <TextField label="Name" autoFocus spellCheck={false} value={name} change={setName} />}
+      <TextField label="Value" type="password" autoComplete="new-password" value={secret} change={setSecret} />
       <Facts facts={[["In settings", <code key="use">{`\${secret:${name || "name"}}`}</code>]]} />
-      <div className="save-bar">
-        <Act
-          kind="main"
-          disabled={!name || !secret}
-          run={async () => {
-            await put(route(["secrets", name]), { value: secret });
-            tell(`The secret ${name} is stored.`);
-            done();
-            close();
-          }}
-        >
-          Store
-        </Act>
-      </div>
-    </Dialog>
+    </FormDialog>
   );
 }

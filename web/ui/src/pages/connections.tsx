@@ -10,7 +10,7 @@ import { Age, Empty, Page, Trouble } from "../parts/basics";
 import { Icon, Mark } from "../parts/marks";
 import { useMay } from "../who";
 import { ConnectionEditor } from "./connection_editor";
-import { TableBox } from "../parts/table_box";
+import { Table } from "../parts/table";
 
 export type What = "source" | "target";
 
@@ -67,45 +67,30 @@ function Listing({ what, all, error, retry }: { what: What; all: Connection[] | 
         </Empty>
       )}
       {rows.length > 0 && (
-        <TableBox>
-          <table className="rows-table">
-            <thead>
-              <tr>
-                <th>Name</th>
-                <th>State</th>
-                <th>{what === "source" ? "Protocol" : "Type"}</th>
-                <th>Endpoint</th>
-                <th className="right">Rate</th>
-                <th className="right">{what === "source" ? "Tags" : "Waiting"}</th>
-                {what === "source" && <th className="right">Last reading</th>}
-              </tr>
-            </thead>
-            <tbody>
-              {rows.map(({ one, health: state }) => (
-                <tr key={one.name} className="link" onClick={() => go(`${what}s`, [one.name])}>
-                  <td>
-                    <a href={href(`${what}s`, [one.name])} onClick={(event) => event.stopPropagation()}>
-                      {one.name}
-                    </a>
-                  </td>
-                  <td>
-                    <Mark health={state}>{one.enabled ? (one.state ?? now?.sources[one.name]?.state ?? (state === "ok" ? "delivering" : "failing")) : "off"}</Mark>
-                    {one.detail && state !== "ok" && <small className="quiet cut" title={one.detail}>{visible(one.detail)}</small>}
-                  </td>
-                  <td>{one.protocol ?? one.type}</td>
-                  <td className="mono cut">{visible(one.endpoint ?? "–")}</td>
-                  <td className="figure right">{rate(rateOf(past[`${what}:${one.name}`]) ?? one.rate)}</td>
-                  <td className="figure right">{count(what === "source" ? one.tags : now?.targets[one.name]?.stored)}</td>
-                  {what === "source" && (
-                    <td className="figure right">
-                      <Age time={one.last_reading_us} />
-                    </td>
-                  )}
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </TableBox>
+        <Table heads={["Name", "State", what === "source" ? "Protocol" : "Type", "Endpoint", { right: "Rate" }, { right: what === "source" ? "Tags" : "Waiting" }, ...(what === "source" ? [{ right: "Last reading" }] : [])]}>
+          {rows.map(({ one, health: state }) => (
+            <tr key={one.name} className="link" onClick={() => go(`${what}s`, [one.name])}>
+              <td>
+                <a href={href(`${what}s`, [one.name])} onClick={(event) => event.stopPropagation()}>
+                  {one.name}
+                </a>
+              </td>
+              <td>
+                <Mark health={state}>{one.enabled ? (one.state ?? now?.sources[one.name]?.state ?? (state === "ok" ? "delivering" : "failing")) : "off"}</Mark>
+                {one.detail && state !== "ok" && <small className="quiet cut" title={one.detail}>{visible(one.detail)}</small>}
+              </td>
+              <td>{one.protocol ?? one.type}</td>
+              <td className="mono cut">{visible(one.endpoint ?? "–")}</td>
+              <td className="figure right">{rate(rateOf(past[`${what}:${one.name}`]) ?? one.rate)}</td>
+              <td className="figure right">{count(what === "source" ? one.tags : now?.targets[one.name]?.stored)}</td>
+              {what === "source" && (
+                <td className="figure right">
+                  <Age time={one.last_reading_us} />
+                </td>
+              )}
+            </tr>
+          ))}
+        </Table>
       )}
     </Page>
   );

@@ -8,7 +8,7 @@ import { useAnswer } from "../lib/store";
 import { copy, Empty, Facts, Page, Panel, tell, Trouble } from "../parts/basics";
 import { Mark } from "../parts/marks";
 import { useMay } from "../who";
-import { TableBox } from "../parts/table_box";
+import { Table } from "../parts/table";
 
 const LEVELS = ["debug", "info", "warning", "error"];
 const KEPT = 500;
@@ -150,32 +150,19 @@ function Audit() {
       <Trouble error={error} retry={reload} />
       {data && entries.length === 0 && <Empty>Nobody changed anything yet.</Empty>}
       {entries.length > 0 && (
-        <TableBox>
-          <table className="rows-table">
-            <thead>
-              <tr>
-                <th>Time</th>
-                <th>Who</th>
-                <th>What</th>
-                <th>Result</th>
-                <th>More</th>
-              </tr>
-            </thead>
-            <tbody>
-              {entries.map((entry, at) => (
-                <tr key={at}>
-                  <td>{stamp(when((entry.time ?? entry.at) as string))}</td>
-                  <td>{visible(String(entry.user ?? entry.who ?? "–"))}</td>
-                  <td>{visible(String(entry.action ?? entry.what ?? "–"))}</td>
-                  <td>{visible(String(entry.result ?? "–"))}</td>
-                  <td className="quiet wrap">
-                    {visible(Object.entries(entry).filter(([key]) => !known.has(key)).map(([key, one]) => `${key}=${typeof one === "object" ? JSON.stringify(one) : String(one)}`).join(" "))}
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </TableBox>
+        <Table heads={["Time", "Who", "What", "Result", "More"]}>
+          {entries.map((entry, at) => (
+            <tr key={at}>
+              <td>{stamp(when((entry.time ?? entry.at) as string))}</td>
+              <td>{visible(String(entry.user ?? entry.who ?? "–"))}</td>
+              <td>{visible(String(entry.action ?? entry.what ?? "–"))}</td>
+              <td>{visible(String(entry.result ?? "–"))}</td>
+              <td className="quiet wrap">
+                {visible(Object.entries(entry).filter(([key]) => !known.has(key)).map(([key, one]) => `${key}=${typeof one === "object" ? JSON.stringify(one) : String(one)}`).join(" "))}
+              </td>
+            </tr>
+          ))}
+        </Table>
       )}
       <div className="actions">
         <button type="button" disabled={offset === 0} onClick={() => setOffset(Math.max(0, offset - 50))}>

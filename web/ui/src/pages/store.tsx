@@ -9,7 +9,7 @@ import { Act, Bar, Dialog, Empty, Page, Panel, tell, Trouble } from "../parts/ba
 import { Mark } from "../parts/marks";
 import { ReadingsTable } from "../parts/readings_table";
 import { useMay } from "../who";
-import { TableBox } from "../parts/table_box";
+import { Table } from "../parts/table";
 
 interface Spools {
   gateway: string;
@@ -39,78 +39,62 @@ function Backlogs({ all, reload, peek }: { all: Spools; reload: () => void; peek
     <Panel title="Backlog per target">
       {rows.length === 0 && <Empty>No target stores anything.</Empty>}
       {rows.length > 0 && (
-        <TableBox>
-          <table className="rows-table">
-            <thead>
-              <tr>
-                <th>Target</th>
-                <th>State</th>
-                <th className="right">Waiting</th>
-                <th className="right">On disk</th>
-                <th>Full</th>
-                <th className="right">Full in</th>
-                <th className="right">Oldest</th>
-                <th />
+        <Table heads={["Target", "State", { right: "Waiting" }, { right: "On disk" }, "Full", { right: "Full in" }, { right: "Oldest" }, ""]}>
+          {rows.map(([name, spool]) => {
+            const share = spool.quota_bytes ? spool.bytes / spool.quota_bytes : 0;
+            const health = spool.alarm || share > 0.8 ? "bad" : spool.state === "kept" && spool.readings ? "warn" : "ok";
+            return (
+              <tr key={name}>
+                <td>{name}</td>
+                <td>
+                  <Mark health={health}>{spool.alarm ? spool.alarm : spool.state === "kept" ? "target not configured" : "ok"}</Mark>
+                </td>
+                <td className="figure right" title={lanes(spool)}>
+                  {count(spool.readings)}
+                  {Object.keys(spool.lanes).length > 1 && <small className="quiet">{lanes(spool)}</small>}
+                </td>
+                <td className="figure right">{bytes(spool.bytes)}</td>
+                <td className="bar-cell">
+                  {spool.quota_bytes ? (
+                    <>
+                      <Bar share={share} health={share > 0.8 ? "bad" : "ok"} label={`${Math.round(share * 100)} % of ${bytes(spool.quota_bytes)}`} />
+                      <small className="quiet">
+                        {(share * 100).toFixed(share < 0.1 ? 1 : 0)} % of {bytes(spool.quota_bytes)}
+                      </small>
+                    </>
+                  ) : (
+                    "–"
+                  )}
+                </td>
+                <td className="figure right">{duration(now?.targets[name]?.full_in)}</td>
+                <td className="figure right">{spool.readings ? duration(spool.oldest_age) : "–"}</td>
+                <td className="actions">
+                  <button type="button" onClick={() => peek(name)} disabled={!spool.readings}>
+                    Look
+                  </button>
+                  <a className="button" href={address(route(["spools", "export"], { target: name }))} download>
+                    Export
+                  </a>
+                  {operator && (
+                    <Act
+                      kind="danger"
+                      disabled={!spool.readings}
+                      confirm={`Press again: discards ${count(spool.readings)}`}
+                      run={async () => {
+                        const done = await post<{ purged?: number; error?: string }>("/api/spools/purge", { target: name, gateway: all.gateway });
+                        if (done.error) throw new Error(done.error);
+                        tell(`${plural(done.purged ?? spool.readings, "reading")} for ${name} discarded.`);
+                        reload();
+                      }}
+                    >
+                      Purge
+                    </Act>
+                  )}
+                </td>
               </tr>
-            </thead>
-            <tbody>
-              {rows.map(([name, spool]) => {
-                const share = spool.quota_bytes ? spool.bytes / spool.quota_bytes : 0;
-                const health = spool.alarm || share > 0.8 ? "bad" : spool.state === "kept" && spool.readings ? "warn" : "ok";
-                return (
-                  <tr key={name}>
-                    <td>{name}</td>
-                    <td>
-                      <Mark health={health}>{spool.alarm ? spool.alarm : spool.state === "kept" ? "target not configured" : "ok"}</Mark>
-                    </td>
-                    <td className="figure right" title={lanes(spool)}>
-                      {count(spool.readings)}
-                      {Object.keys(spool.lanes).length > 1 && <small className="quiet">{lanes(spool)}</small>}
-                    </td>
-                    <td className="figure right">{bytes(spool.bytes)}</td>
-                    <td className="bar-cell">
-                      {spool.quota_bytes ? (
-                        <>
-                          <Bar share={share} health={share > 0.8 ? "bad" : "ok"} label={`${Math.round(share * 100)} % of ${bytes(spool.quota_bytes)}`} />
-                          <small className="quiet">
-                            {(share * 100).toFixed(share < 0.1 ? 1 : 0)} % of {bytes(spool.quota_bytes)}
-                          </small>
-                        </>
-                      ) : (
-                        "–"
-                      )}
-                    </td>
-                    <td className="figure right">{duration(now?.targets[name]?.full_in)}</td>
-                    <td className="figure right">{spool.readings ? duration(spool.oldest_age) : "–"}</td>
-                    <td className="actions">
-                      <button type="button" onClick={() => peek(name)} disabled={!spool.readings}>
-                        Look
-                      </button>
-                      <a className="button" href={address(route(["spools", "export"], { target: name }))} download>
-                        Export
-                      </a>
-                      {operator && (
-                        <Act
-                          kind="danger"
-                          disabled={!spool.readings}
-                          confirm={`Press again: discards ${count(spool.readings)}`}
-                          run={async () => {
-                            const done = await post<{ purged?: number; error?: string }>("/api/spools/purge", { target: name, gateway: all.gateway });
-                            if (done.error) throw new Error(done.error);
-                            tell(`${plural(done.purged ?? spool.readings, "reading")} for ${name} discarded.`);
-                            reload();
-                          }}
-                        >
-                          Purge
-                        </Act>
-                      )}
-                    </td>
-                  </tr>
-                );
-              })}
-            </tbody>
-          </table>
-        </TableBox>
+            );
+          })}
+        </Table>
       )}
     </Panel>
   );
@@ -145,42 +129,29 @@ function Letters({ all, reload }: { all: LetterGroups; reload: () => void }) {
       {all.groups.length === 0 ? (
         <Empty>Every reading could be taken.</Empty>
       ) : (
-        <TableBox>
-          <table className="rows-table">
-            <thead>
-              <tr>
-                <th className="right">Readings</th>
-                <th>Target</th>
-                <th>Reason</th>
-                <th>When</th>
-                <th />
-              </tr>
-            </thead>
-            <tbody>
-              {all.groups.map((group, at) => (
-                <tr key={at}>
-                  <td className="figure right">{count(group.count)}</td>
-                  <td>{group.target === "@flow" || !group.target ? "the gateway itself" : group.target}</td>
-                  <td className="wrap">
-                    <Mark health="warn">{visible(group.reason)}</Mark> <small className="quiet">{group.error_class}</small>
-                  </td>
-                  <td>
-                    {stamp(when(group.last))}
-                    {group.count > 1 && <small className="quiet">since {stamp(when(group.first))}</small>}
-                  </td>
-                  <td className="actions">
-                    <button type="button" onClick={() => setOpened(group)}>
-                      Look
-                    </button>
-                    <LetterActs gateway={all.gateway} group={group} done={reload} />
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-          {all.more_groups > 0 && <p className="quiet">and {count(all.more_groups)} more groups</p>}
-        </TableBox>
+        <Table heads={[{ right: "Readings" }, "Target", "Reason", "When", ""]}>
+          {all.groups.map((group, at) => (
+            <tr key={at}>
+              <td className="figure right">{count(group.count)}</td>
+              <td>{group.target === "@flow" || !group.target ? "the gateway itself" : group.target}</td>
+              <td className="wrap">
+                <Mark health="warn">{visible(group.reason)}</Mark> <small className="quiet">{group.error_class}</small>
+              </td>
+              <td>
+                {stamp(when(group.last))}
+                {group.count > 1 && <small className="quiet">since {stamp(when(group.first))}</small>}
+              </td>
+              <td className="actions">
+                <button type="button" onClick={() => setOpened(group)}>
+                  Look
+                </button>
+                <LetterActs gateway={all.gateway} group={group} done={reload} />
+              </td>
+            </tr>
+          ))}
+        </Table>
       )}
+      {all.more_groups > 0 && <p className="quiet">and {count(all.more_groups)} more groups</p>}
       {opened && <LettersOf group={opened} close={() => setOpened(undefined)} />}
     </Panel>
   );
@@ -230,28 +201,16 @@ function LettersOf({ group, close }: { group: LetterGroup; close: () => void }) 
       <p>
         <Mark health="warn">{visible(group.reason)}</Mark>
       </p>
-      <TableBox>
-        <table className="rows-table">
-          <thead>
-            <tr>
-              <th>Number</th>
-              <th>Tag</th>
-              <th>Source</th>
-              <th className="right">Value</th>
-            </tr>
-          </thead>
-          <tbody>
-            {(data?.letters ?? []).map((letter) => (
-              <tr key={letter.dead_letter.number}>
-                <td className="figure">{letter.dead_letter.number}</td>
-                <td className="path">{visible(String(letter.path || letter.tag_name || letter.address || "–"))}</td>
-                <td>{visible(String(letter.source ?? "–"))}</td>
-                <td className="figure right">{letter.value !== null && typeof letter.value === "object" ? visible(JSON.stringify(letter.value)) : value((letter.value ?? letter.value_text ?? null) as string)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </TableBox>
+      <Table heads={["Number", "Tag", "Source", { right: "Value" }]}>
+        {(data?.letters ?? []).map((letter) => (
+          <tr key={letter.dead_letter.number}>
+            <td className="figure">{letter.dead_letter.number}</td>
+            <td className="path">{visible(String(letter.path || letter.tag_name || letter.address || "–"))}</td>
+            <td>{visible(String(letter.source ?? "–"))}</td>
+            <td className="figure right">{letter.value !== null && typeof letter.value === "object" ? visible(JSON.stringify(letter.value)) : value((letter.value ?? letter.value_text ?? null) as string)}</td>
+          </tr>
+        ))}
+      </Table>
       {!data && !error && <p className="quiet">…</p>}
     </Dialog>
   );

@@ -7,7 +7,7 @@ import { clock, count, value, visible, when } from "../lib/format";
 import { amend, usePlace } from "../lib/router";
 import { Act, copy, Empty, Page, Trouble } from "../parts/basics";
 import { QualityMark } from "../parts/marks";
-import { TableBox } from "../parts/table_box";
+import { Table } from "../parts/table";
 
 const KEPT = 500;
 const TRIES = ["quality != 'GOOD'", "tag_name = 'temperature'", "value > 80", "source = 'plc1'"];
@@ -92,34 +92,21 @@ export default function TailPage() {
       {left > 0 && <p className="quiet">{count(left)} readings more came than are shown; filter for fewer.</p>}
       {rows.length === 0 && !error && <Empty>{filter ? "Nothing that came matches yet." : "Nothing came yet."}</Empty>}
       {rows.length > 0 && (
-        <TableBox>
-          <table className="rows-table tail">
-            <thead>
-              <tr>
-                <th>Time</th>
-                <th>Path</th>
-                <th className="right">Value</th>
-                <th>Quality</th>
-                <th>Source</th>
-              </tr>
-            </thead>
-            <tbody>
-              {rows.map(({ key, reading }) => (
-                <tr key={key}>
-                  <td className="figure">{clock(when(reading.time_us ?? reading.received_us), true)}</td>
-                  <td className="path">{visible(String(reading.path ?? reading.tag_name ?? ""))}</td>
-                  <td className="figure right">
-                    {value(reading.value)} <small className="quiet unit">{reading.unit ? visible(reading.unit) : ""}</small>
-                  </td>
-                  <td>
-                    <QualityMark quality={reading.quality} />
-                  </td>
-                  <td>{reading.source}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </TableBox>
+        <Table heads={["Time", "Path", { right: "Value" }, "Quality", "Source"]} className="tail">
+          {rows.map(({ key, reading }) => (
+            <tr key={key}>
+              <td className="figure">{clock(when(reading.time_us ?? reading.received_us), true)}</td>
+              <td className="path">{visible(String(reading.path ?? reading.tag_name ?? ""))}</td>
+              <td className="figure right">
+                {value(reading.value)} <small className="quiet unit">{reading.unit ? visible(reading.unit) : ""}</small>
+              </td>
+              <td>
+                <QualityMark quality={reading.quality} />
+              </td>
+              <td>{reading.source}</td>
+            </tr>
+          ))}
+        </Table>
       )}
     </Page>
   );

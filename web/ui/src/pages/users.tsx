@@ -1,13 +1,14 @@
 import { useContext, useState } from "react";
 
-import { post, put, remove, route } from "../api/client";
+import { post, put, route } from "../api/client";
 import type { Role, Token, User } from "../api/types";
 import { stamp, when } from "../lib/format";
 import { useAnswer } from "../lib/store";
-import { Act, copy, Dialog, Empty, Field, Page, Panel, tell, Trouble } from "../parts/basics";
+import { Act, copy, Dialog, Empty, Field, Page, Panel, Remove, tell, Trouble } from "../parts/basics";
+import { FormDialog, TextField } from "../parts/form_dialog";
 import { Icon } from "../parts/marks";
 import { useMay, Who } from "../who";
-import { TableBox } from "../parts/table_box";
+import { Table } from "../parts/table";
 
 const ROLES: Record<Role, string> = { viewer: "sees everything, changes nothing", operator: "also scans, tests, sends again, purges", admin: "also changes configuration, users and certificates" };
 
@@ -52,59 +53,37 @@ function Users() {
       }
     >
       <Trouble error={error} retry={reload} />
-      <TableBox>
-        <table className="rows-table">
-          <thead>
-            <tr>
-              <th>Name</th>
-              <th>Role</th>
-              <th>Since</th>
-              <th />
-            </tr>
-          </thead>
-          <tbody>
-            {(data?.users ?? []).map((user) => (
-              <tr key={user.name}>
-                <td>
-                  {user.name} {user.name === me.user && <span className="quiet">(you)</span>}
-                </td>
-                <td>
-                  <RoleChoice
-                    label={`Role of ${user.name}`}
-                    value={user.role}
-                    change={(role) => {
-                      put(route(["users", user.name]), { role }).then(
-                        () => {
-                          tell(`${user.name} is ${role} now.`);
-                          reload();
-                        },
-                        (failed: Error) => tell(failed.message, "bad"),
-                      );
-                    }}
-                  />
-                </td>
-                <td>{stamp(when(user.created_time)).slice(0, 10)}</td>
-                <td className="actions">
-                  <button type="button" onClick={() => setOther(user.name)}>
-                    New password
-                  </button>
-                  <Act
-                    kind="danger"
-                    disabled={user.name === me.user}
-                    confirm="Press again to remove"
-                    run={async () => {
-                      await remove(route(["users", user.name]));
+      <Table heads={["Name", "Role", "Since", ""]}>
+        {(data?.users ?? []).map((user) => (
+          <tr key={user.name}>
+            <td>
+              {user.name} {user.name === me.user && <span className="quiet">(you)</span>}
+            </td>
+            <td>
+              <RoleChoice
+                label={`Role of ${user.name}`}
+                value={user.role}
+                change={(role) => {
+                  put(route(["users", user.name]), { role }).then(
+                    () => {
+                      tell(`${user.name} is ${role} now.`);
                       reload();
-                    }}
-                  >
-                    Remove
-                  </Act>
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </TableBox>
+                    },
+                    (failed: Error) => tell(failed.message, "bad"),
+                  );
+                }}
+              />
+            </td>
+            <td>{stamp(when(user.created_time)).slice(0, 10)}</td>
+            <td className="actions">
+              <button type="button" onClick={() => setOther(user.name)}>
+                New password
+              </button>
+              <Remove what="Remove" path={route(["users", user.name])} done={reload} disabled={user.name === me.user} />
+            </td>
+          </tr>
+        ))}
+      </Table>
       {adding && <Add close={() => setAdding(false)} done={reload} />}
       {other && <Password name={other} close={() => setOther(undefined)} />}
     </Panel>
@@ -115,37 +94,14 @@ function Add({ close, done }: { close: () => void; done: () => void }) {
   const [name, setName] = useState("");
   const [password, setPassword] = useState("");
   const [role, setRole] = useState<Role>("operator");
-  const [error, setError] = useState<Error | null>(null);
   return (
-    <Dialog title="Add a user" close={close}>
-      <Field label="Name">
-        <input autoFocus autoComplete="off" value={name} onChange={(event) => setName(event.target.value)} />
-      </Field>
-      <Field label="Password" hint="12 characters or more">
-        <input type="password" autoComplete="new-password" value={password} onChange={(event) => setPassword(event.target.value)} />
-      </Field>
+    <FormDialog title="Add a user" act="Add" run={() => post("/api/users", { name, password, role })} ready={!!(name && password)} close={close} done={done}>
+      <TextField label="Name" autoFocus autoComplete="off" value={name} change={setName} />
+      <TextField label="Password" hint="12 characters or more" type="password" autoComplete="new-password" value={password} change={setPassword} />
       <Field label="Role" hint={ROLES[role]}>
         <RoleChoice value={role} change={setRole} />
       </Field>
-      <Trouble error={error} />
-      <div className="save-bar">
-        <Act
-          kind="main"
-          disabled={!name || !password}
-          run={async () => {
-            try {
-              await post("/api/users", { name, password, role });
-              done();
-              close();
-            } catch (failed) {
-              setError(failed as Error);
-            }
-          }}
-        >
-          Add
-        </Act>
-      </div>
-    </Dialog>
+    </FormDialog>
   );
 }
 
@@ -154,37 +110,16 @@ function Password({ name, close }: { name: string; close: () => void }) {
   const mine = name === me.user;
   const [old, setOld] = useState("");
   const [password, setPassword] = useState("");
-  const [error, setError] = useState<Error | null>(null);
+  const set = async (): Promise<void> => {
+    if (mine) await put("/api/session/password", { old, new: password });
+    else await put(route(["users", name]), { password });
+    tell(`${name} has a new password.`);
+  };
   return (
-    <Dialog title={`New password of ${name}`} close={close}>
-      {mine && (
-        <Field label="Password now">
-          <input type="password" autoFocus autoComplete="current-password" value={old} onChange={(event) => setOld(event.target.value)} />
-        </Field>
-      )}
-      <Field label="New password" hint="12 characters or more">
-        <input type="password" autoComplete="new-password" value={password} onChange={(event) => setPassword(event.target.value)} />
-      </Field>
-      <Trouble error={error} />
-      <div className="save-bar">
-        <Act
-          kind="main"
-          disabled={!password || (mine && !old)}
-          run={async () => {
-            try {
-              if (mine) await put("/api/session/password", { old, new: password });
-              else await put(route(["users", name]), { password });
-              tell(`${name} has a new password.`);
-              close();
-            } catch (failed) {
-              setError(failed as Error);
-            }
-          }}
-        >
-          Set
-        </Act>
-      </div>
-    </Dialog>
+    <FormDialog title={`New password of ${name}`} act="Set" run={set} ready={!!password && (!mine || !!old)} close={close}>
+      {mine && <TextField label="Password now" type="password" autoFocus autoComplete="current-password" value={old} change={setOld} />}
+      <TextField label="New password" hint="12 characters or more" type="password" autoComplete="new-password" value={password} change={setPassword} />
+    </FormDialog>
   );
 }
 
@@ -199,41 +134,19 @@ function Tokens() {
       <p className="quiet">For programs: they send it as “Authorization: Bearer …”.</p>
       <Trouble error={error} retry={reload} />
       {(data?.tokens ?? []).length > 0 && (
-        <TableBox>
-          <table className="rows-table">
-            <thead>
-              <tr>
-                <th>Name</th>
-                <th>Role</th>
-                <th>Made</th>
-                <th>Until</th>
-                <th />
-              </tr>
-            </thead>
-            <tbody>
-              {data?.tokens.map((token) => (
-                <tr key={token.id}>
-                  <td>{token.name}</td>
-                  <td>{token.role}</td>
-                  <td>{stamp(when(token.created_time)).slice(0, 10)}</td>
-                  <td>{token.expires_time ? stamp(when(token.expires_time)).slice(0, 10) : "no end"}</td>
-                  <td className="actions">
-                    <Act
-                      kind="danger"
-                      confirm="Press again to remove"
-                      run={async () => {
-                        await remove(route(["tokens", token.id]));
-                        reload();
-                      }}
-                    >
-                      Remove
-                    </Act>
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </TableBox>
+        <Table heads={["Name", "Role", "Made", "Until", ""]}>
+          {data?.tokens.map((token) => (
+            <tr key={token.id}>
+              <td>{token.name}</td>
+              <td>{token.role}</td>
+              <td>{stamp(when(token.created_time)).slice(0, 10)}</td>
+              <td>{token.expires_time ? stamp(when(token.expires_time)).slice(0, 10) : "no end"}</td>
+              <td className="actions">
+                <Remove what="Remove" path={route(["tokens", token.id])} done={reload} />
+              </td>
+            </tr>
+          ))}
+        </Table>
       )}
       <form className="filters" onSubmit={(event) => event.preventDefault()}>
         <input aria-label="Name of the token" placeholder="name of the token" value={name} onChange={(event) => setName(event.target.value)} />

@@ -1,6 +1,6 @@
 import { cloneElement, useEffect, useId, useRef, useState, type ReactElement, type ReactNode } from "react";
 
-import { ApiError } from "../api/client";
+import { ApiError, remove } from "../api/client";
 import { age, stamp, when } from "../lib/format";
 import { Cell, useCell, useNow } from "../lib/store";
 import { Icon, Shape } from "./marks";
@@ -84,6 +84,15 @@ export function Act({
       {asked ? confirm : children}
       {busy && <span className="busy" aria-label="working" />}
     </button>
+  );
+}
+
+/** A button that removes something, when it is pressed twice. */
+export function Remove({ what, path, done, disabled }: { what: "Delete" | "Remove"; path: string; done: () => void; disabled?: boolean }) {
+  return (
+    <Act kind="danger" disabled={disabled} confirm={`Press again to ${what.toLowerCase()}`} run={() => remove(path).then(done)}>
+      {what}
+    </Act>
   );
 }
 
