@@ -13,19 +13,18 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from config.models import Configuration
+from config.models import POSTED, Configuration
 from connectors.contract import Context, DeliveryError
 from connectors.dry_run import Captured, Message, Registers, Written
 from connectors.settings import SourceConfig
 from connectors.wire.json_lines import JsonLinesEncoder
 from delivery.journal import SHARDS, shard_of
 from flows.isolation import isolate, refuse_routing, refused
-from flows.posted import only, posted_sources
+from flows.posted import PostedSource, posted_sources, router_of
 from normalization.normalizer import Normalizer, NotNormalizableError, normalize_tag
 from normalization.passing import REASONS
 from normalization.reading import Quality, Tag, TagTable, ValueType, numbers, repeat, view
 from normalization.report import Exceptions, Reported, Reporter, Ruled
-from normalization.rules import Router
 
 __all__ = [
     "Explanation",
@@ -256,8 +255,8 @@ class _Flow:
         self._config, self._source, self._tags = config, source, tags
         self._normalizer = Normalizer(tags, config.path_template)
         self._ruled, self._reporter = Ruled(tags), Reporter(tags)
-        self._only = only(config.targets)
-        self._router = Router(config.rules, config.default, config.source_targets, self._only)
+        self._router = router_of(config)
+        self._alone = isinstance(source, PostedSource) and source.name != POSTED
         self._json = JsonLinesEncoder()
         self._context = Context(config.gateway, config.directory)
         self._shard = SHARDS[shard_of(source.protocol, source.name)]
@@ -311,7 +310,7 @@ class _Flow:
         left_out = f"report by exception: {report.reason}" if reason else ""
         if not reason:
             (routed,) = isolate(self._router, refuse_routing, one)
-            rules = [] if dead or tag.source in self._only else self._verdicts(one)
+            rules = [] if dead or self._alone else self._verdicts(one)
             if len(routed.dead):
                 dead = routed.batch.column("reject")[0].as_py()
             elif len(routed.unmatched):
@@ -361,7 +360,7 @@ class _Flow:
         because = [f"rule {one.rule}" for one in rules if one.matched and name in one.connectors]
         if self._config.source_targets.get(source) == name:
             because.append("the source's own table")
-        if self._only.get(source) == name:
+        if self._alone:
             because.append("it was posted for this target alone")
         because = because or ["default_connector"]
         try:

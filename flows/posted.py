@@ -27,6 +27,7 @@ from delivery.journal import Journal
 from delivery.repeats import Repeats
 from flows.intake import SourceIntake
 from normalization.reading import Columns, Quality, Tag, TagTable, to_json
+from normalization.rules import Router
 
 if TYPE_CHECKING:
     from config.models import Configuration
@@ -158,9 +159,18 @@ def source_of(target: str | None) -> str:
     return POSTED if target is None else f"{POSTED}/{target}"
 
 
-def only(targets: Iterable[str]) -> dict[str, str]:
-    """Source -> the target that alone gets its readings."""
-    return {source_of(target): target for target in targets}
+def router_of(config: "Configuration") -> Router:
+    """The router of a configuration: its rules, and what is handed over for one target alone."""
+    targets = {source_of(target): target for target in config.targets}
+
+    def refusal(source: str) -> str:
+        """Rules and default never held for it, so they do not when its target is gone either."""
+        posted, _, target = source.partition("/")
+        if posted != POSTED or not target or source in targets:
+            return ""
+        return f"target removed: it was posted for {target} alone, which the configuration does not have"
+
+    return Router(config.rules, config.default, config.source_targets, targets, refusal)
 
 
 def _row(source: str, device: str, name: str) -> Tag:

@@ -50,7 +50,7 @@ from flows.intake import SourceIntake
 from flows.kubernetes_leases import leases_of
 from flows.liveness import stands_still
 from flows.options import check_bytewax_options, prepare_recovery
-from flows.posted import Posted, only
+from flows.posted import Posted, router_of
 from flows.readers import Readers
 from flows.renewed import LOOK, Renewed
 from flows.replays import resume_replays
@@ -357,8 +357,7 @@ class Process:
         worker, config = threading.get_ident(), self.config
         found = self._routers.get(worker)
         if found is None or found[0] is not config:
-            made = Router(config.rules, config.default, config.source_targets, only(config.targets))
-            found = self._routers[worker] = config, made
+            found = self._routers[worker] = config, router_of(config)
         return found[1]
 
     @property

@@ -3,13 +3,14 @@
 Conditions are SQL boolean expressions, see `normalization.condition`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from normalization.condition import Condition, RuleError, compile_condition
 from normalization.predicates import Mask, Rows, TagRows, Truth, flip, union
@@ -53,7 +54,7 @@ class Routed:
     Attributes:
         batch: The batch with `priority` filled: the largest priority of the rules that match a reading, else 0.
         targets: Target -> rows that go there, ascending, or None for all rows; targets that get nothing are absent.
-        dead: Rows that are rejects; they go to no target.
+        dead: Rows that are rejects, by then or by the router; they go to no target.
         unmatched: Rows that no rule matches while there is no default.
         defaulted: How many readings no rule matches, so that they go to the default.
     """
@@ -77,7 +78,7 @@ def take(batch: pa.RecordBatch, rows: npt.NDArray[np.intp]) -> pa.RecordBatch:
     return batch.take(pa.array(rows))
 
 
-_PRIORITY: Final = stream_schema(b"").get_field_index("priority")
+_PRIORITY, _REJECT = (stream_schema(b"").get_field_index(name) for name in ("priority", "reject"))
 _NO_ROWS: Final = np.empty(0, np.intp)
 
 
@@ -92,6 +93,7 @@ class Router:
         default: Targets of what nothing matches.
         source_targets: Source -> target of all its readings.
         only: Source -> target that alone gets its readings: no rule and no default holds for them, and they have no priority.
+        refusal: Source -> why its readings can go nowhere and become rejects; empty where they can. Asked once for each tag.
 
     Raises:
         RuleError: A condition is wrong; a note names the rule.
@@ -103,6 +105,7 @@ class Router:
         default: str | Sequence[str] | None = None,
         source_targets: Mapping[str, str] | None = None,
         only: Mapping[str, str] | None = None,
+        refusal: Callable[[str], str] | None = None,
     ) -> None:
         self._rules = tuple(rules)
         self._conditions = [_compiled(rule) for rule in rules]
@@ -117,8 +120,11 @@ class Router:
         self._table_number |= {s: self._tables.index(table, self._shared) + 1 for s, table in alone.items()}
         self._table_of = np.empty(0, np.int32)  # by tag: number of its source's table, 0 where it has none
         self._any_table = False
+        self._refusal = refusal
+        self._reasons: dict[str, int] = {}  # why readings are refused, with a number from 1
+        self._reason_of = np.empty(0, np.int32)  # by tag: number of the reason, 0 where it is not refused
         columns = {name for condition in self._conditions for name in condition.tag_columns}
-        self._columns = sorted(columns | ({"source"} if self._tables else set()))
+        self._columns = sorted(columns | ({"source"} if self._tables or refusal else set()))
         self._token: bytes | None = None
         self._tags = TagRows(self._columns)
 
@@ -126,6 +132,7 @@ class Router:
         """Route a batch of `stream_schema`."""
         size = batch.num_rows
         rows = Rows(batch, self._known_tags(batch))
+        batch = self._refused(batch, rows)
         truths = self._truths(rows)
         tables = self._source_tables(rows)
         alone = union([truth for number, truth in tables if number > self._shared])
@@ -180,6 +187,7 @@ class Router:
         if token is None or token != self._token:
             self._token, self._tags = token, TagRows(self._columns)
             self._table_of, self._any_table = np.empty(0, np.int32), False
+            self._reason_of, self._reasons = np.empty(0, np.int32), {}
         self._tags.update(batch)
         return self._tags
 
@@ -200,6 +208,24 @@ class Router:
         if (numbers == numbers[0]).all():
             return [(int(numbers[0]), True)] if numbers[0] else []
         return [(number, numbers == number) for number in np.unique(numbers).tolist() if number]
+
+    def _refused(self, batch: pa.RecordBatch, rows: Rows) -> pa.RecordBatch:
+        """The batch with a reason in `reject` where a reading can go nowhere because of its source."""
+        if self._refusal is None:
+            return batch
+        tags = rows.tags.rows
+        if len(self._reason_of) < len(tags):
+            said = [self._refusal(row["source"]) for row in tags[len(self._reason_of) :]]
+            new = [self._reasons.setdefault(why, len(self._reasons) + 1) if why else 0 for why in said]
+            self._reason_of = np.concatenate([self._reason_of, np.array(new, np.int32)])
+        if not self._reasons:
+            return batch
+        numbers = self._reason_of.take(rows.index())
+        if not numbers.any():
+            return batch
+        reasons = pa.array([None, *self._reasons], pa.string()).take(pa.array(numbers))
+        both = pc.coalesce(batch.column(_REJECT), reasons)  # what was wrong with a reading before, goes before
+        return batch.set_column(_REJECT, batch.schema.field(_REJECT), both)
 
     def _with_priority(self, batch: pa.RecordBatch, truths: Sequence[Truth]) -> pa.RecordBatch:
         """The batch with the largest priority of the rules that match."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from config.models import Configuration
 from flows.isolation import isolate, refuse_routing
-from flows.posted import only
+from flows.posted import router_of
 from normalization.rules import Router, Rule
 
 
@@ -57,6 +57,5 @@ class Destinations:
     def _router(self) -> Router:
         config = self._process.config
         if self._made is None or self._made[0] is not config:
-            made = Router(config.rules, config.default, config.source_targets, only(config.targets))
-            self._made = config, made
+            self._made = config, router_of(config)
         return self._made[1]

@@ -594,3 +594,20 @@ def test_what_is_for_one_target_alone_goes_by_no_rule_and_no_default() -> None:
     assert (only.dead.tolist(), only.defaulted) == ([1], 0)
     alone = router(stream((posted, 90.0, {}), (posted, 1.0, {})))
     assert (alone.targets, alone.batch["priority"].to_pylist()) == ({"z": None}, [0, 0])
+
+
+def test_what_can_go_nowhere_becomes_a_reject_with_the_reason_and_others_are_not_touched() -> None:
+    router = Router(
+        [Rule("all", "TRUE", ("a",), 3)],
+        "z",
+        refusal=lambda source: f"{source} is gone" if source.startswith("api/") else "",
+    )
+    gone, other, sound = (
+        Tag(source, "api", "PLC001", "t", "t", mapping='{"site": "s"}') for source in ("api/x", "api/y", "api")
+    )
+    found = router(stream((gone, 1.0, {}), (sound, 2.0, {}), (other, 3.0, {}), (gone, 4.0, {"reject": "broken"})))
+    assert {t: r if r is None else r.tolist() for t, r in found.targets.items()} == {"a": [1]}
+    assert (found.dead.tolist(), found.unmatched.tolist(), found.defaulted) == ([0, 2, 3], [], 0)
+    assert found.batch["reject"].to_pylist() == ["api/x is gone", None, "api/y is gone", "broken"]
+    untouched = router(stream((sound, 2.0, {})))
+    assert (untouched.targets, untouched.dead.tolist()) == ({"a": None}, [])

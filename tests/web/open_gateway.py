@@ -1,4 +1,4 @@
-"""A gateway that takes as many requests as come: python -m tests.web.open_gateway FOLDER PORT [reading]."""
+"""A gateway that takes as many requests as come: python -m tests.web.open_gateway FOLDER PORT [reading] [alone]."""
 
 import os
 import sys
@@ -30,15 +30,18 @@ def sources(folder: Path) -> tuple[NumberedConfig, ...]:
     )
 
 
-def configuration(folder: Path, *, port: int | None = None, reading: bool = False) -> Configuration:
-    """Two targets that tell what they got; temperatures go to the first, all else to the second."""
+def configuration(
+    folder: Path, *, port: int | None = None, reading: bool = False, alone: bool = False
+) -> Configuration:
+    """Two targets that tell what they got; temperatures go to the first, all else to the second, unless the first is alone."""
+    names = ("first",) if alone else ("first", "second")
     return Configuration(
         gateway="gw",
         directory=folder / "data",
         sources=sources(folder) if reading else (),
-        targets={name: TellingConfig(path=folder / f"{name}.jsonl") for name in ("first", "second")},
+        targets={name: TellingConfig(path=folder / f"{name}.jsonl") for name in names},
         rules=RULES,
-        default=("second",),
+        default=names[-1:],
         port=port,
         web=WebSection(rate=100_000.0),
         log_level="warning",
@@ -49,7 +52,8 @@ def main() -> None:
     """Run until a signal comes."""
     import bifrost.run
 
-    config = configuration(Path(sys.argv[1]), port=int(sys.argv[2]), reading="reading" in sys.argv)
+    told = {word: word in sys.argv for word in ("reading", "alone")}
+    config = configuration(Path(sys.argv[1]), port=int(sys.argv[2]), **told)
     sys.exit(bifrost.run.run(config))
 
 

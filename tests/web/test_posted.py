@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from bifrost.run import account
 from tests.web.client import NoAnswerError
 from tests.web.open_gateway import configuration
-from tests.web.serving import Serving, gateway, until
+from tests.web.serving import ROOT, Serving, gateway, until
 
 
 def got(folder: Path, target: str) -> list[tuple[tuple[str, int], str, Any]]:
@@ -25,6 +28,22 @@ def got(folder: Path, target: str) -> list[tuple[tuple[str, int], str, Any]]:
 
 def reading(number: int, tag: str = "temp", **more: Any) -> dict[str, Any]:
     return {"id": f"r-{number}", "device_id": "PLC001", "tag_name": tag, "value": float(number), **more}
+
+
+KILLED_BEFORE_THE_FLOW = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from flows.posted import CloudData
+from flows.process import Process
+from tests.web.open_gateway import configuration
+
+process = Process(configuration(Path(sys.argv[1])))
+process.open_stores()
+given = [CloudData(id=f"r-{n}", device_id="PLC001", tag_name="temp", value=float(n)) for n in range(3)]
+asyncio.run(process.posted.take(given, "second"))
+asyncio.run(process.posted.take(given[:1]))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +85,36 @@ def test_a_posted_reading_goes_by_the_rules_or_to_the_connector_that_is_named(tm
     found = account(configuration(tmp_path))
     assert found["unaccounted"] == 0
     assert {name: line["journalled"] for name, line in found["sources"].items()} == {"api": 3, "api/second": 1}
+
+
+def test_readings_that_were_posted_for_a_target_alone_wait_as_dead_letters_when_it_is_removed(tmp_path: Path) -> None:
+    """They are in the journal when the gateway is killed, and their target is not in the configuration of its next lives."""
+    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_THE_FLOW, tmp_path], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    def letters(running: Serving) -> list[tuple[str, str, int]]:
+        groups = running.get("/api/dead-letters")["groups"]
+        return [(group["target"], group["reason"], group["count"]) for group in groups]
+
+    removed = [("@flow", "target removed: it was posted for second alone, which the configuration does not have", 3)]
+    with gateway(tmp_path, "alone") as running:
+        until(lambda: letters(running) == removed and len(got(tmp_path, "first")) == 1)
+        running.kill()
+    again = {"gateway": "gw", "reason": removed[0][1]}
+    with gateway(tmp_path, "alone") as running:
+        assert running.post(again, "/api/dead-letters/replay")["replay"]["refused"] == 3
+        running.post([reading(9)])
+        until(lambda: [value for *_, value in got(tmp_path, "first")][-1] == 9.0)
+        assert letters(running) == removed
+        assert {value for *_, value in got(tmp_path, "first")} == {0.0, 9.0}
+        running.stop()
+    assert account(configuration(tmp_path, alone=True))["unaccounted"] == 0
+    with gateway(tmp_path) as running:
+        assert running.post(again, "/api/dead-letters/replay")["replay"]["moved"] == 3
+        until(lambda: [value for *_, value in got(tmp_path, "second")] == [0.0, 1.0, 2.0])
+        assert letters(running) == []
+        running.stop()
+    assert account(configuration(tmp_path))["unaccounted"] == 0
 
 
 def test_the_same_reading_again_is_left_out_and_another_one_under_its_id_is_not(shared: Serving) -> None:
