@@ -261,6 +261,10 @@ class TargetConfig(Settings):
         """
         return columns_of(table(batch), self.endpoint or self.name)
 
+    def authorities(self) -> dict[str, Path]:
+        """Files of authorities that it trusts though no field names them, by what does."""
+        return {}
+
     def remarks(self) -> list[tuple[str, tuple[str, ...]]]:
         """What is allowed but hardly meant, in words, each with the key that it is about."""
         own = getattr(self, "provider_config", None)

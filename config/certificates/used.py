@@ -40,7 +40,7 @@ class Material:
     Attributes:
         kind: ``source``, ``target`` or ``gateway``.
         owner: Name of the source or target; of the gateway for its port.
-        key: Where the configuration names it.
+        key: Where the configuration, or the environment, names it.
         role: What it is for.
         path: The file.
         password: What the key is encrypted with, if it is.
@@ -126,6 +126,7 @@ def materials(config: Configuration) -> list[Material]:
             found.append(Material("source", source.name, _MADE_BY_ITSELF, "own", own / "certificate.der"))
     for name, target in config.targets.items():
         found += _of(target, "target", name, "")
+        found += [Material("target", name, key, "ca", path) for key, path in target.authorities().items()]
     for part in fields(config):
         value = getattr(config, part.name)
         if isinstance(value, BaseModel):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
@@ -86,7 +87,9 @@ class Catalog:
             url, data=form, headers={"Authorization": authorization, "Accept": "application/json"}
         )
         try:
-            with urlopen(request, timeout=self._timeout) as response:  # noqa: S310
+            # a context of its own, which reads the authorities as they are now; the one of `urllib` stays as it began
+            context = ssl.create_default_context() if url.startswith("https:") else None
+            with urlopen(request, timeout=self._timeout, context=context) as response:  # noqa: S310
                 body = response.read(_LARGEST_ANSWER)
         except HTTPError as error:
             with error:

@@ -1,5 +1,7 @@
 """Configuration of ZeroBus: one target per table, and the `zerobus` section that names a table per source."""
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -74,7 +76,7 @@ class ZeroBusSettings(Settings):
 
 
 class ZeroBusConfig(TargetConfig):
-    """One Delta table behind a ZeroBus endpoint; a private CA is named by the environment's ``SSL_CERT_FILE``."""
+    """One Delta table behind a ZeroBus endpoint; a private CA is named by the environment's ``SSL_CERT_FILE``, and may be renewed."""
 
     type: Literal["zerobus"] = Field(default="zerobus", description="type of the target")
     endpoint: Url | None = Field(None, description=_ENDPOINT)
@@ -91,6 +93,12 @@ class ZeroBusConfig(TargetConfig):
         from connectors.targets.zerobus.writer import ZeroBusWriter
 
         return ZeroBusWriter(self, context)
+
+    @override
+    def authorities(self) -> dict[str, Path]:
+        """The SDK has no setting for it: what the environment names is all that it trusts beside the system's."""
+        named = os.environ.get("SSL_CERT_FILE")
+        return {"SSL_CERT_FILE": Path(named)} if named else {}
 
     @override
     def written(self, batch: pa.RecordBatch, context: Context) -> list[Written]:

@@ -180,6 +180,9 @@ class ZeroBusWriter(Writer, Checks):
     @override
     async def close(self) -> None:
         await self._forget(self._stream)
+        self._sdk = (
+            None  # the next one asks for its token over a connection of its own, which trusts what is trusted then
+        )
 
     @override
     async def check(self) -> list[Finding]:

@@ -6,6 +6,7 @@ import itertools
 import json
 import select
 import signal
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -20,6 +21,7 @@ from deltalake import DeltaTable
 from connectors.contract import Context
 from connectors.targets.zerobus import ZeroBusConfig, ddl
 from connectors.targets.zerobus.writer import ZeroBusWriter
+from tests.certificates import Authority
 from tests.orphans import Server
 
 ROOT = Path(__file__).parents[3]
@@ -33,8 +35,8 @@ names = (f"main.plant.t{number}" for number in itertools.count())
 class Emulator:
     """The emulator process and its admin API."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, tls: Authority | None = None) -> None:
+        self._directory, self._tls = directory, tls
         self._ports = (0, 0)
         self.start()
 
@@ -45,6 +47,7 @@ class Emulator:
                 *("--port", str(self._ports[0]), "--http-port", str(self._ports[1])),
                 *("--data-dir", str(self._directory)),
                 *("--client-id", CLIENT, "--client-secret", SECRET, "--commit-seconds", "0.1"),
+                *self._secured(),
             ],
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -58,6 +61,14 @@ class Emulator:
         self.endpoint, self.url = facts["endpoint"], facts["unity_catalog_url"]
         self._ports = (int(self.endpoint.rsplit(":", 1)[1]), int(self.url.rsplit(":", 1)[1]))
 
+    def _secured(self) -> list[str]:
+        if self._tls is None:
+            return []
+        return [
+            *("--host", "localhost", "--tls-cert", str(self._tls.server_cert)),
+            *("--tls-key", str(self._tls.server_key)),
+        ]
+
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(20)
@@ -66,7 +77,10 @@ class Emulator:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, method=method), timeout=30) as answer:
+        trusted = ssl.create_default_context(cafile=self._tls.ca) if self._tls is not None else None
+        with urllib.request.urlopen(
+            urllib.request.Request(self.url + path, data, method=method), timeout=30, context=trusted
+        ) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
