@@ -13,13 +13,14 @@ import { TagDetailPanel } from "./tag_detail";
 
 const CHUNK = 200;
 const LEVELS = 200;
+const TYPING = 40; // ms without a key until tags are looked for: people wait for the answer, and one asks only once for what is typed quickly
 const QUALITIES = ["NOT_GOOD", "GOOD", "UNCERTAIN", "BAD", "STALE", "ALARM"];
 
 export default function TagsPage() {
   const place = usePlace();
   const { prefix = "", quality = "", search = "" } = place.query;
   const [text, setText] = useState(search);
-  const settled = useSettled(text);
+  const settled = useSettled(text, TYPING);
   const [tree, setTree] = useState(false);
   const field = useRef<HTMLInputElement>(null);
   useEffect(() => {
