@@ -223,7 +223,7 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         port=(8080 if port is None else port) if file.web_ui.enabled else None,
         log_level=gateway.log_level or file.connector.log_level or "info",
         log_format=gateway.log_format,
-        traces=gateway.traces,
+        telemetry=gateway.telemetry,
         memory_rows=gateway.cloud.buffer.max_size,
         buffers={
             name: buffer_policy(target.buffer, gateway.cloud.buffer, persistent=target.disk_persistent)

@@ -6,10 +6,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from config.members import Membership
 from config.oidc import OidcSection
+from config.telemetry import TelemetrySection
 from connectors.settings import BufferSettings, Duration, Settings, Size, SourceConfig, TargetConfig
 from connectors.sources.modbus import ModbusConfig
 from connectors.sources.mqtt import MqttConfig
@@ -147,23 +148,6 @@ class DeadLetterSection(Settings):
     )
 
 
-class TracesSection(Settings):
-    """Spans of batches for OpenTelemetry; needs ``pip install 'bifrost-gateway[otel]'``."""
-
-    endpoint: str | None = Field(
-        None,
-        pattern=r"^https?://[^\s@]+$",
-        description="URL of a collector that takes OTLP over HTTP, as http://127.0.0.1:4318; nothing is traced when absent",
-    )
-    headers: dict[str, SecretStr] = Field({}, description="headers of each request, such as `Authorization`")
-    ca_file: Path | None = Field(
-        None, description="certificates of who certifies the collector; the system's when absent"
-    )
-    share: float = Field(
-        0.1, gt=0, le=1, description="share of the spans that is sent, 0 to 1; writes that failed always are"
-    )
-
-
 class LeaseSection(Settings):
     """A store that several gateways share, in which a source is held by the one that reads it."""
 
@@ -245,7 +229,9 @@ class GatewaySection(Settings):
         description="bytes that may be written to the disk before it wears out, as its data sheet says (TBW); "
         "`bifrost status` then tells how long it lasts",
     )
-    traces: TracesSection = Field(TracesSection(), description="spans of batches for OpenTelemetry")
+    telemetry: TelemetrySection = Field(
+        TelemetrySection(), description="metrics, events and spans that are sent to where many gateways are looked at"
+    )
     dead_letters: DeadLetterSection = Field(DeadLetterSection(), description="readings that no target takes")
     cloud: CloudSection = Field(CloudSection(), description="the targets")
 
@@ -361,7 +347,7 @@ class Configuration:
         port: The HTTP port; None for none.
         log_level: Least level that is logged.
         log_format: How events are logged: auto, console or json.
-        traces: Where spans are sent.
+        telemetry: Where metrics, events and spans are sent.
         memory_rows: Readings held in memory per target.
         buffers: How readings wait, by target.
         dead_letters: How dead letters are bounded.
@@ -388,7 +374,7 @@ class Configuration:
     port: int | None = 8080
     log_level: str = "info"
     log_format: str = "auto"
-    traces: TracesSection = field(default_factory=TracesSection)
+    telemetry: TelemetrySection = field(default_factory=TelemetrySection)
     memory_rows: int = 100_000
     buffers: Mapping[str, BufferPolicy] = field(default_factory=dict)
     dead_letters: LetterPolicy = field(default_factory=LetterPolicy)

@@ -55,6 +55,7 @@ def _histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str
 
 
 INFO: Final = _gauge("bifrost_gateway_info", "1; the name of the gateway and its version", "gateway", "version")
+STATE: Final = _gauge("bifrost_gateway_state", "0 all is well, 1 a source or target is not, 2 the gateway stops")
 RECEIVED: Final = _counter("bifrost_bridge_records_received_total", "Readings received from a source", "source")
 NORMALIZED: Final = _counter("bifrost_bridge_records_normalized_total", "Readings normalized")
 ENQUEUED: Final = _counter("bifrost_bridge_records_enqueued_total", "Readings put into a target's spool", "connector")
@@ -76,6 +77,12 @@ RECONNECTIONS: Final = _counter("bifrost_bridge_reconnections_total", "Times a s
 SOURCE_UP: Final = _gauge("bifrost_source_connected", "1 while a source is connected", "source")
 LAST_READING: Final = _gauge(
     "bifrost_source_last_reading_timestamp_seconds", "When a source last gave a reading", "source"
+)
+SOURCE_TAGS: Final = _gauge(
+    "bifrost_source_tags", "Tags that a source has given since the gateway was started", "source"
+)
+LAST_GAP: Final = _gauge(
+    "bifrost_source_last_gap_timestamp_seconds", "When the last gap in a source's readings ended", "source"
 )
 GAPS: Final = _counter("bifrost_source_gaps_total", "Times that readings of a source were missed", "source")
 ODDITIES: Final = _gauge(
@@ -119,6 +126,11 @@ OPERATIONS: Final = _counter("bifrost_cloud_batch_operations_total", "Writes tri
 CONNECTIONS: Final = _counter(
     "bifrost_cloud_connection_attempts_total", "Connections tried, by result", "connector", "result"
 )
+CONNECTED: Final = _gauge("bifrost_cloud_connected", "1 while the connection to a target is open", "connector")
+IN_FLIGHT: Final = _gauge("bifrost_cloud_in_flight", "Writes to a target that are under way", "connector")
+LAST_SUCCESS: Final = _gauge(
+    "bifrost_cloud_last_success_timestamp_seconds", "When a target last acknowledged a unit; 0 for never", "connector"
+)
 BUFFERED: Final = _gauge("bifrost_cloud_buffer_size", "Readings that wait in a target's spool", "connector")
 RESPONSE_TIME: Final = _histogram(
     "bifrost_cloud_response_time_seconds",
@@ -139,6 +151,8 @@ QUEUE_CAPACITY: Final = _gauge("bifrost_backpressure_queue_capacity", "Readings 
 SPOOLED_BYTES: Final = _gauge("bifrost_backpressure_disk_spooled_bytes", "Bytes of journal and spools on disk")
 DEAD_LETTERS: Final = _gauge("bifrost_backpressure_dlq_messages", "Dead letters in the store")
 DEAD_LETTER_BYTES: Final = _gauge("bifrost_dead_letters_bytes", "Bytes of dead letters on disk")
+DEAD_LETTER_QUOTA: Final = _gauge("bifrost_dead_letters_quota_bytes", "Bytes that dead letters may take on disk")
+DEAD_LETTER_ALARM: Final = _gauge("bifrost_dead_letters_alarm", "1 while dead letters are let go or left out")
 DEAD_LETTERS_DISCARDED: Final = _gauge(
     "bifrost_dead_letters_discarded_records", "Dead letters let go or left out because their store was full"
 )
@@ -150,6 +164,9 @@ BREAKER: Final = _gauge("bifrost_cloud_circuit_breaker_state", "0 closed, 1 half
 
 SYNCS: Final = _counter("bifrost_disk_syncs_total", "Files that journal, spools and dead letters made durable")
 WRITTEN: Final = _gauge("bifrost_disk_written_bytes", "Bytes that the process made the disk write since it began")
+DISK_YEARS: Final = _gauge(
+    "bifrost_disk_years_left", "Years that the disk lasts at the present pace; there when gateway.endurance is set"
+)
 SPOOL_BYTES: Final = _gauge("bifrost_spool_bytes", "Bytes that wait in a target's spool", "connector")
 SPOOL_QUOTA: Final = _gauge("bifrost_spool_quota_bytes", "Bytes that may wait in a target's spool", "connector")
 SPOOL_FILLED: Final = _gauge(
@@ -167,6 +184,20 @@ OLDEST: Final = _gauge("bifrost_spool_oldest_seconds", "Age of the oldest readin
 TIME_TO_FULL: Final = _gauge(
     "bifrost_spool_full_seconds", "Time until a target's spool is full at its present growth; -1 for never", "connector"
 )
+KEPT: Final = _gauge(
+    "bifrost_spool_kept_records", "Readings kept for a target that is not in the configuration", "connector"
+)
+KEPT_BYTES: Final = _gauge("bifrost_spool_kept_bytes", "Bytes of them", "connector")
+TELEMETRY_SENT: Final = _counter(
+    "bifrost_telemetry_sent_total", "Samples or events that were taken by who is told of the gateway", "what"
+)
+TELEMETRY_DROPPED: Final = _counter(
+    "bifrost_telemetry_dropped_total", "Samples or events that are not sent any more, by reason", "what", "reason"
+)
+TELEMETRY_BYTES: Final = _gauge("bifrost_telemetry_bytes", "Bytes of samples or events on disk", "what")
+TELEMETRY_OLDEST: Final = _gauge(
+    "bifrost_telemetry_oldest_seconds", "Age of the oldest sample or event that waits to be sent", "what"
+)
 CLOCK_SET_BACK: Final = _counter(
     "bifrost_clock_set_back_total", "Times that the wall clock was set back under the running flow"
 )
@@ -178,6 +209,7 @@ UNACCOUNTED: Final = _gauge("bifrost_unaccounted", "Readings that the account ca
 
 
 _ENDING: Final[set[tuple[str, str]]] = set()
+_KEPT: Final[set[str]] = set()
 
 
 def show_certificates(days: Mapping[tuple[str, str], float]) -> None:
@@ -189,6 +221,18 @@ def show_certificates(days: Mapping[tuple[str, str], float]) -> None:
     _ENDING.update(days)
     for (owner, kind), left in days.items():
         CERTIFICATE_DAYS.labels(owner, kind).set(left)
+
+
+def show_kept(kept: Mapping[str, tuple[int, int]]) -> None:
+    """Set the gauges of what is kept for targets that are not in the configuration: readings and bytes, by target."""
+    for gone in _KEPT - kept.keys():
+        for gauge in (KEPT, KEPT_BYTES):
+            gauge.remove_by_labels({"connector": gone})
+    _KEPT.intersection_update(kept)
+    _KEPT.update(kept)
+    for connector, (readings, size) in kept.items():
+        KEPT.labels(connector).set(readings)
+        KEPT_BYTES.labels(connector).set(size)
 
 
 def show_pool(connector: str, use: PoolUse) -> None:

@@ -10,7 +10,7 @@ from connectors.contract import Limits
 # What a process is begun with: it holds until the next start.
 _HELD: Final = (
     "gateway", "directory", "listen", "port", "memory_rows", "dead_letters", "commit_interval", "probe_interval", "web",
-    "traces", "leases",
+    "telemetry", "leases",
     "discovery",  # so that nobody widens by the API what may be scanned
 )  # fmt: skip
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from config.certificates.used import ends, peers
 from delivery import metrics
 from delivery.account import Account, next_scan
-from delivery.wear import written_bytes
+from delivery.wear import written_bytes, years
+from flows import standing
 
 if TYPE_CHECKING:
     from flows.process import Process
@@ -37,9 +38,15 @@ class Gauges:
             for reason, readings in spool.discarded.items():
                 metrics.DISCARDED.labels(name, reason).set(readings)
         for name, forwarder in process.forwarders.items():
+            metrics.CONNECTED.labels(name).set(forwarder.status.connected)
+            metrics.IN_FLIGHT.labels(name).set(forwarder.status.in_flight)
+            metrics.LAST_SUCCESS.labels(name).set(forwarder.status.last_success or 0.0)
             if (use := forwarder.pool) is not None:
                 metrics.show_pool(name, use)
         for source, intake in process.intakes.items():
+            metrics.SOURCE_TAGS.labels(source).set(len(intake.status.tags))
+            if (gap := intake.status.last_gap) is not None:
+                metrics.LAST_GAP.labels(source).set(gap.end / 1e6)
             for what, times in list(intake.status.counts.items()):
                 metrics.ODDITIES.labels(source, what).set(times)
             for what, value in list(intake.status.measures.items()):
@@ -48,13 +55,20 @@ class Gauges:
         now = datetime.now(UTC)
         metrics.show_certificates(ends(process.config, now) | peers(measured, now))
         metrics.INFO.labels(process.config.gateway, self._version).set(1)
+        metrics.STATE.set(standing.state(process))
+        metrics.show_kept({name: (line["readings"], line["bytes"]) for name, line in dict(process.kept).items()})
         journal, letters = process.journal, process.dead_letters
         metrics.QUEUE_SIZE.set(journal.waiting_rows)
         metrics.QUEUE_CAPACITY.set(journal.memory_rows)
         metrics.SPOOLED_BYTES.set(journal.size + sum(spool.size for spool in process.spools.values()))
-        metrics.WRITTEN.set(written_bytes())
+        written, endurance = written_bytes(), process.config.endurance
+        metrics.WRITTEN.set(written)
+        if endurance and (left := years(endurance, written, time.time() - process.started)) is not None:
+            metrics.DISK_YEARS.set(left)
         metrics.DEAD_LETTERS.set(letters.total)
         metrics.DEAD_LETTER_BYTES.set(letters.size)
+        metrics.DEAD_LETTER_QUOTA.set(letters.policy.quota)
+        metrics.DEAD_LETTER_ALARM.set(bool(letters.alarm))
         metrics.DEAD_LETTERS_DISCARDED.set(letters.discarded)
         with self._scanning:
             began = time.monotonic()

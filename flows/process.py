@@ -56,12 +56,13 @@ from flows.renewed import LOOK, Renewed
 from flows.replays import resume_replays
 from flows.spools import file_name, kept
 from flows.targets import Targets
-from flows.tracing import trace
+from flows.telling import teller, trace
 from normalization.normalizer import Normalizer
 from normalization.reading import TagTable
 from normalization.rules import Router
 
 if TYPE_CHECKING:
+    from flows.telemetry.teller import Teller
     from web.server import Port
 
 log = structlog.get_logger()
@@ -127,6 +128,7 @@ class Process:
         self._reading_ended = threading.Event()
         self._directory_lock: DirectoryLock | None = None
         self._gauges = Gauges()
+        self._teller: Teller | None = None
         self._latest = 0.0
         # By thread; Bytewax's own threads get a new Python thread state each time, so that a threading.local would forget.
         self._turns: defaultdict[int, _Turn] = defaultdict(_Turn)
@@ -156,6 +158,7 @@ class Process:
                 self.open_stores()
             except StoreError as error:
                 self.fail(error)
+            self._begin_telling()
             threading.Thread(target=self._io, name="io", daemon=True).start()
             self._targets.start(self.forwarders)
             self.discovery.start()
@@ -164,6 +167,15 @@ class Process:
 
                 self._port = Port(self)
                 self._port.start()
+
+    def _begin_telling(self) -> None:
+        try:
+            self._teller = teller(self)
+        except StoreError as error:
+            log.error("telemetry is not sent, its disk fails", error=str(error))
+            return
+        if self._teller is not None:
+            self._teller.start()
 
     def _is_ready(self) -> bool:
         """Whether sources have begun and the port is open, or cannot be opened."""
@@ -443,6 +455,8 @@ class Process:
     def refresh_metrics(self) -> None:
         """Set the gauges that are counted when somebody looks."""
         self._gauges.refresh(self)
+        if self._teller is not None:
+            self._teller.show()
 
     # ------------------------------------------------------------------ stopping
 
@@ -486,12 +500,16 @@ class Process:
 
     def close(self, patience: float = 0.0) -> None:
         """Stop the forwarders, give them `patience` seconds, and close the stores."""
+        if self._teller is not None:
+            self._teller.rest()
         self._targets.shut(patience)
         self.journal.close()
         self.dead_letters.close()
         for spool in self.spools.values():
             spool.close()
         SPANS.close()
+        if self._teller is not None:
+            self._teller.close()
         if self._directory_lock is not None:
             self._directory_lock.release()
             self._directory_lock = None
@@ -507,6 +525,8 @@ class Process:
         with contextlib.suppress(Exception):  # a signal may have come while one of them was being written
             sys.stdout.flush()
             sys.stderr.flush()
+            if self._teller is not None:
+                self._teller.take_events()  # why the process ends is told when it runs again
         os._exit(code)  # Bytewax has no way to leave a flow without an end of stream
 
     def on_signals(self) -> None:

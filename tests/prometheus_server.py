@@ -1,4 +1,4 @@
-"""A Prometheus of its own for a test: scrapes one address every second, and answers queries."""
+"""A Prometheus of its own for a test: scrapes one address every second, takes what is written to it, and answers queries."""
 
 import json
 import os
@@ -25,28 +25,40 @@ def program(name: str) -> str:
 
 
 class PrometheusServer:
-    """One server; use it with `with`.
+    """One server; use it with `with`, also again: it keeps what it has.
 
     Args:
         folder: Where it keeps its configuration, data and log.
-        scraped: Address that it scrapes, ``host:port``.
+        scraped: Address that it scrapes, ``host:port``; None for none.
         rules: A file of rules; it is a copy that the server reads.
+        job: Name of what is scraped.
+        late: How late a sample may be written when others are newer, as Prometheus writes it; not at all when empty.
     """
 
-    def __init__(self, folder: Path, scraped: str, rules: Path) -> None:
+    def __init__(
+        self, folder: Path, scraped: str | None = None, rules: Path | None = None, job: str = "bifrost", late: str = ""
+    ) -> None:
         self._port = free_port()
         self._folder = folder
-        job = {
-            "job_name": "bifrost",
-            "scrape_interval": "1s",
-            "static_configs": [{"targets": [scraped]}],
-        }
-        whole = {
+        scrapes = {"job_name": job, "scrape_interval": "1s", "static_configs": [{"targets": [scraped]}]}
+        whole: dict[str, Any] = {
             "global": {"evaluation_interval": "1s"},
-            "rule_files": [str(rules)],
-            "scrape_configs": [job],
+            "rule_files": [str(rules)] if rules is not None else [],
+            "scrape_configs": [scrapes] if scraped is not None else [],
         }
+        if late:
+            whole["storage"] = {"tsdb": {"out_of_order_time_window": late}}
         (folder / "prometheus.yml").write_text(json.dumps(whole))  # JSON is YAML
+
+    @property
+    def takes(self) -> str:
+        """Where samples are written to."""
+        return f"http://127.0.0.1:{self._port}/api/v1/write"
+
+    @property
+    def said(self) -> str:
+        """Its log."""
+        return (self._folder / "prometheus.log").read_text()
 
     def __enter__(self) -> "PrometheusServer":
         command = [
@@ -54,8 +66,9 @@ class PrometheusServer:
             f"--config.file={self._folder}/prometheus.yml",
             f"--storage.tsdb.path={self._folder}/data",
             f"--web.listen-address=127.0.0.1:{self._port}",
+            "--web.enable-remote-write-receiver",
         ]
-        with (self._folder / "prometheus.log").open("wb") as log:
+        with (self._folder / "prometheus.log").open("ab") as log:
             self._process = Server(command, stdout=log, stderr=log, env={"PATH": os.environ["PATH"], "GOMAXPROCS": "1"})
         return self
 

@@ -151,7 +151,17 @@ def written(folder: Path, canaries: Canaries, broker: int, port: int) -> dict[st
     return {
         "gateway": {
             "name": "canaries", "directory": str(folder / "data"), "port": port, "log_level": "debug",
-            "report_interval": "2s", "traces": {"endpoint": f"http://{NOBODY}", "headers": {"Authorization": name("traces")}},
+            "report_interval": "2s",
+            "telemetry": {
+                "interval": "2s",
+                "remote_write": {
+                    "endpoint": f"http://{NOBODY}", "auth": {"username": "u", "password": name("remote_write")},
+                    "headers": {"X-Scope-OrgID": name("tenant")},
+                },
+                "otlp": {
+                    "endpoint": f"http://{NOBODY}", "auth": {"token": name("otlp_token")}, "headers": {"X-Key": name("otlp")},
+                },
+            },
             "cloud": {"default_connector": "mqtt", "connectors": connectors},
         },
         "sources": [
@@ -255,7 +265,7 @@ def test_every_secret_field_has_a_canary_and_no_configuration_shows_one(
     known = {"ConfigFile", *(source.__name__ for source in typing.get_args(typing.get_args(models.Source)[0]))}
     fields = set(secret_fields(ConfigFile, set()))
     assert len(fields) >= 18, fields
-    found = list(secrets_set([*config.sources, *config.targets.values(), config.traces, config.web]))
+    found = list(secrets_set([*config.sources, *config.targets.values(), config.telemetry, config.web]))
     section = {("ZeroBusSection", "client_secret")}  # makes targets that hold it
     assert fields - section == {(model, name) for model, name, _ in found} - section, known
     assert {text for _, _, text in found} >= set(canaries.values)

@@ -225,6 +225,7 @@ CATCHES_ALL = {
         1,
         "the edge of the flow's thread in a Python program: kept, and raised when the gateway is stopped",
     ),
+    "flows/telemetry/teller.py": (1, "the edge of the thread that looks at the metrics: log, data flows on"),
     "web/live.py": (1, "the edge of the thread that looks at what comes: log, data flows on"),
     "discovery/scan.py": (
         1,
@@ -401,7 +402,7 @@ LONGER = {
     "tests/counterparts/opcua-node/package-lock.json": "written by npm",
     **{
         f"k8s/observability/dashboards/{board}.json": "written by dashboards.py"
-        for board in ("overview", "source", "target", "buffer", "zerobus")
+        for board in ("fleet", "overview", "source", "target", "buffer", "zerobus")
     },
     "web/ui/package-lock.json": "written by npm",
     "docs/evidence/bench.json": "written by the benchmarks",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from config.certificates.used import ending
 from config.shown import members
 from delivery.wear import written_bytes, years
+from flows.standing import STATES, state
 from web.gateway import Gateway
 
 if TYPE_CHECKING:
@@ -35,14 +36,10 @@ def status(gateway: Gateway) -> dict[str, Any]:
     targets = {name: target_status(forwarder) for name, forwarder in gateway.forwarders.items()}
     letters = gateway.dead_letters
     uptime, written, endurance = time.time() - gateway.started, written_bytes(), gateway.config.endurance
-    healthy = all(s["state"] == "connected" for s in sources.values()) and all(
-        not t["last_error"] and not t["alarm"] for t in targets.values()
-    )
-    healthy = healthy and not letters.alarm
     return {
         "gateway": gateway.config.gateway,
         **members(gateway.config),
-        "status": "draining" if gateway.draining else "ok" if healthy else "degraded",
+        "status": STATES[state(gateway)],
         "uptime": round(uptime, 1),
         "disk": {"written_bytes": written, "years": years(endurance, written, uptime) if endurance else None},
         "sources": sources,

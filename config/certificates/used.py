@@ -29,7 +29,7 @@ MANY: Final = 20  # certificates of one file: more are a system's authorities, w
 _ROLES: Final[tuple[tuple[str, Role], ...]] = (
     ("ca_file", "ca"), ("cert_file", "own"), ("key_file", "key"), ("credentials_file", "credentials"),
 )  # fmt: skip
-_SECTIONS: Final = {"web": "web_ui", "traces": "gateway.traces"}  # as the file has them
+_SECTIONS: Final = {"web": "web_ui", "telemetry": "gateway.telemetry"}  # as the file has them
 _MADE_BY_ITSELF: Final = "made by itself"
 
 

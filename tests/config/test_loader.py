@@ -335,7 +335,7 @@ def test_problems_of_all_files_are_told_with_their_file(problems: Problems) -> N
         [
             "gateway.yaml:1:21",
             "gateway.x",
-            "there is no key `x`; known are cloud, commit_interval, dead_letters, directory, endurance, leases, listen, log_format, log_level, member, members, name, port, report_interval, traces",
+            "there is no key `x`; known are cloud, commit_interval, dead_letters, directory, endurance, leases, listen, log_format, log_level, member, members, name, port, report_interval, telemetry",
         ],
     ]
     broken = {"conf.d/a.yaml": "a: [\n", "conf.d/b.yaml": b"\xff"}

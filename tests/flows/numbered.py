@@ -10,7 +10,8 @@ import pyarrow as pa
 from pydantic import Field
 from typing_extensions import override
 
-from config.models import Configuration, TracesSection
+from config.models import Configuration
+from config.telemetry import TelemetrySection
 from connectors.contract import Context, Intake, Limits, Reader, SourceState, TransientError, Writer
 from connectors.settings import SourceConfig, TagMapping, TargetConfig
 from normalization.reading import Columns
@@ -122,7 +123,7 @@ def configuration(
     report: float | None = None,
     rule: dict | None = None,
     fold: int = 0,
-    traces: dict | None = None,
+    telemetry: dict | None = None,
 ) -> Configuration:
     """Three numbered sources, two telling targets."""
     tags = [TagMapping(match="*", unit="°C")] if celsius else []
@@ -160,7 +161,7 @@ def configuration(
         source_targets={f"{p}_line": "second" for p in PROTOCOLS},
         port=port,
         report_interval=report,
-        traces=TracesSection.model_validate(traces or {}),
+        telemetry=TelemetrySection.model_validate(telemetry or {}),
         log_level="warning",
     )
 

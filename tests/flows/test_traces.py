@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from pydantic import ValidationError
 from running import running
 
-from config.models import TracesSection
+from config.telemetry import OtlpSection
 from delivery.spans import Span, Spans
 from tests.ports import free_port
 
@@ -90,8 +90,10 @@ DIRECT = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 def test_commits_turns_and_writes_reach_a_collector_that_may_be_away(tmp_path):
     port = free_port()
-    traces = {"endpoint": f"http://127.0.0.1:{port}", "share": 1.0, "headers": {"authorization": "Bearer let-me-in"}}
-    with running(tmp_path, fail_second=True, traces=traces, environment=DIRECT) as gateway:
+    otlp = {
+        "endpoint": f"http://127.0.0.1:{port}", "share": 1.0, "auth": {"token": "let-me-in"}, "metrics": False, "logs": False,
+    }  # fmt: skip
+    with running(tmp_path, fail_second=True, telemetry={"otlp": otlp}, environment=DIRECT) as gateway:
         gateway.until(lambda: "traces cannot be sent" in gateway.said(), "the word")
         gateway.deliver(1000, targets=("first",))
         collector = Collector(port)
@@ -133,11 +135,11 @@ def test_a_span_is_told_when_it_is_over_and_to_nobody_after_the_end():
 
 
 def test_of_what_went_well_a_share_is_sent_and_of_what_failed_everything(collector, monkeypatch):
-    from flows.traces import Traces
+    from flows.telemetry.traces import Traces
 
     for name, value in DIRECT.items():
         monkeypatch.setenv(name, value)
-    traces = Traces(TracesSection(endpoint=f"{collector.endpoint}/v1/traces", share=0.2), "gw")
+    traces = Traces(OtlpSection(endpoint=f"{collector.endpoint}/v1/traces", share=0.2), {}, "gw")
     for _ in range(500):
         traces.tell(Span("write", 1, 2, {"target": "lake"}))
     for _ in range(20):
@@ -151,7 +153,7 @@ def test_of_what_went_well_a_share_is_sent_and_of_what_failed_everything(collect
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:4318", "grpc://127.0.0.1:4317", "http://me:secret@collector:4318"])
 def test_an_endpoint_is_a_url_without_a_login(endpoint):
     with pytest.raises(ValidationError, match="endpoint"):
-        TracesSection(endpoint=endpoint)
+        OtlpSection(endpoint=endpoint)
 
 
 def test_nothing_of_it_is_imported_when_nobody_asks(tmp_path):
@@ -162,14 +164,16 @@ sys.path.insert(0, "tests/flows")
 from numbered import configuration
 from flows.gateway import gateway
 from flows.process import Process
-from flows.tracing import trace
+from flows.telling import teller, trace
 config = configuration(Path(sys.argv[1]))
-gateway(Process(config))
+process = Process(config)
+gateway(process)
 trace(config)
-print(sorted(name for name in sys.modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter", "requests"))))
+assert teller(process) is None
+print(sorted(name for name in sys.modules if name.startswith(("opentelemetry", "requests", "flows.telemetry"))))
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
-    assert configuration(tmp_path).traces.endpoint is None
+    assert configuration(tmp_path).telemetry.otlp is None
