@@ -17,7 +17,7 @@ packages=$!
 one_by_one postgres-timescale/install.sh modbus-node/install.sh opcua-node/install.sh oidc/install.sh opcua-milo/install.sh sparkplug/install.sh \
     sparkplug-tahu/install.sh kafka/install.sh apicurio/install.sh &
 fetched=$!
-one_by_one kubernetes/install.sh compose/install.sh mochi/install.sh pubsub/install.sh &
+one_by_one kubernetes/install.sh compose/install.sh mochi/install.sh pubsub/install.sh collector/install.sh &
 compiled=$!
 for stream in $packages $fetched $compiled; do
     wait "$stream"
