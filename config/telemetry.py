@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from connectors.settings import Duration, Settings, Size, TlsSettings
 from delivery.metrics import DECLARED
 
+FOLDER: Final = "telemetry"  # in the gateway's directory: what waits to be sent
 _OWN: Final = frozenset({"gateway", "instance"}) | {label for one in DECLARED for label in one.labels}
 _LABEL: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _URL: Final = r"^https?://[^\s@]+$"
@@ -37,7 +38,9 @@ class RemoteWriteSection(Settings):
     tls: TlsSettings = Field(TlsSettings(), description="TLS of the connection")
     timeout: Duration = Field(10, gt=0, description="time for one request")
     buffer: Size = Field(
-        64 * 1024**2, ge=1024**2, description="bytes that may wait on disk while nobody takes them; the oldest go first"
+        256 * 1024**2,
+        ge=1024**2,
+        description="bytes that may wait on disk while nobody takes them; the oldest go first",
     )
 
 
@@ -58,7 +61,7 @@ class OtlpSection(Settings):
         0.1, gt=0, le=1, description="share of the spans that is sent, 0 to 1; writes that failed always are"
     )
     buffer: Size = Field(
-        64 * 1024**2,
+        256 * 1024**2,
         ge=1024**2,
         description="bytes of metrics, and of events, that may wait on disk while nobody takes them; the oldest go first",
     )

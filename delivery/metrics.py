@@ -82,7 +82,7 @@ SOURCE_TAGS: Final = _gauge(
     "bifrost_source_tags", "Tags that a source has given since the gateway was started", "source"
 )
 LAST_GAP: Final = _gauge(
-    "bifrost_source_last_gap_timestamp_seconds", "When the last gap in a source's readings ended", "source"
+    "bifrost_source_last_gap_timestamp_seconds", "When the last gap in a source's readings ended; 0 for none", "source"
 )
 GAPS: Final = _counter("bifrost_source_gaps_total", "Times that readings of a source were missed", "source")
 ODDITIES: Final = _gauge(
@@ -127,6 +127,15 @@ CONNECTIONS: Final = _counter(
     "bifrost_cloud_connection_attempts_total", "Connections tried, by result", "connector", "result"
 )
 CONNECTED: Final = _gauge("bifrost_cloud_connected", "1 while the connection to a target is open", "connector")
+ERRORS: Final = _gauge(
+    "bifrost_cloud_errors",
+    "Writes and connections of a target that failed since the gateway was started, by class",
+    "connector",
+    "reason",
+)
+SUCCESS: Final = _gauge(
+    "bifrost_cloud_success_ratio", "Share of a target's last 1,000 writes and connections that went well", "connector"
+)
 IN_FLIGHT: Final = _gauge("bifrost_cloud_in_flight", "Writes to a target that are under way", "connector")
 LAST_SUCCESS: Final = _gauge(
     "bifrost_cloud_last_success_timestamp_seconds", "When a target last acknowledged a unit; 0 for never", "connector"

@@ -39,14 +39,18 @@ class Gauges:
                 metrics.DISCARDED.labels(name, reason).set(readings)
         for name, forwarder in process.forwarders.items():
             metrics.CONNECTED.labels(name).set(forwarder.status.connected)
+            if (share := forwarder.status.success_rate) is not None:
+                metrics.SUCCESS.labels(name).set(share)
+            for kind, times in list(forwarder.status.errors.items()):
+                metrics.ERRORS.labels(name, kind).set(times)
             metrics.IN_FLIGHT.labels(name).set(forwarder.status.in_flight)
             metrics.LAST_SUCCESS.labels(name).set(forwarder.status.last_success or 0.0)
             if (use := forwarder.pool) is not None:
                 metrics.show_pool(name, use)
         for source, intake in process.intakes.items():
             metrics.SOURCE_TAGS.labels(source).set(len(intake.status.tags))
-            if (gap := intake.status.last_gap) is not None:
-                metrics.LAST_GAP.labels(source).set(gap.end / 1e6)
+            gap = intake.status.last_gap
+            metrics.LAST_GAP.labels(source).set(0.0 if gap is None else gap.end / 1e6)
             for what, times in list(intake.status.counts.items()):
                 metrics.ODDITIES.labels(source, what).set(times)
             for what, value in list(intake.status.measures.items()):

@@ -29,6 +29,7 @@ from config.history import texts_of
 from config.models import Configuration
 from config.secret_keys import key_file
 from config.secrets import STORE, STORE_NAME
+from config.telemetry import FOLDER
 from delivery.disk import RESTORED, StoreError, make_directory, sync_directory, write_durably
 
 FORMAT: Final = "bifrost-backup/1"
@@ -150,6 +151,8 @@ def _at_once(
 
 def _files(directory: Path, tables: set[Path], found: Written) -> Iterator[Path]:
     for place, folders, names in os.walk(directory):
+        if Path(place) == directory and FOLDER in folders:
+            folders.remove(FOLDER)  # samples of the past, which a restored gateway has no reason to send
         for folder in sorted(folders):
             if (Path(place) / folder).absolute() in tables:
                 folders.remove(folder)

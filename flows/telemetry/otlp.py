@@ -1,10 +1,11 @@
 """Metrics and events as OTLP has them, by its own protobuf. Pure."""
 
+import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -17,7 +18,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric as OtlpMetric
 from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
-HEADERS: Final = {"content-type": "application/x-protobuf"}
+HEADERS: Final = {"content-type": "application/x-protobuf", "content-encoding": "gzip"}
+_LEVEL: Final = 4  # of gzip: a third of the bytes; 9 leaves 3 % less for twice the work
 SCOPE: Final = "bifrost"
 _CUMULATIVE: Final = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 _SEVERITIES: Final[dict[str, SeverityNumber.ValueType]] = {
@@ -69,7 +71,7 @@ def metrics_request(families: Iterable[Metric], resource: Attributes, began_ns: 
             point.attributes.extend(attributes(sample.labels))
             if counter:
                 point.start_time_unix_nano = began_ns
-    return request.SerializeToString(), points
+    return compressed(request), points
 
 
 def _histogram(metric: OtlpMetric, samples: Sequence[Sample], began_ns: int, time_ns: int) -> int:
@@ -113,7 +115,7 @@ def logs_request(events: Iterable[Mapping[str, Any]], resource: Attributes, obse
     scope.scope.name = SCOPE
     for event in events:
         scope.log_records.append(_record(event, observed_ns))
-    return request.SerializeToString(), len(scope.log_records)
+    return compressed(request), len(scope.log_records)
 
 
 def _record(event: Mapping[str, Any], observed_ns: int) -> LogRecord:
@@ -129,6 +131,11 @@ def _record(event: Mapping[str, Any], observed_ns: int) -> LogRecord:
     if isinstance(stamp, str):
         record.time_unix_nano = round(datetime.fromisoformat(stamp).timestamp() * 1e6) * 1000
     return record
+
+
+def compressed(request: Message) -> bytes:
+    """A request as it is sent, and waits."""
+    return gzip.compress(request.SerializeToString(), _LEVEL, mtime=0)
 
 
 def attributes(given: Attributes) -> list[KeyValue]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from config.logs import RECENT
-from config.telemetry import OtlpSection, RemoteWriteSection
+from config.telemetry import FOLDER, OtlpSection, RemoteWriteSection
 from delivery import metrics
 from delivery.disk import StoreError
 from delivery.outbox import Outbox
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-FOLDER: Final = "telemetry"
 JOB: Final = "bifrost"
 _EVENTS: Final = 1.0  # seconds between two looks at the log
 _EVENTS_AT_ONCE: Final = 500
@@ -215,6 +214,3 @@ def resource(labels: dict[str, str], gateway: str) -> dict[str, Any]:
     """
     own = {"service.name": JOB, "service.instance.id": gateway, "service.version": version("bifrost-gateway")}
     return {name: value for name, value in labels.items() if name != "job"} | own
-
-
-__all__ = ["FOLDER", "JOB", "Teller", "otlp_address", "resource", "sample_time"]

@@ -17,7 +17,7 @@ from typing_extensions import override
 from config.telemetry import OtlpSection
 from connectors.contract import TransientError
 from delivery.spans import Span
-from flows.telemetry.otlp import HEADERS
+from flows.telemetry.otlp import HEADERS, compressed
 from flows.telemetry.post import Post
 from flows.telemetry.teller import otlp_address, resource
 
@@ -40,7 +40,7 @@ class _Told(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         error = ""
         try:
-            answer = self._post.send(encode_spans(spans).SerializeToString())
+            answer = self._post.send(compressed(encode_spans(spans)))
             error = "" if answer.code < 300 else answer.said
         except TransientError as failed:
             error = str(failed)

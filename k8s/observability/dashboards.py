@@ -30,6 +30,13 @@ def _thresholds(odd: float | None, bad: float | None) -> dict[str, Any]:
     return {"mode": "absolute", "steps": steps}
 
 
+def _at_least(odd: float | None, bad: float | None) -> dict[str, Any]:
+    """Thresholds of what is bad when it is small."""
+    steps: list[dict[str, Any]] = [{"color": _BAD, "value": None}]
+    steps += [{"color": color, "value": at} for color, at in ((_ODD, bad), (_PLAIN, odd)) if at is not None]
+    return {"mode": "absolute", "steps": steps}
+
+
 def _targets(queries: tuple[Query, ...], *, instant: bool) -> list[dict[str, Any]]:
     how = {"instant": True, "range": False, "format": "table"} if instant else {"range": True}
     return [
@@ -68,9 +75,7 @@ def least(
 ) -> Panel:
     """One figure, which is bad when it is small."""
     panel = number(title, query, what, unit=unit)
-    steps: list[dict[str, Any]] = [{"color": _BAD, "value": None}]
-    steps += [{"color": color, "value": at} for color, at in ((_ODD, bad), (_PLAIN, odd)) if at is not None]
-    panel["fieldConfig"]["defaults"]["thresholds"] = {"mode": "absolute", "steps": steps}
+    panel["fieldConfig"]["defaults"]["thresholds"] = _at_least(odd, bad)
     return panel
 
 
@@ -118,7 +123,6 @@ def curves(
 
 def states(title: str, what: str, query: Query, words: dict[int, tuple[str, str]]) -> Panel:
     """What was so when: a bar per source or target, with a word and a color for each value."""
-    options = {str(value): {"text": text, "color": color, "index": value} for value, (text, color) in words.items()}
     return {
         "type": "state-timeline",
         "title": title,
@@ -127,7 +131,7 @@ def states(title: str, what: str, query: Query, words: dict[int, tuple[str, str]
         "targets": _targets((query,), instant=False),
         "fieldConfig": {
             "defaults": {
-                "mappings": [{"type": "value", "options": options}],
+                "mappings": [{"type": "value", "options": _words(words)}],
                 "color": {"mode": "thresholds"},
                 "thresholds": _thresholds(None, None),
                 "custom": {"fillOpacity": 70, "lineWidth": 0},
@@ -181,6 +185,72 @@ def lines(title: str, what: str, key: str, columns: dict[str, tuple[str, str, fl
         "fieldConfig": {"defaults": {"color": {"mode": "thresholds"}}, "overrides": overrides},
         "options": {"showHeader": True, "sortBy": [{"displayName": next(iter(columns)), "desc": True}]},
     }
+
+
+def gateways(
+    title: str,
+    what: str,
+    seen: tuple[str, str],
+    columns: dict[str, tuple[str, str, dict[str, Any] | None]],
+    words: dict[int, tuple[str, str]],
+) -> Panel:
+    """A table with a line per gateway, the one that was last seen longest ago first.
+
+    Args:
+        title: Its title.
+        what: What it shows.
+        seen: Title and query of when it was last seen; the query's labels are its version and where it stands.
+        columns: Query, unit and thresholds of each further column.
+        words: What the values of the column `state` are called.
+    """
+    names = [f"Value #{chr(ord('A') + at)}" for at in range(len(columns) + 1)]
+    titles = [seen[0], *columns]
+    known = {seen[0]: ("s", _thresholds(120, 600)), **{name: of for name, (_, *of) in columns.items()}}
+    overrides = [
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [
+                {"id": "unit", "value": unit},
+                *([{"id": "thresholds", "value": steps}] if steps else []),
+                *(
+                    [{"id": "mappings", "value": [{"type": "value", "options": _words(words)}]}]
+                    if name == "state"
+                    else []
+                ),
+                {"id": "custom.cellOptions", "value": {"type": "color-text"}},
+            ],
+        }
+        for name, (unit, steps) in known.items()
+    ]
+    link = {"title": "overview", "url": "/d/bifrost-overview?var-gateway=${__value.text}"}
+    overrides.append(
+        {"matcher": {"id": "byName", "options": "gateway"}, "properties": [{"id": "links", "value": [link]}]}
+    )
+    labels = ("instance", "site", "area", "version")
+    return {
+        "type": "table",
+        "title": title,
+        "description": what,
+        "size": (24, 14),
+        "targets": _targets(((seen[1], ""), *((query, "") for query, *_ in columns.values())), instant=True),
+        "transformations": [
+            {"id": "merge", "options": {}},
+            {
+                "id": "organize",
+                "options": {
+                    "excludeByName": {"Time": True},
+                    "indexByName": {name: at for at, name in enumerate((*labels, *names))},
+                    "renameByName": {"instance": "gateway"} | dict(zip(names, titles, strict=True)),
+                },
+            },
+        ],
+        "fieldConfig": {"defaults": {"color": {"mode": "thresholds"}}, "overrides": overrides},
+        "options": {"showHeader": True, "sortBy": [{"displayName": seen[0], "desc": True}]},
+    }
+
+
+def _words(words: dict[int, tuple[str, str]]) -> dict[str, Any]:
+    return {str(value): {"text": text, "color": color, "index": value} for value, (text, color) in words.items()}
 
 
 # ---------------------------------------------------------------------- variables and dashboards
@@ -255,6 +325,42 @@ _AGE: Final = "time() - (bifrost_source_last_reading_timestamp_seconds{%s} > 0)"
 _AHEAD: Final = 'what="server_clock_ahead_seconds"'
 
 
+def fleet() -> dict[str, Any]:
+    """Many gateways on one page, from what they write: which is silent, which is not well, which fills up."""
+    i = "{" + _I + "}"
+    seen = f"max by (instance, site, area, version) (max_over_time(timestamp(bifrost_gateway_info{i})[1d:1m]))"
+    by = "by (instance)"
+    silent = f"count(group {by} (last_over_time(bifrost_gateway_info{i}[1d])) unless group {by} (last_over_time(bifrost_gateway_info{i}[10m])))"
+    never = f"0 * max {by} (bifrost_spool_full_seconds{i}) + 31536000"
+    return dashboard("fleet", "Bifrost: fleet", (), [
+        number("Gateways", f"count(group {by} (last_over_time(bifrost_gateway_info{i}[1d])))", "Gateways that were heard of in the last day."),
+        number("Silent", f"{silent} or vector(0)", "Gateways that were heard of in the last day, and not in the last ten minutes: the gateway or its link is down.", bad=1),
+        number("Not well", f"count(bifrost_gateway_state{i} == 1) or vector(0)", "Gateways with a source that is not connected, a target that refuses, or a store that discards.", odd=1),
+        number("Readings/s", f"sum(rate(bifrost_bridge_records_received_total{i}[$__rate_interval]))", "Readings that came to all gateways.", unit="cps"),
+        number("Waiting", f"sum(bifrost_cloud_buffer_size{i})", "Readings in the spools of all gateways.", unit="short"),
+        number("Unaccounted", f"sum(abs(bifrost_unaccounted{i}))", "Readings that an account cannot explain. Anything but 0 is a fault of a gateway.", unit="short", bad=1),
+        gateways("Gateways, the longest silent first", "What `bifrost status` says, of every gateway that was heard of in the last day. The name leads to its overview.",
+            ("silent for", f"time() - topk by (instance) (1, {seen})"), {
+                "state": (f"max {by} (bifrost_gateway_state{i})", "none", _thresholds(1, None)),
+                "sources ok": (f"avg {by} (bifrost_source_connected{i})", "percentunit", _at_least(1, 0.5)),
+                "targets ok": (f"avg {by} (bifrost_cloud_circuit_breaker_state{i} == bool 0)", "percentunit", _at_least(1, 0.5)),
+                "readings/s": (f"sum {by} (rate(bifrost_bridge_records_received_total{i}[$__rate_interval]))", "cps", None),
+                "backlog": (f"sum {by} (bifrost_cloud_buffer_size{i})", "short", None),
+                "oldest unsent": (f"max {by} (bifrost_spool_oldest_seconds{i})", "s", _thresholds(60, 900)),
+                "full in": (f"min {by} (bifrost_spool_full_seconds{i} >= 0) or {never}", "s", _at_least(86400, 14400)),
+                "dead letters": (f"sum {by} (bifrost_backpressure_dlq_messages{i})", "short", _thresholds(1, None)),
+                "unaccounted": (f"sum {by} (abs(bifrost_unaccounted{i}))", "short", _thresholds(None, 1)),
+                "up for": (f"time() - max {by} (process_start_time_seconds{i})", "s", None),
+            }, {0: ("ok", _PLAIN), 1: ("degraded", _ODD), 2: ("stops", _ODD)}),
+        curves("Readings in", "Readings that came, by gateway.", (f"sum {by} (rate(bifrost_bridge_records_received_total{i}[$__rate_interval]))", "{{instance}}"), unit="cps"),
+        curves("Oldest unsent", "Age of the oldest reading that waits, by gateway.", (f"max {by} (bifrost_spool_oldest_seconds{i})", "{{instance}}"), unit="s", odd=60, bad=900),
+        curves("Told late", "Age of the oldest sample or event that waits to be sent here: after an outage it falls as what waited comes.", (f"bifrost_telemetry_oldest_seconds{i}", "{{instance}}: {{what}}"), unit="s"),
+        curves("Waiting to be told", "Bytes of samples and events on the gateways' disks.", (f"bifrost_telemetry_bytes{i}", "{{instance}}: {{what}}"), unit="bytes"),
+        curves("Told", "Samples and events that were taken.", (f"rate(bifrost_telemetry_sent_total{i}[$__rate_interval])", "{{instance}}: {{what}}"), unit="cps"),
+        curves("Not told", "Samples and events that are not sent any more, by reason.", (f"rate(bifrost_telemetry_dropped_total{i}[$__rate_interval])", "{{instance}}: {{what}} {{reason}}"), unit="cps"),
+    ])  # fmt: skip
+
+
 def overview() -> dict[str, Any]:
     """Ten seconds: is all well, and if not, where."""
     i = "{" + _I + "}"
@@ -299,6 +405,8 @@ def source() -> dict[str, Any]:
         number("Connected again", f"sum(increase(bifrost_bridge_reconnections_total{s}[$__range]))", "Times in the range shown.", odd=1),
         number("Gaps", f"sum(increase(bifrost_source_gaps_total{s}[$__range]))", "Times that readings were missed which will never come.", odd=1),
         number("Clock differs by", f"max(abs(bifrost_source_measure{{{_S},{_AHEAD}}}))", "How far the server's clock is from the gateway's.", unit="s", odd=1, bad=5),
+        number("Tags", f"sum(bifrost_source_tags{s})", "Tags that gave a reading since the gateway was started.", unit="short"),
+        number("Last gap", f"max(bifrost_source_last_gap_timestamp_seconds{s}) * 1000", "When the last gap ended; 1970 for none since the start.", unit="dateTimeFromNow"),
         states("Connection", "Connected or not, over time.", (f"bifrost_source_connected{s}", "{{source}}"), {0: ("down", _BAD), 1: ("connected", "semi-dark-blue")}),
         curves("Readings in", "Readings that came from the device.", (f"rate(bifrost_bridge_records_received_total{s}[$__rate_interval])", "{{source}}"), unit="cps"),
         curves("Silent for", "Time since the last reading.", (_AGE % _S, "{{source}}"), unit="s", odd=60, bad=300),
@@ -320,11 +428,16 @@ def target() -> dict[str, Any]:
         number("Delivered/s", f"sum(rate(bifrost_cloud_data_points_sent_total{t}[$__rate_interval]))", "Readings that the target acknowledged.", unit="cps"),
         number("Refused for good", f"sum(increase(bifrost_cloud_data_points_failed_total{t}[$__range]))", "Readings that became dead letters in the range shown.", odd=1),
         number("Slowest 1 %", f"max({p % ('0.99', _T)})", "A unit in a hundred takes longer than this until the target has it.", unit="s", odd=5, bad=30),
+        number("Not connected", f"sum(1 - bifrost_cloud_connected{t})", "Of the targets chosen above; one that is not written to may be idle.", odd=1),
+        number("Last success", f"min(bifrost_cloud_last_success_timestamp_seconds{t}) * 1000", "When a target last took a unit; 1970 for never since the start.", unit="dateTimeFromNow"),
+        number("Under way", f"sum(bifrost_cloud_in_flight{t})", "Writes that were sent and are not acknowledged yet.", unit="short"),
         states("Breaker", "Whether the target takes readings, over time.", (f"bifrost_cloud_circuit_breaker_state{t}", "{{connector}}"), {0: ("takes readings", "semi-dark-blue"), 1: ("is tried", _ODD), 2: ("refuses", _BAD)}),
         curves("Readings out", "Readings that the target acknowledged, and those put into its spool.", (f"rate(bifrost_cloud_data_points_sent_total{t}[$__rate_interval])", "{{connector}} delivered"), (f"rate(bifrost_bridge_records_enqueued_total{t}[$__rate_interval])", "{{connector}} queued"), unit="cps"),
         curves("Time until acknowledged", "From sending a unit until the target has it durably.", (p % ("0.5", _T), "{{connector}} median"), (p % ("0.99", _T), "{{connector}} 99 %"), unit="s"),
         curves("Writes by result", "ok, rejected, or the class of the error.", (f"rate(bifrost_cloud_batch_operations_total{t}[$__rate_interval])", "{{connector}}: {{result}}"), unit="ops"),
         curves("Connections by result", "Connections tried.", (f"rate(bifrost_cloud_connection_attempts_total{t}[$__rate_interval])", "{{connector}}: {{result}}"), unit="ops"),
+        curves("Errors by class", "Writes and connections that failed since the gateway was started.", (f"bifrost_cloud_errors{t}", "{{connector}}: {{reason}}")),
+        curves("Success", "Share of the last 1,000 writes and connections that went well.", (f"bifrost_cloud_success_ratio{t}", "{{connector}}"), unit="percentunit"),
         curves("Units out", "Units of readings delivered.", (f"rate(bifrost_bridge_batches_sent_total{t}[$__rate_interval])", "{{connector}}"), unit="ops"),
         curves("Pool of connections", "Of targets that have one: how many are in use of how many, and what waits for one.", (f"bifrost_cloud_pool_in_use{t}", "{{connector}} in use"), (f"bifrost_cloud_pool_open{t}", "{{connector}} open"), (f"bifrost_cloud_pool_size{t}", "{{connector}} at most"), (f"bifrost_cloud_pool_waiting{t}", "{{connector}} writes that wait")),
         curves("What became of them", "The account of the target by state, since its spool was begun.", (f"sum by (connector, state) (bifrost_ledger_route_records{t})", "{{connector}}: {{state}}"), wide=True),
@@ -341,6 +454,10 @@ def buffer() -> dict[str, Any]:
         number("Spools in alarm", f"sum(bifrost_spool_alarm{t})", "Spools that discard readings or stop the flow.", bad=1),
         number("Dead letters", f"sum(bifrost_backpressure_dlq_messages{i})", "Readings that no target takes.", unit="short", odd=1),
         number("On disk", f"sum(bifrost_backpressure_disk_spooled_bytes{i})", "Bytes of journal and spools.", unit="bytes"),
+        number("Dead letters in alarm", f"sum(bifrost_dead_letters_alarm{i})", "Gateways whose store of dead letters is full and lets some go.", bad=1),
+        number("Kept", f"sum(bifrost_spool_kept_records{i}) or vector(0)", "Readings kept for targets that are not in the configuration.", unit="short", odd=1),
+        number("Kept on disk", f"sum(bifrost_spool_kept_bytes{i}) or vector(0)", "Bytes of them.", unit="bytes"),
+        least("Disk lasts", f"min(bifrost_disk_years_left{i}) * 31557600", "Until the disk is worn out at the present pace; of gateways with gateway.endurance.", unit="s", odd=94672800, bad=31557600),
         curves("Filled", "Share of its quota that each spool has used; the lines are 50 and 80 %.", (f"bifrost_spool_filled_ratio{t}", "{{connector}}"), unit="percentunit", odd=0.5, bad=0.8),
         curves("Oldest unsent", "Age of the oldest reading that waits, by target.", (f"bifrost_spool_oldest_seconds{t}", "{{connector}}"), unit="s", odd=60, bad=900),
         curves("Readings that wait", "By target.", (f"bifrost_cloud_buffer_size{t}", "{{connector}}")),
@@ -351,7 +468,7 @@ def buffer() -> dict[str, Any]:
         curves("Normalized, routed, left out", "Readings in the flow.", (f"rate(bifrost_bridge_records_normalized_total{i}[$__rate_interval])", "{{instance}} normalized"), (f"rate(bifrost_bridge_records_defaulted_total{i}[$__rate_interval])", "{{instance}} to the default"), (f"rate(bifrost_bridge_records_passed_late_total{i}[$__rate_interval])", "{{instance}} let out late"), unit="cps"),
         curves("No target gets them", "Readings that match no rule while the default is none.", (f"rate(bifrost_bridge_records_dropped_total{i}[$__rate_interval])", "{{instance}}: {{reason}}"), unit="cps"),
         curves("Dead letters", "In the store, and let go because it was full.", (f"bifrost_backpressure_dlq_messages{i}", "{{instance}}"), (f"bifrost_dead_letters_discarded_records{i}", "{{instance}} let go")),
-        curves("Bytes of dead letters", "On disk.", (f"bifrost_dead_letters_bytes{i}", "{{instance}}"), unit="bytes"),
+        curves("Bytes of dead letters", "On disk.", (f"bifrost_dead_letters_bytes{i}", "{{instance}}"), (f"bifrost_dead_letters_quota_bytes{i}", "{{instance}} at most"), unit="bytes"),
         curves("Writing to disk", "Bytes a second that the process makes the disk write: what wears it out.", (f"rate(bifrost_disk_written_bytes{i}[$__rate_interval])", "{{instance}}"), unit="Bps"),
         curves("Syncs", "Files made durable a second.", (f"rate(bifrost_disk_syncs_total{i}[$__rate_interval])", "{{instance}}"), unit="ops"),
         curves("Paths that more than one tag has", "Two tags that cannot be told apart at a target.", (f"bifrost_path_collisions{i}", "{{instance}}")),
@@ -380,7 +497,7 @@ def zerobus() -> dict[str, Any]:
 
 def files() -> dict[Path, str]:
     """What is generated, by file."""
-    made = [overview(), source(), target(), buffer(), zerobus()]
+    made = [fleet(), overview(), source(), target(), buffer(), zerobus()]
     return {
         FOLDER / f"{one['uid'].removeprefix('bifrost-')}.json": json.dumps(one, indent=1, ensure_ascii=False) + "\n"
         for one in made
