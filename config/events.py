@@ -66,6 +66,7 @@ EVENTS: Final = (
     Event("BF-GW-020", "error", "telemetry is not sent, its disk fails", "The folder `telemetry` in the gateway's directory cannot be opened. Data flows on.", "`error` says why; move the folder away to begin anew."),
     Event("BF-GW-021", "warning", "telemetry waits until the clock has caught up", "The machine's clock was set back: a sample now would be older than the one before, and nobody takes that.", "Let the clock be slewed and not stepped (chrony, systemd-timesyncd)."),
     Event("BF-GW-022", "error", "telemetry was not taken", "A look at the metrics met a fault of the gateway; data flows on.", "Report it with its traceback."),
+    Event("BF-GW-023", "warning", "telemetry was damaged, some is lost", "Samples or events that waited to be sent could not be read when the gateway was started; readings are not concerned.", "Look at the disk of `gateway.directory`."),
     # ------------------------------------------------------------------ the configuration
     Event("BF-CFG-001", "warning", "allowed in the configuration, but hardly meant", "`problem` says what, and where it stands.", "Change the place that it names."),
     Event("BF-CFG-002", "warning", "the configuration is not kept in the history", "The folder of the history cannot be written.", "Give the gateway's user the right to write the path that it names."),

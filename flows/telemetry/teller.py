@@ -79,6 +79,8 @@ class Teller:
 
     def _sender(self, what: str, section: RemoteWriteSection | OtlpSection, headers: dict[str, str]) -> Sender:
         outbox = Outbox(self._process.config.directory / FOLDER / what, section.buffer)
+        if outbox.damaged:
+            log.warning("telemetry was damaged, some is lost", what=what, places=outbox.damaged)
         if isinstance(section, RemoteWriteSection):
             made = Sender(what, outbox, Post(section, section.endpoint, headers), later)
         else:

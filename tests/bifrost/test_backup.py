@@ -142,11 +142,15 @@ def test_a_gateway_that_stands_is_backed_up_with_its_secrets_but_not_their_key(
     monkeypatch.setenv("BIFROST_SECRETS_KEY_FILE", str(key))
     (tmp_path / "etc" / "secrets.json").write_text("{}")
     (tmp_path / "etc" / "unnamed.pem").write_text("nobody named it")
+    (tmp_path / "data" / "telemetry").mkdir()
+    (tmp_path / "data" / "telemetry" / "waits").write_text("samples of the past")
     assert "no gateway runs" in done("backup", str(tmp_path / "b.tar"), "-c", str(config))
     with tarfile.open(tmp_path / "b.tar") as archive:
         names = archive.getnames()
     assert "configuration/gateway.yaml" in names and "configuration/secrets.json" in names
-    assert not [name for name in names if "key" in name or "unnamed" in name or name.endswith("/lock")]
+    assert not [
+        name for name in names if "key" in name or "unnamed" in name or "telemetry" in name or name.endswith("/lock")
+    ]
     assert (tmp_path / "b.tar").stat().st_mode & 0o777 == 0o600
     done("backup", str(tmp_path / "k.tar"), "-c", str(config), "--with-key")
     with tarfile.open(tmp_path / "k.tar") as archive:

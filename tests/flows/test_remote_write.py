@@ -13,10 +13,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from pydantic import ValidationError
 from running import Running, running, until
 
+from config.certificates.used import materials
+from config.models import Configuration
 from config.telemetry import RemoteWriteSection, TelemetrySection
 from flows.telemetry.post import Post
 from flows.telemetry.remote_write import HEADERS, Series
 from flows.telemetry.teller import sample_time
+from tests.certificates import Authority
 from tests.ports import free_port
 from tests.prometheus_server import PrometheusServer
 
@@ -276,6 +279,16 @@ def test_samples_older_than_an_hour_need_a_prometheus_that_takes_late_ones(
 )
 def test_a_sample_is_later_than_the_one_before(now: float, newest: float, expected: int | None) -> None:
     assert sample_time(now, newest) == expected
+
+
+def test_its_certificates_are_looked_after_like_those_of_targets(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    said = {"remote_write": {"endpoint": "https://x", "tls": authority.client()}}
+    config = Configuration("gw", tmp_path, telemetry=TelemetrySection.model_validate(said))
+    assert {(one.kind, one.owner, one.key, one.role) for one in materials(config)} == {
+        ("gateway", "gw", f"gateway.telemetry.remote_write.tls.{role}_file", kind)
+        for role, kind in (("ca", "ca"), ("cert", "own"), ("key", "key"))
+    }
 
 
 @pytest.mark.parametrize(
