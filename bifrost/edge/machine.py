@@ -1,8 +1,8 @@
 """What `bifrost install --systemd` does to a machine, as a list of steps that can be shown, done, and done again."""
 
-import grp
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,11 +15,13 @@ from delivery.disk import StoreError, write_durably
 
 USER: Final = "bifrost"
 PROGRAM: Final = Path("/opt/bifrost")
-CURRENT: Final = PROGRAM / "current"
+CURRENT: Final = "current"
 CONFIGURATION: Final = Path("/etc/bifrost")
 STATE: Final = Path("/var/lib/bifrost")
 KEY: Final = Path("/etc/bifrost-key")
 UNIT: Final = Path("/etc/systemd/system/bifrost.service")
+_WANTED: Final = Path("/etc/systemd/system/multi-user.target.wants/bifrost.service")
+_PLAIN: Final = re.compile(r"/[A-Za-z0-9._/-]+")
 _SEEN: Final = 1000  # characters of what a command said
 
 FIRST_CONFIGURATION: Final = """\
@@ -49,52 +51,62 @@ class Machine:
 
     Attributes:
         root: Its root.
+        program: Folder of the versions and of ``current`` on it.
+        user: Who the gateway runs as.
     """
 
     root: Path = Path("/")
+    program: Path = PROGRAM
+    user: str = USER
 
     @property
     def here(self) -> bool:
         """Whether it is this one."""
         return self.root == Path("/")
 
+    @property
+    def runs_systemd(self) -> bool:
+        """Whether systemd runs here and can be told; in a chroot or an image being made it cannot (sd_booted(3))."""
+        return self.here and Path("/run/systemd/system").is_dir()
+
     def at(self, path: Path) -> Path:
         """Where a path of it lies."""
         return self.root / path.relative_to("/")
 
-    def installing(self, unit: str, program: Path, *, start: bool = True) -> list[Step]:
+    def installing(self, unit: str, version: Path, *, start: bool = True) -> list[Step]:
         """Steps that make the gateway a service.
 
         Args:
             unit: Text of its unit.
-            program: The virtual environment that runs, below ``/opt/bifrost`` or elsewhere.
-            start: Whether it is started too, when it is this machine.
+            version: The virtual environment that runs, below `program` or elsewhere.
+            start: Whether it is started too, where systemd runs.
         """
         steps = []
         if self._id() is None:
-            steps.append(Step(f"user {USER}, who may log in nowhere", self._add_user))
+            steps.append(Step(f"user {self.user}, who may log in nowhere", self._add_user))
         for path, mode, own in (
-            (PROGRAM, 0o755, False),
+            (self.program, 0o755, False),
             (CONFIGURATION, 0o750, False),
             (STATE, 0o700, True),
             (KEY, 0o700, False),
         ):
             steps.append(Step(f"folder {path}, mode {mode:o}", partial(self._folder, path, mode, own=own)))
-        current = self.at(CURRENT)
+        link = self.program / CURRENT
+        current = self.at(link)
         if not current.is_symlink() and not current.exists():
-            steps.append(Step(f"{CURRENT} -> {program}", lambda: point(current, program)))
+            steps.append(Step(f"{link} -> {version}", lambda: point(current, version)))
         first = self.at(CONFIGURATION / "gateway.yaml")
         if not first.exists():
             steps.append(Step(f"{CONFIGURATION / 'gateway.yaml'}, to be filled in", lambda: self._configure(first)))
         place = self.at(UNIT)
         if not place.exists() or place.read_text(encoding="utf-8") != unit:
             steps.append(Step(f"unit {UNIT}", lambda: self._write_unit(place, unit)))
-        if self.here:
+        if self.runs_systemd:
             steps.append(Step("systemctl daemon-reload", lambda: _run("systemctl", "daemon-reload")))
             verb = ("enable", "--now") if start else ("enable",)
             steps.append(Step(f"systemctl {' '.join(verb)} bifrost", lambda: _run("systemctl", *verb, "bifrost")))
         else:
-            wanted = self.at(Path("/etc/systemd/system/multi-user.target.wants/bifrost.service"))
+            wanted = self.at(_WANTED)
             if not wanted.is_symlink():
                 steps.append(Step("it starts with the machine", lambda: self._enable(wanted)))
         return steps
@@ -102,17 +114,15 @@ class Machine:
     def taking_away(self, *, purge: bool) -> list[Step]:
         """Steps that take the service away; readings, configuration and user stay, unless `purge`."""
         steps = []
-        if self.here:
+        if self.runs_systemd:
             steps.append(
                 Step("systemctl disable --now bifrost", lambda: _run("systemctl", "disable", "--now", "bifrost"))
             )
-        wanted = Path("/etc/systemd/system/multi-user.target.wants/bifrost.service")
-        gone = (wanted, UNIT)
-        for path in gone:
+        for path in (_WANTED, UNIT):
             place = self.at(path)
             if place.is_symlink() or place.exists():
                 steps.append(Step(f"without {path}", partial(place.unlink, missing_ok=True)))
-        if self.here:
+        if self.runs_systemd:
             steps.append(Step("systemctl daemon-reload", lambda: _run("systemctl", "daemon-reload")))
         if purge:
             for path in (STATE, CONFIGURATION, KEY):
@@ -127,13 +137,14 @@ class Machine:
         """Numbers of the user and its group."""
         if self.here:
             try:
-                return pwd.getpwnam(USER).pw_uid, grp.getgrnam(USER).gr_gid
+                found = pwd.getpwnam(self.user)
             except KeyError:
                 return None
+            return found.pw_uid, found.pw_gid
         passwd = self.at(Path("/etc/passwd"))
         for line in passwd.read_text(encoding="utf-8").splitlines() if passwd.exists() else ():
             name, _, user, group, *_ = line.split(":")
-            if name == USER:
+            if name == self.user:
                 return int(user), int(group)
         return None
 
@@ -148,7 +159,7 @@ class Machine:
             str(STATE),
             "--shell",
             "/usr/sbin/nologin",
-            USER,
+            self.user,
         )
 
     def _folder(self, path: Path, mode: int, *, own: bool) -> None:
@@ -182,9 +193,22 @@ def point(link: Path, to: Path) -> None:
     draft.rename(link)
 
 
-def unit_text() -> str:
-    """The unit that comes with this version."""
-    return Path(__file__).with_name("bifrost.service").read_text(encoding="utf-8")
+def unit_text(program: Path = PROGRAM, user: str = USER) -> str:
+    """The unit that comes with this version, for a folder of versions and a user.
+
+    Raises:
+        StoreError: A folder that a unit cannot name, or would not see.
+    """
+    unit = Path(__file__).with_name("bifrost.service").read_text(encoding="utf-8")
+    if not _PLAIN.fullmatch(str(program)) or program.is_relative_to("/home") or program.is_relative_to("/root"):
+        raise StoreError(
+            f"{program}: the programs must lie in a folder with a plain absolute path, outside /home and /root, which the service "
+            f"does not see; {PROGRAM} is one"
+        )
+    unit = unit.replace(f"{PROGRAM}/", f"{program}/")
+    if user != USER:  # the group is then the one that the user has
+        unit = unit.replace(f"User={USER}\nGroup={USER}\n", f"User={user}\n")
+    return unit
 
 
 def _run(*command: str) -> None:

@@ -17,7 +17,9 @@ Root = Annotated[
     Path, typer.Option("--root", help="Root of the machine: a mounted image or a chroot, if not this one.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+Program = Annotated[Path, typer.Option("--program", help="Folder of the versions and of `current`.")]
 _HERE = Path("/")
+_PROGRAM = Path("/opt/bifrost")
 
 
 def install(
@@ -25,13 +27,17 @@ def install(
     root: Root = _HERE,
     dry_run: DryRun = False,
     no_start: Annotated[bool, typer.Option("--no-start", help="Do not start it yet.")] = False,
+    program: Program = _PROGRAM,
+    user: Annotated[str, typer.Option("--user", help="Who it runs as; made when there is none.")] = "bifrost",
 ) -> None:
     """Make the gateway a service of this machine: user, folders, unit. What is there already is left as it is."""
     from bifrost.edge.machine import Machine, unit_text
 
     _wants_systemd(systemd)
     with stores_told():
-        _carry_out(Machine(root).installing(unit_text(), Path(sys.prefix), start=not no_start), root, dry_run=dry_run)
+        machine = Machine(root, program, user)
+        steps = machine.installing(unit_text(program, user), Path(sys.prefix), start=not no_start)
+        _carry_out(steps, root, dry_run=dry_run)
     typer.echo("the configuration: /etc/bifrost/gateway.yaml; whether all is reached: bifrost doctor")
 
 
@@ -60,9 +66,7 @@ def upgrade(
     online: Annotated[
         bool, typer.Option("--online", help="What is not beside it may come from the package index.")
     ] = False,
-    program: Annotated[Path, typer.Option("--program", help="Folder of the versions and of `current`.")] = Path(
-        "/opt/bifrost"
-    ),
+    program: Program = _PROGRAM,
     config: Annotated[Path, typer.Option("--config", "-c", help="What the service runs.")] = Path(
         "/etc/bifrost/gateway.yaml"
     ),

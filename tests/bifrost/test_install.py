@@ -78,3 +78,22 @@ def test_a_user_is_made_where_there_is_none(tmp_path: Path) -> None:
     shown = said("install", "--systemd", "--root", str(tmp_path), "--dry-run")
     assert "would do: user bifrost" in shown
     assert subprocess.run(["useradd", "--help"], capture_output=True, check=False).returncode == 0
+
+
+def test_another_folder_and_another_user_are_in_the_unit_and_on_the_machine(machine: Path) -> None:
+    (machine / "etc" / "passwd").write_text("plant:x:992:993::/:/usr/sbin/nologin\n")
+    said("install", "--systemd", "--root", str(machine), "--program", "/srv/gateway", "--user", "plant")
+    unit = (machine / "etc/systemd/system/bifrost.service").read_text()
+    assert "\nExecStart=/srv/gateway/current/bin/bifrost run " in unit and "/opt/" not in unit
+    assert "\nUser=plant\n" in unit and "\nGroup=" not in unit
+    assert (machine / "srv/gateway/current").is_symlink() and not (machine / "opt").exists()
+    if os.geteuid() == 0:
+        assert (machine / "var/lib/bifrost").stat().st_uid == 992
+
+
+@pytest.mark.parametrize("folder", ["/home/me/bifrost", "/root/bifrost", "relative", "/opt/my programs"])
+def test_a_folder_that_the_service_would_not_see_is_refused(machine: Path, folder: str) -> None:
+    assert "outside /home and /root" in said(
+        "install", "--systemd", "--root", str(machine), "--program", folder, code=1
+    )
+    assert not (machine / "etc/systemd").exists()
