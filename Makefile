@@ -75,6 +75,14 @@ image-test: install ## Build the image on a Debian base, run, kill and restart i
 gateway-test: $(if $(STAND_INS),install) ## Run docker-compose.yaml with docker or podman and look at it in six steps (STAND_INS=1 where no registry of images is reached)
 	$(if $(STAND_INS),$(PY) -m tests.deployment.stand_ins,bash tests/deployment/test_gateway.sh)
 
+bundle: install ui ## Make the archive that installs without a network, build/bundle/*.tar (ARGS="--architecture aarch64 --python 3.11": only for it)
+	$(PY) -m deploy.bundle $(ARGS)
+
+bundle-test: bundle ## Install it in an empty Debian without a network, run, kill and restart it, as root, for minutes; writes build/evidence/bundle.json
+	sh tests/counterparts/containers.sh
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --target build/deployment/lib --upgrade -r tests/deployment/requirements.txt
+	PYTHONPATH=build/deployment/lib $(PY) -m tests.deployment.offline
+
 format: install ## Format the code and write the generated docs
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
@@ -119,8 +127,9 @@ lock: install ## Resolve the dependencies anew
 	$(PY) -m uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-header --no-annotate -q pyproject.toml -o requirements.lock
 	for extra in all edge; do \
 		$(PY) -m uv pip compile --universal --python-version 3.11 --extra $$extra -c requirements.lock --generate-hashes --no-emit-index-url --no-header --no-annotate -q pyproject.toml -o deploy/$$extra.lock || exit 1; done
+	echo pip | $(PY) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -q - -o deploy/bundle.lock
 
 clean: ## Remove what was built
 	rm -rf .venv build data web/static web/ui/node_modules .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install ui image image-test gateway-test compose-check run counterparts test test-influx2 check k8s-check k8s-rules format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean
+.PHONY: help install ui image image-test bundle bundle-test gateway-test compose-check run counterparts test test-influx2 check k8s-check k8s-rules format chaos chaos-short soak mutation fuzz bench bench-peers evidence lock clean

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -71,10 +72,16 @@ def needs(found: metadata.Distribution, present: dict[str, str]) -> list[str]:
     return sorted(present[name] for name in names if name in present)
 
 
-def bill(lock: str) -> dict[str, Any]:
-    """The whole bill."""
+def bill(lock: str, found: Iterable[metadata.Distribution], made: str) -> dict[str, Any]:
+    """The whole bill.
+
+    Args:
+        lock: What they were installed by.
+        found: The packages, Bifrost among them.
+        made: The time that it tells.
+    """
     known = pins(lock)
-    installed = {normal(one.metadata["Name"]): one for one in metadata.distributions()}
+    installed = {normal(one.metadata["Name"]): one for one in found}
     refs = {name: f"pkg:pypi/{name}@{one.version}" for name, one in installed.items()}
     product = {**component(installed[PRODUCT], known), "type": "application"}
     parts = [component(one, known) for name, one in sorted(installed.items()) if name != PRODUCT]
@@ -85,7 +92,7 @@ def bill(lock: str) -> dict[str, Any]:
         "specVersion": "1.6",
         "serialNumber": f"urn:uuid:{uuid.UUID(number[:32], version=4)}",  # of what is in it: the same for the same
         "version": 1,
-        "metadata": {"timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "component": product},
+        "metadata": {"timestamp": made, "component": product},
         "components": parts,
         "dependencies": [{"ref": refs[name], "dependsOn": needs(one, refs)} for name, one in sorted(installed.items())],
     }
@@ -94,4 +101,5 @@ def bill(lock: str) -> dict[str, Any]:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--lock", type=Path, required=True, help="the lock that the environment was installed by")
-    print(json.dumps(bill(options.parse_args().lock.read_text()), indent=1))
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    print(json.dumps(bill(options.parse_args().lock.read_text(), metadata.distributions(), now), indent=1))

@@ -22,6 +22,7 @@ KEY: Final = Path("/etc/bifrost-key")
 UNIT: Final = Path("/etc/systemd/system/bifrost.service")
 _WANTED: Final = Path("/etc/systemd/system/multi-user.target.wants/bifrost.service")
 _PLAIN: Final = re.compile(r"/[A-Za-z0-9._/-]+")
+_HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - by ProtectHome and PrivateTmp of the unit
 _SEEN: Final = 1000  # characters of what a command said
 
 FIRST_CONFIGURATION: Final = """\
@@ -200,10 +201,10 @@ def unit_text(program: Path = PROGRAM, user: str = USER) -> str:
         StoreError: A folder that a unit cannot name, or would not see.
     """
     unit = Path(__file__).with_name("bifrost.service").read_text(encoding="utf-8")
-    if not _PLAIN.fullmatch(str(program)) or program.is_relative_to("/home") or program.is_relative_to("/root"):
+    if not _PLAIN.fullmatch(str(program)) or any(program.is_relative_to(hidden) for hidden in _HIDDEN):
         raise StoreError(
-            f"{program}: the programs must lie in a folder with a plain absolute path, outside /home and /root, which the service "
-            f"does not see; {PROGRAM} is one"
+            f"{program}: the programs must lie in a folder with a plain absolute path, outside of {', '.join(_HIDDEN)}, which the "
+            f"service does not see; {PROGRAM} is one"
         )
     unit = unit.replace(f"{PROGRAM}/", f"{program}/")
     if user != USER:  # the group is then the one that the user has

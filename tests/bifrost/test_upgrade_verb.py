@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from bifrost.cli import app
+from tests.small_wheel import small_wheel
 
 # starts ExecStart of the unit in short: ready when the program has said so, failed when it ended before
 SYSTEMCTL = """#!/bin/sh
@@ -34,17 +34,7 @@ def main():
 
 def wheel(folder: Path, version: str, run: str) -> Path:
     """A version of the program that does `run`."""
-    file = folder / f"bifrost_gateway-{version}-py3-none-any.whl"
-    about = f"bifrost_gateway-{version}.dist-info"
-    with zipfile.ZipFile(file, "w") as made:
-        made.writestr("tried.py", PROGRAM.format(run=run))
-        made.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: bifrost-gateway\nVersion: {version}\n")
-        made.writestr(
-            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        made.writestr(f"{about}/entry_points.txt", "[console_scripts]\nbifrost = tried:main\n")
-        made.writestr(f"{about}/RECORD", "")
-    return file
+    return small_wheel(folder, version, PROGRAM.format(run=run))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ missing=""
 command -v strace >/dev/null 2>&1 || missing="$missing strace"
 command -v unshare >/dev/null 2>&1 || missing="$missing util-linux"
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+command -v shellcheck >/dev/null 2>&1 || missing="$missing shellcheck"
 command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -ne 0 ]; then
