@@ -14,7 +14,7 @@ import typer.main
 from bifrost.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("deployment", "troubleshooting", "performance")
+PAGES = ("deployment", "edge-box", "troubleshooting", "performance")
 DEPLOYMENT = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 SECTION = re.compile(r"^## (?P<title>.*?)\n(?P<text>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 SECTIONS = {found["title"]: found["text"] for found in SECTION.finditer(DEPLOYMENT)}
