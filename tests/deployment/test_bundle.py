@@ -26,6 +26,8 @@ from deploy.bundle import (
     manifest,
     own_lock,
     pack,
+    resolved,
+    sha256_of,
     sums,
 )
 from tests.small_wheel import small_wheel
@@ -142,3 +144,25 @@ def test_the_bill_of_a_platform_is_read_from_its_wheels(tmp_path: Path) -> None:
 
 def test_the_pip_of_the_bundle_is_pinned_by_hash() -> None:
     assert set(pinned((ROOT / "deploy" / "bundle.lock").read_text())) == {"pip"}
+
+
+def test_pip_finds_a_wheel_for_its_platform_alone_and_by_its_hash_alone(tmp_path: Path) -> None:
+    wheel = tmp_path / "part-1.5-cp312-cp312-manylinux_2_28_aarch64.whl"
+    with zipfile.ZipFile(wheel, "w") as made:
+        made.writestr(
+            "part-1.5.dist-info/METADATA", "Metadata-Version: 2.1\nName: part\nVersion: 1.5\nRequires-Python: >=3.12\n"
+        )
+        made.writestr(
+            "part-1.5.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: cp312-cp312-manylinux_2_28_aarch64\n",
+        )
+        made.writestr("part-1.5.dist-info/RECORD", "")
+    lock = tmp_path / "part.lock"
+    found = Wheel(wheel.name, sha256_of(wheel))
+    lock.write_text(own_lock([found]))
+    assert resolved(lock, BOX, tmp_path) == [found]
+    with pytest.raises(BundleError, match=r"No matching distribution found for part==1\.5"):
+        resolved(lock, OLDER, tmp_path)
+    lock.write_text(own_lock([Wheel(wheel.name, "0" * 64)]))
+    with pytest.raises(BundleError, match="DO NOT MATCH THE HASHES"):
+        resolved(lock, BOX, tmp_path)
