@@ -432,8 +432,8 @@ def print_summary(summary: dict[str, Any], rejected: dict[str, int], screen: Con
 def print_query(place: Path, screen: Console) -> None:
     """Where the readings lie, and a line for a shell that shows the newest of them."""
     query = "select path, type, value, quality, source_time from readings order by received_time desc limit 10"
-    dataset = f"deltalake.DeltaTable({json.dumps(str(place))}).to_pyarrow_dataset()"
-    code = f'import duckdb, deltalake; readings = {dataset}; print(duckdb.sql("{query}"))'
+    table = f"deltalake.QueryBuilder().register('readings', deltalake.DeltaTable({json.dumps(str(place))}))"
+    code = f'import deltalake; print({table}.execute("{query}").read_all())'
     screen.print(f"The Delta table is {place}. Look at the newest readings:", soft_wrap=True, highlight=False)
     line = shlex.join([sys.executable, "-c", code])
     screen.print(f"  {line}", soft_wrap=True, highlight=False)
