@@ -1,7 +1,7 @@
 # Bifrost as an image. docs/docker.md says how it is built and run.
 #
 #   BASE_IMAGE  a Linux with glibc and Python 3.11 or 3.12 as `python3`, with its module venv
-#   EXTRAS      all, or edge: sources and the targets of a lakehouse, without browser pages, queries and simulator
+#   EXTRAS      all, or edge: sources and the targets of a lakehouse, without browser pages and simulator
 
 ARG BASE_IMAGE=python:3.12-slim
 
@@ -34,13 +34,15 @@ FROM ${BASE_IMAGE} AS installed
 ARG EXTRAS=all
 COPY --from=wheels /wheels /wheels
 COPY --from=wheels /own /own
-COPY deploy/${EXTRAS}.lock deploy/slim.py deploy/sbom.py /deploy/
+COPY deploy/${EXTRAS}.lock deploy/slim.py deploy/imports.py deploy/sbom.py /deploy/
+# nothing is compiled until `imports` has imported what a gateway can load: the root file system is never written, so that what is
+# not compiled here is compiled at every start, and the rest of the packages is half of what could be
 RUN python3 -m venv /opt/bifrost \
- && /opt/bifrost/bin/pip install --quiet --no-index --find-links /wheels --no-deps --require-hashes -r /deploy/${EXTRAS}.lock \
- && /opt/bifrost/bin/pip install --quiet --no-index --no-deps /own/*.whl \
+ && /opt/bifrost/bin/pip install --quiet --no-compile --no-index --find-links /wheels --no-deps --require-hashes -r /deploy/${EXTRAS}.lock \
+ && /opt/bifrost/bin/pip install --quiet --no-compile --no-index --no-deps /own/*.whl \
  && /opt/bifrost/bin/pip uninstall --quiet --yes setuptools pip \
  && /opt/bifrost/bin/python3 /deploy/slim.py /opt/bifrost \
- && /opt/bifrost/bin/python3 -c "import bifrost.run, deltalake, zerobus, asyncua, pymodbus, pyarrow.parquet, pyarrow.dataset" \
+ && /opt/bifrost/bin/python3 -I /deploy/imports.py $(test "${EXTRAS}" = all || echo --some) /opt/bifrost/lib/python3*/site-packages \
  && /opt/bifrost/bin/python3 /deploy/sbom.py --lock /deploy/${EXTRAS}.lock > /opt/bifrost/sbom.cdx.json
 
 # --- the image
