@@ -67,8 +67,9 @@ image: ui ## Build the image with podman or docker (IMAGE=bifrost EXTRAS=all BAS
 		--build-arg BASE_IMAGE=$(or $(BASE_IMAGE),python:3.12-slim) --build-arg EXTRAS=$(or $(EXTRAS),all) \
 		--build-arg REVISION=$(shell git rev-parse HEAD) --build-arg CREATED=$(shell date -u +%Y-%m-%dT%H:%M:%SZ) .
 
-image-test: install ## Build the image on a Debian base, run, kill and restart it, as root, for minutes; writes build/evidence/image.json
+image-test: install ## Build the image on a Debian base, run, kill and restart it, play its pod, as root, for minutes; writes build/evidence/image.json
 	sh tests/counterparts/containers.sh
+	sh tests/counterparts/kubernetes/install.sh
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --target build/deployment/lib --upgrade -r tests/deployment/requirements.txt
 	PYTHONPATH=build/deployment/lib $(PY) -m tests.deployment.image $(ARGS)
 

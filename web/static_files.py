@@ -26,8 +26,8 @@ _TYPES: Final = {
 _NOT_BUILT: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Bifrost</title></head><body>
 <h1>The gateway runs; its pages were not built</h1>
-<p>This copy of Bifrost comes from its sources. <code>make ui</code> builds the pages (it needs Node 20.19 or later); a wheel has
-them already. The API is there without them: <a href="openapi.json">openapi.json</a>, and so is the command
+<p>The image's variant <code>edge</code> leaves the pages out; in a copy of the sources <code>make ui</code> builds them (it needs
+Node 20.19 or later). The API is there without them: <a href="openapi.json">openapi.json</a>, and so is the command
 <code>bifrost status</code>.</p>
 </body></html>
 """

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what builds and runs containers (podman, buildah, runc), and makes a Debian base with Python that stands in for the
+# Installs what builds and runs containers and pods (podman, buildah, runc, catatonit), and makes a Debian base with Python that stands in for the
 # public base image, where they are missing (Debian, Ubuntu). Asked for by make image-test and make bundle-test alone.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -9,7 +9,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 missing=""
-for tool in podman buildah runc debootstrap; do
+for tool in podman buildah runc debootstrap catatonit; do
     command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then
