@@ -1,4 +1,4 @@
-"""The tables of figures in README.md, docs/figures.md, docs/faults.md, docs/interop.md, docs/performance.md and docs/targets.md, made from docs/evidence.
+"""The tables of figures in README.md and in docs (docker, faults, figures, interop, performance, targets), made from docs/evidence.
 
 python -m benchmarks.tables [--check]
 """
@@ -426,12 +426,61 @@ Restart to first delivery: median {kill["restart_s"]["median"]} s, worst {kill["
 """
 
 
-def readme(text: str, bench: Evidence, kill: Evidence) -> str:
-    """The README's text with the table as the evidence is now."""
+def between(text: str, made: str) -> str:
+    """A text in which what stands between the marks of figures is as made now."""
     head, _, rest = text.partition(_BEGIN)
     _, _, tail = rest.partition(_END)
-    table = _table(("figure", "measured", "aim"), (figure.row() for figure in figures(bench, kill)))
-    return f"{head}{_BEGIN}{table}{_END}{tail}"
+    return f"{head}{_BEGIN}{made}{_END}{tail}"
+
+
+def readme(text: str, bench: Evidence, kill: Evidence) -> str:
+    """The README's text with the table as the evidence is now."""
+    return between(text, _table(("figure", "measured", "aim"), (figure.row() for figure in figures(bench, kill))))
+
+
+def image(found: Evidence) -> str:
+    """What the image weighs and what it did, for docs/docker.md."""
+    variants = ("all", "edge")
+    sizes = [
+        (f"`{name}`", size["own_mb"], size["base_mb"], size["size_mb"], size["layers"], size["bill_of_materials"])
+        for name, size in ((name, found[name]) for name in variants)
+    ]
+    weights = {name: found[name]["packages_mb"] for name in variants}
+    parts = [
+        (name, *(weights[variant].get(name, "–") for variant in variants))
+        for name in sorted(
+            {*weights["all"], *weights["edge"]}, key=lambda one: (-max(weights[v].get(one, 0) for v in variants), one)
+        )
+    ]
+    parts.append(("all other packages", *(found[name]["other_packages_mb"] for name in variants)))
+    run, demo, pod, edge = found["run"], found["demo"], found["pod"], found["edge"]["run"]
+    seen = [
+        (
+            "start to ready",
+            f"{run['ready_s']} s; after a SIGKILL {run['ready_after_kill_s']} s; `edge` {edge['ready_s']} s",
+        ),
+        ("stop by SIGTERM", f"{run['stop_s']} s, exit code {run['stop_exit_code']}; `edge` {edge['stop_s']} s"),
+        ("process", f"user {run['user']}, {run['capabilities']} capabilities, can write {', '.join(run['writable'])}"),
+        (
+            f"{run['messages']:,} messages, {run['kills']} SIGKILL, {run['stops']} stop",
+            f"{run['lost']} lost, {run['doubled']} doubled, {run['unaccounted']} unaccounted",
+        ),
+        (
+            f"the demo ({', '.join(demo['protocols'])}) without a network",
+            f"{demo['received']:,} readings into {demo['targets']} targets, {demo['wrong_paths']} under a wrong path, {demo['unaccounted']} unaccounted",
+        ),
+        (
+            f"the chart's pod, by {pod['by'].replace(' version', '')}",
+            f"{pod['messages']:,} messages, ended and begun again in between, {pod['lost']} lost",
+        ),
+    ]
+    return f"""
+{_table(("variant", "MB on top of the base", "MB of the base", "sum", "layers", "packages"), sizes)}
+{_table(("package, MB", "`all`", "`edge`"), parts)}
+{_table(("what was done", "seen"), seen)}
+{_conditions(found["conditions"])}
+
+"""
 
 
 _FIGURE: Final = re.compile(r"<!--(\w+):([\w.]+)-->.*?<!---->")
@@ -451,15 +500,17 @@ def filled(text: str, evidence: Mapping[str, Evidence]) -> str:
 
 def files(root: Path) -> dict[Path, str]:
     """What is generated, by file."""
-    bench, kill, dead, chaos, soak = (
+    bench, kill, dead, chaos, soak, built = (
         json.loads((EVIDENCE / f"{name}.json").read_text())
-        for name in ("bench", "kill", "dead_target", "chaos", "soak")
+        for name in ("bench", "kill", "dead_target", "chaos", "soak", "image")
     )
     target = root / "README.md"
+    docker = ROOT / "docs" / "docker.md"
     tuning = ROOT / "docs" / "performance.md"
     return {
         root / "docs" / "performance.md": filled(tuning.read_text(encoding="utf-8"), {"bench": bench, "soak": soak}),
         target: readme(target.read_text(encoding="utf-8"), bench, kill),
+        root / "docs" / "docker.md": between(docker.read_text(encoding="utf-8"), image(built)),
         root / "docs" / "figures.md": page(bench, kill, dead),
         root / "docs" / "faults.md": faults(chaos, soak),
         root / "docs" / "interop.md": interop(json.loads((EVIDENCE / "interop.json").read_text())),

@@ -95,3 +95,20 @@ def test_what_did_not_hold_under_faults_shows() -> None:
     assert "3 of " in told
     assert "**not reached**" in told.partition("G2")[0]
     assert "lost is 3, expected 0 to 0" in told
+
+
+def test_what_the_image_weighs_is_told_in_parts_that_are_the_whole() -> None:
+    found = evidence("image")
+    text = tables.image(found)
+    for variant in ("all", "edge"):
+        told = found[variant]
+        assert told["size_mb"] == pytest.approx(told["base_mb"] + told["own_mb"], abs=1)
+        assert told["own_mb"] == pytest.approx(sum(told["packages_mb"].values()) + told["other_packages_mb"], abs=3)
+        assert f"| `{variant}` | {told['own_mb']} | {told['base_mb']} | {told['size_mb']} |" in text
+    weights = [
+        float(line.split("|")[2])
+        for line in text.splitlines()
+        if line.split("|")[1:2] and line.split("|")[1].strip() in found["all"]["packages_mb"]
+    ]
+    assert len(weights) == len(found["all"]["packages_mb"])
+    assert weights == sorted(weights, reverse=True)
