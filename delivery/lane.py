@@ -242,6 +242,11 @@ class Lane:
         with self._lock:
             return self.ledger.had(gateway, shard, sequences)
 
+    def renew(self, gateway: str, shard: str, sequences: np.ndarray) -> None:
+        """Remember readings of a step anew that came again."""
+        with self._lock:
+            self.ledger.renew(gateway, shard, sequences)
+
     def forget(self, shard: str, upto: int) -> None:
         """The journal has durably trimmed `shard` up to sequence `upto`: those readings will not come again."""
         with self._lock:

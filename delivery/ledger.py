@@ -169,6 +169,11 @@ class LaneLedger:
                 known = found if known is None else known | found
         return known
 
+    def renew(self, gateway: str, shard: str, sequences: np.ndarray) -> None:
+        """Readings of a step came again: their epoch may end here and not elsewhere, and come any number of times."""
+        if not self._own_shard(shard) and (known := self.had(gateway, shard, sequences)) is not None:
+            self._derived[-1].add(f"{gateway}/{shard}", sequences[known])
+
     def _remember(self, gateway: str, shard: str, sequences: np.ndarray) -> None:
         if self._own_shard(shard):
             self._known.add(shard, sequences)

@@ -206,6 +206,8 @@ class Spool:
         sequences = batch.column("sequence").to_numpy()
         keep = fresh(sequences, self._had(gateway, shard, sequences))
         if keep is not None:
+            for lane in self._lanes:
+                lane.renew(gateway, shard, np.delete(sequences, keep))
             batch = batch.take(pa.array(keep))
         for lane, part in self._by_lane(batch):
             kept = self._thin_out(lane, gateway, shard, part) if self._thins else part

@@ -110,6 +110,16 @@ def test_a_derived_reading_is_remembered_for_two_snapshots(tmp_path: Path, table
     spool.close()
 
 
+def test_a_derived_reading_that_comes_again_and_again_is_remembered_each_time(tmp_path: Path, table: TagTable) -> None:
+    spool = new_spool(tmp_path, table)
+    derived = stream(table, [5, 99], "derived/average")
+    for _ in range(6):  # an epoch that ends here, and is not durable elsewhere
+        spool.append(derived)
+        spool.snapshot()
+    assert deliver_all(spool) == [5, 99]
+    spool.close()
+
+
 def test_a_derived_reading_of_another_gateway_is_another_reading(tmp_path: Path, table: TagTable) -> None:
     spool = new_spool(tmp_path, table)
     for gateway in ("a", "b", "a"):
