@@ -22,7 +22,7 @@ Parts = dict[str, dict[str, Leaves]]
 KINDS: Final = ("gateway", "source", "target", "rule")
 NAMES: Final = ("name", "tag", "path", "topic", "node", "address")  # what tells the members of a list apart
 _HASHED: Final = "hashed:"
-_LISTED: Final = ("sources", "targets", "rules", "warnings", "buffers")
+_LISTED: Final = ("sources", "plant", "targets", "rules", "warnings", "buffers")
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,7 @@ def _resolve(document: Document, file: ConfigFile) -> Configuration:
         targets=found,
         rules=tuple(Rule(r.name, r.condition, tuple(r.connectors), r.priority) for r in file.routing_rules),
         default=tuple(default),
+        plant=tuple(sources),
         membership=membership,
         leases=gateway.leases,
         source_targets=tables,

@@ -339,6 +339,7 @@ class Configuration:
         targets: Its targets by name.
         rules: Routing rules.
         default: Targets of readings that match no rule.
+        plant: All sources of the configuration, those that other members read too.
         membership: What it is among the gateways that share its sources; None where it is alone.
         leases: The store in which it holds what it reads; None for none.
         source_targets: Source -> target that gets all its readings besides the rules.
@@ -366,6 +367,7 @@ class Configuration:
     targets: Mapping[str, TargetConfig] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     default: tuple[str, ...] = ()
+    plant: tuple[SourceConfig, ...] = ()
     membership: Membership | None = None
     leases: LeaseSection | None = None
     source_targets: Mapping[str, str] = field(default_factory=dict)

@@ -68,6 +68,8 @@ class Applying:
         """
         process = self._process
         with self._lock:
+            if process.cluster is not None:
+                process.cluster.check(new)
             wanted = running(process.config, new)
             present = {name: forwarder.limits for name, forwarder in process.forwarders.items()}
             todo = steps(process.config, new, present, lambda name: writer(wanted, name).limits)

@@ -139,7 +139,7 @@ class Hosted(Process):
         raise error
 
     @override
-    def _exit(self, code: int) -> None:
+    def exit(self, code: int) -> None:
         if threading.current_thread() is self._flow:
             raise AbortExecution
         if code:  # a thread beside the flow has ended, and nothing works without it

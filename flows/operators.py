@@ -17,12 +17,13 @@ from bytewax.operators import KeyedStream
 from bytewax.operators.windowing import EventClock
 
 from delivery import metrics
+from flows.crossing import homes, localize
 from flows.isolation import isolate, refuse_routing, refused
-from flows.outcomes import note_routed
+from flows.outcomes import note_routed, of_others
+from flows.outputs import OutcomeSink
 from flows.process import Process
 from normalization.reading import (
     FACTS,
-    TAG_COLUMNS,
     Columns,
     Flags,
     Quality,
@@ -104,24 +105,27 @@ def route(step_id: str, up: Batches, process: Process) -> Routes:
         up: Batches of `stream_schema`.
         process: What the flow lives on.
     """
-    gateway = process.config.gateway
+    gateway, cluster = process.config.gateway, process.cluster
     decided = decide(step_id, up, process)
+    if cluster is not None:
+        told = op.flat_map("told", decided, lambda routed: of_others(routed, process))
+        op.output("outcomes", told, OutcomeSink(process))
     targets = {}
     for name in process.config.targets:
 
-        def for_target(routed: Routed, name: str = name) -> tuple[str, pa.RecordBatch] | None:
+        def for_target(routed: Routed, name: str = name) -> list[tuple[str, pa.RecordBatch]]:
             if name not in routed.targets:
-                return None
+                return []
             share = routed.select(name)
             metrics.ENQUEUED.labels(name).inc(len(share))
-            return gateway, share
+            return homes(share, gateway, cluster)
 
-        targets[name] = op.filter_map(f"for_{step_name(name)}", decided, for_target)
+        targets[name] = op.flat_map(f"for_{step_name(name)}", decided, for_target)
 
-    def dead(routed: Routed) -> tuple[str, pa.RecordBatch] | None:
-        return (gateway, take(routed.batch, routed.dead)) if len(routed.dead) else None
+    def dead(routed: Routed) -> list[tuple[str, pa.RecordBatch]]:
+        return homes(take(routed.batch, routed.dead), gateway, cluster) if len(routed.dead) else []
 
-    return Routes(targets, op.filter_map("rejected", decided, dead))
+    return Routes(targets, op.flat_map("rejected", decided, dead))
 
 
 @operator
@@ -136,19 +140,6 @@ def decide(step_id: str, up: Batches, process: Process) -> Stream[Routed]:  # no
         return routed
 
     return op.flat_map("rules", up, shim)
-
-
-def localize(batch: pa.RecordBatch, tags: TagTable) -> pa.RecordBatch:
-    """A batch that came from another process, with the tags of this one; other batches as they are."""
-    if (batch.schema.metadata or {}).get(b"tags") == tags.token:
-        return batch
-    names = {name: batch.column(name).to_pylist() for name in TAG_COLUMNS}
-    ids = [tags.intern(Tag(**{name: column[row] for name, column in names.items()})) for row in range(len(batch))]
-    facts = [batch.column(name) for name in FACTS.names]
-    facts[0] = pa.array(ids, pa.int32())
-    return view(
-        facts, batch.column("gateway"), batch.column("shard"), tags, batch.column("value"), batch.column(_PRIORITY)
-    )
 
 
 # ---------------------------------------------------------------------- single readings, for users' steps

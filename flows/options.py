@@ -5,6 +5,7 @@ docs/bytewax.md has the table.
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import sqlite3
@@ -16,7 +17,9 @@ from typing import Final
 
 from delivery.disk import make_directory, sync_directory
 from delivery.journal import SHARDS
+from flows.cluster import Members
 
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[1-9]\d{0,4}")
 _LONGEST: Final = 10  # seconds
 _COMMAND: Final = "  python -m bytewax.run flows.gateway -r data/recovery -s 1 -b 0"
 
@@ -40,12 +43,6 @@ def check_bytewax_options(arguments: Sequence[str], environment: Mapping[str, st
             "Bifrost needs a recovery directory (-r), or a crash would lose what is inside the flow. Start it so:\n"
             + _COMMAND
         )
-    pod = "BYTEWAX_POD_NAME" in environment and "BYTEWAX_STATEFULSET_NAME" in environment
-    if options.process_id is not None or options.addresses is not None or pod:
-        sys.exit(
-            "Bifrost does not run as a Bytewax cluster (-i, -a) yet: a spool would have to know what another member's "
-            "journal has let go. Start one gateway per node, each with its own name, directory and share of the sources"
-        )
     if options.workers is not None and options.workers < 1:
         sys.exit(f"-w {options.workers}: a flow needs one worker at least")
     snapshots = options.snapshots
@@ -61,12 +58,63 @@ def check_bytewax_options(arguments: Sequence[str], environment: Mapping[str, st
     return Path(options.recovery)
 
 
-def prepare_recovery(directory: Path, gateway: str) -> None:
-    """Make a recovery store with one partition, unless there is one.
+def cluster_options(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[int, tuple[str, ...]] | None:
+    """Process id and addresses of the cluster that `bytewax.run` is to start in, as Bytewax itself finds them.
+
+    Args:
+        arguments: What stands behind `python -m bytewax.run`.
+        environment: Environment variables.
+
+    Returns:
+        None where it is not started in a cluster.
+
+    Raises:
+        SystemExit: They make no cluster; the message says why and what to do.
+    """
+    options = _parse(arguments, environment)
+    process, addresses = options.process_id, options.addresses
+    pod, pods = environment.get("BYTEWAX_POD_NAME"), environment.get("BYTEWAX_STATEFULSET_NAME")
+    if process is None and pod is not None and pods is not None:
+        number = pod.replace(f"{pods}-", "")
+        if not number.isdecimal():
+            sys.exit(f"BYTEWAX_POD_NAME is `{pod}`, and not BYTEWAX_STATEFULSET_NAME (`{pods}`), a hyphen and a number")
+        process = int(number)
+    if process is None:
+        if addresses is not None:
+            sys.exit("-a: which of the addresses is this process's? Say it by -i, from 0")
+        return None
+    if addresses is None and (hosts := environment.get("BYTEWAX_HOSTFILE_PATH")) is not None:
+        try:
+            addresses = ";".join(line.strip() for line in Path(hosts).read_text().splitlines() if line.strip())
+        except OSError as error:
+            sys.exit(f"BYTEWAX_HOSTFILE_PATH: {error}")
+    known = tuple((addresses or "").split(";"))
+    wrong = [address for address in known if not _ADDRESS.fullmatch(address)]
+    if wrong or len(set(known)) < len(known):
+        said = f"`{wrong[0]}` is none" if wrong else "one of them is there twice"
+        sys.exit(
+            f'-i {process} needs the addresses of all members as -a "host:port;host:port", or one a line in the file '
+            f"BYTEWAX_HOSTFILE_PATH: {said}"
+        )
+    if len(known) == 1:
+        sys.exit("-i, -a: a cluster has two members at least; leave both out for a gateway that is alone")
+    if not 0 <= process < len(known):
+        sys.exit(f"-i {process}: there are {len(known)} addresses, so the process ids are 0 to {len(known) - 1}")
+    if (options.workers or 1) > 1:
+        sys.exit(
+            f"-w {options.workers} with -i and -a: a worker that leaves the flow to begin it again would leave the others of its "
+            "process waiting. Start more members instead"
+        )
+    return process, known
+
+
+def prepare_recovery(directory: Path, gateway: str, cluster: Members | None = None) -> None:
+    """Make a recovery store with one partition, unless there is one; in a cluster, the first member has it for all.
 
     Args:
         directory: Where it lies.
         gateway: Name of the gateway whose flow it belongs to.
+        cluster: The members of the cluster that the gateway is in.
 
     Raises:
         SystemExit: Others may write it; or it is another gateway's, and Bytewax cannot start a flow whose partitions
@@ -78,7 +126,15 @@ def prepare_recovery(directory: Path, gateway: str) -> None:
     _refuse_what_others_may_write(directory)
     draft = directory / "new"
     shutil.rmtree(draft, ignore_errors=True)
-    if not any(directory.glob("part-*.sqlite3")):
+    made = any(directory.glob("part-*.sqlite3"))
+    if cluster is not None and not cluster.keeps_state:
+        if made:
+            sys.exit(
+                f"{directory} holds the state of a flow, and in a cluster that of all members lies with member 0. Start with a "
+                "new recovery directory: what is in the journal is kept, what was inside windows is not"
+            )
+        return
+    if not made:
         # Bytewax never starts on a store that was cut off while it was made.
         draft.mkdir(mode=0o700)
         init_db_dir(draft, 1)  # type: ignore[no-untyped-call]
@@ -86,7 +142,15 @@ def prepare_recovery(directory: Path, gateway: str) -> None:
         draft.rmdir()
         sync_directory(directory)
         return
-    others = sorted(_gateways(directory) - {gateway})
+    members = {gateway} if cluster is None else set(cluster.names)
+    others = sorted(_gateways(directory) - members)
+    if others and cluster is not None:
+        sys.exit(
+            f"{directory} holds the state of member `{others[0]}`, which is none of the {len(cluster.names)} members now, and "
+            "Bytewax cannot start without its partitions. Start as many members as there were, or let them finish and stop "
+            "(SIGTERM), and start all with a new recovery directory: what is in the journals is kept, what was inside "
+            "windows is not"
+        )
     if others:
         sys.exit(
             f"{directory} holds the state of gateway `{others[0]}`, and this one is `{gateway}`. Set gateway.name to "

@@ -32,6 +32,26 @@ def note_routed(routed: Routed, process: Process) -> None:
         process.journal.note(shard.removesuffix(LATE), last, outcome)
 
 
+Told = tuple[str, int, Outcome]  # shard, its newest sequence, and what became of its readings up to there
+
+
+def of_others(routed: Routed, process: Process) -> list[tuple[str, Told]]:
+    """What became of readings that came through a keyed step from other members of the cluster, keyed by the member.
+
+    Only the journal that they came from has to know.
+    """
+    batch, own, cluster = routed.batch, process.config.gateway, process.cluster
+    names = batch.column("gateway")
+    if cluster is None or not {*names.dictionary.to_pylist()} & ({*cluster.members.names} - {own}):
+        return []
+    found, ids = [], batch.column("tag").to_numpy()
+    for shard, last, inside in _shards(batch):  # its name is one gateway's alone
+        gateway = names[0 if inside is None else int(inside.argmax())].as_py()
+        if gateway in cluster.members.names and gateway != own and "/" not in shard:
+            found.append((gateway, (shard, last, _routed(routed, ids, process.tags, inside))))
+    return found
+
+
 def note_left_out(batch: pa.RecordBatch, reasons: npt.NDArray[np.int8], process: Process) -> None:
     """Note the readings of a batch that report by exception leaves out.
 

@@ -16,6 +16,8 @@ from typing_extensions import override
 
 from delivery.disk import StoreError, StoreFullError
 from delivery.letter import DECODE, NORMALIZE
+from flows.crossing import localize
+from flows.outcomes import Told
 from flows.process import Process
 from normalization.normalizer import Normalizer
 from normalization.reading import Quality, ValueType
@@ -34,7 +36,7 @@ class _SpoolPartition(StatefulSinkPartition[pa.RecordBatch, None]):
     def write_batch(self, values: list[pa.RecordBatch]) -> None:
         try:
             for batch in values:
-                self._spool.append(batch)
+                self._spool.append(localize(batch, self._process.tags))
         except StoreError as error:
             self._process.fail(error)
 
@@ -67,7 +69,7 @@ class SpoolSink(FixedPartitionedSink[pa.RecordBatch, None]):
 
     @override
     def part_fn(self, item_key: str) -> int:
-        return 0
+        return _place(self._process, item_key)
 
 
 class _DeadLetterPartition(StatefulSinkPartition[pa.RecordBatch, None]):
@@ -79,7 +81,7 @@ class _DeadLetterPartition(StatefulSinkPartition[pa.RecordBatch, None]):
 
     @override
     def write_batch(self, values: list[pa.RecordBatch]) -> None:
-        self._waiting.extend(values)
+        self._waiting.extend(localize(batch, self._process.tags) for batch in values)
         try:
             self._write()
         except StoreError as error:
@@ -138,4 +140,46 @@ class DeadLetterSink(FixedPartitionedSink[pa.RecordBatch, None]):
 
     @override
     def part_fn(self, item_key: str) -> int:
-        return 0
+        return _place(self._process, item_key)
+
+
+class _OutcomePartition(StatefulSinkPartition[Told, None]):
+    def __init__(self, process: Process) -> None:
+        self._journal = process.journal
+
+    @override
+    def write_batch(self, values: list[Told]) -> None:
+        for shard, last, outcome in values:
+            self._journal.note(shard, last, outcome)
+
+    @override
+    def snapshot(self) -> None:
+        """Nothing: the journal writes it when it lets the readings go, and the stores tell it after a crash."""
+
+
+class OutcomeSink(FixedPartitionedSink[Told, None]):
+    """What became of readings that went through a step on another member of the cluster, for the journal they came from.
+
+    One partition per gateway.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @override
+    def list_parts(self) -> list[str]:
+        return [self._process.config.gateway]
+
+    @override
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _OutcomePartition:
+        self._process.start()
+        return _OutcomePartition(self._process)
+
+    @override
+    def part_fn(self, item_key: str) -> int:
+        return _place(self._process, item_key)
+
+
+def _place(process: Process, member: str) -> int:
+    """Which of all partitions is the member's."""
+    return 0 if process.cluster is None else process.cluster.members.place(member)

@@ -44,12 +44,13 @@ from flows.allocator import give_back
 from flows.applying import Applying
 from flows.change import ChangeRefusedError
 from flows.clock import Epochs, lead, pace, repeatedly
+from flows.cluster import Cluster, LeftError, members_of
 from flows.gauges import Gauges
 from flows.heartbeat import Heartbeat
 from flows.intake import SourceIntake
 from flows.kubernetes_leases import leases_of
 from flows.liveness import stands_still
-from flows.options import check_bytewax_options, prepare_recovery
+from flows.options import check_bytewax_options, cluster_options, prepare_recovery
 from flows.posted import Posted, router_of
 from flows.readers import Readers
 from flows.renewed import LOOK, Renewed
@@ -116,6 +117,7 @@ class Process:
         self.draining = False
         self.lead = lead()  # of the wall clock, before the flow began
         self.epochs = Epochs(float("inf"))
+        self._epoch = float("inf")
         self._runs_again = self._set_back = False
         self._running = False
         self._opened = False
@@ -137,6 +139,7 @@ class Process:
         self.applying = Applying(self)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
+        self.cluster: Cluster | None = None  # that its flow is part of
         self.discovery = DiscoveryDesk(config.discovery, config.directory, config.port)
         self._heart = Heartbeat(
             self._is_ready, lambda: self.journal.waiting_rows > 0 and not (self.blocked or self.draining)
@@ -234,7 +237,7 @@ class Process:
             asyncio.run(self._read())
         except Exception:  # the edge of the I/O thread: better to start again than to read nothing
             log.exception("reading stopped, gateway stops")
-            self._exit(1)
+            self.exit(1)
 
     async def _read(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -272,14 +275,12 @@ class Process:
             rebuilds: Whether `flow` builds the graph each time, so that targets may come and go.
         """
         self._runs_again = again = True
+        self._epoch = epoch
         self.applying.rebuilds = rebuilds
         while again:
-            self._set_back = False
             if self.applying.pending:
                 self.applying.change_targets(self._targets)
-            self._turns.clear()
-            self._heart.begin()
-            self.lead, self.epochs = lead(), Epochs(epoch)
+            self.begin_flow()
             try:
                 flow()
             except BaseException as panic:  # what Bytewax makes of its recovery store's errors is no Exception
@@ -291,20 +292,34 @@ class Process:
             else:
                 again = self._set_back or self.applying.pending
 
+    def run_in_cluster(self, run: Callable[[], object], flow: Any, epoch: float) -> None:
+        """Run the flow as a member of its cluster, and again whenever another member has gone; see `Cluster.run`."""
+        assert self.cluster is not None  # noqa: S101 - it is a member
+        self._epoch = epoch
+        self.cluster.run(run, flow)
+
+    def begin_flow(self) -> None:
+        """The flow begins, perhaps again."""
+        self._set_back = False
+        self._turns.clear()
+        self._heart.begin()
+        self.lead, self.epochs = lead(), Epochs(self._epoch)
+
     def clock_set_back(self, seconds: float) -> None:
         """Called by a partition: the epoch would last so much longer. Leaves the flow if it is run again.
 
         Raises:
             AbortExecution: Bytewax is to leave the flow as it is, without an end of stream.
+            LeftError: The same in a cluster, where an abort would wait for the other members.
         """
-        again = self._runs_again and not self._leaving.locked()
+        again = (self._runs_again or self.cluster is not None) and not self._leaving.locked()
         if not self._set_back:
             self._set_back = True
             metrics.CLOCK_SET_BACK.inc()
             flow = "begins again at its last snapshot" if again else "makes no snapshot until the clock has caught up"
             log.warning("the wall clock was set back", seconds=round(seconds, 1), flow=flow)
         if again:
-            raise AbortExecution
+            raise AbortExecution if self.cluster is None else LeftError("the wall clock was set back")
 
     # ------------------------------------------------------------------ changing
 
@@ -431,12 +446,19 @@ class Process:
     def count_partition(self) -> None:
         """A partition lives on this worker."""
         self._turns[threading.get_ident()].partitions += 1
+        if self.cluster is not None:
+            self.cluster.joined()
 
     # ------------------------------------------------------------------ looking
 
     def lives(self, patience: float) -> str:
         """What stands still though it should not, looked at for `patience` seconds; empty when all goes on."""
-        return stands_still(lambda: sum(turn.number for turn in list(self._turns.values())), self.loop, patience)
+        turns = None if self._apart else lambda: sum(turn.number for turn in list(self._turns.values()))
+        return stands_still(turns, self.loop, patience)
+
+    @property
+    def _apart(self) -> bool:
+        return self.cluster is not None and self.cluster.apart
 
     def unready(self) -> str:
         """Why readings are not taken at the moment; empty when they are."""
@@ -469,25 +491,30 @@ class Process:
         self.discovery.close()
         self._heart.stops()
         if not self._running:
-            self._exit(0)
+            self.exit(0)
         threading.Thread(target=self._leave_late, name="drain", daemon=True).start()
         if self.loop is not None:
             self.loop.call_soon_threadsafe(self._stop_reading.set)
+        if self._apart:
+            threading.Thread(target=self.leave, name="leave", daemon=True).start()
 
     def drained(self, index: int) -> None:
         """Everything that shard `index` gave to the flow is durable behind it; the last shard leaves."""
         self._drained.add(index)
-        if len(self._drained) == len(SHARDS) and self._leaving.acquire(blocking=False):
-            self._leave()
+        if len(self._drained) == len(SHARDS):
+            self.leave() if self.cluster is None else self.cluster.finished()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Close the stores and end the process, unless another thread does."""
+        if not self._leaving.acquire(blocking=False):
+            return
         self._reading_ended.wait(1.0)  # readers acknowledge what is in the journal
         try:
             self.close(patience=min(_FORWARDER_PATIENCE, max(0.0, self._latest - time.monotonic())))
         except StoreError as error:
             log.error("gateway stops", error=str(error))
-            self._exit(1)
-        self._exit(0)
+            self.exit(1)
+        self.exit(0)
 
     def _leave_late(self) -> None:
         time.sleep(_LEAVE_AT_LATEST)
@@ -496,7 +523,7 @@ class Process:
             if self._opened:
                 threading.Thread(target=self.close, name="close", daemon=True).start()
         time.sleep(_CLOSE_AT_LATEST)
-        self._exit(0)
+        self.exit(0)
 
     def close(self, patience: float = 0.0) -> None:
         """Stop the forwarders, give them `patience` seconds, and close the stores."""
@@ -519,9 +546,10 @@ class Process:
         if self._leaving.locked():
             threading.Event().wait()  # another thread has closed the store and ends the process
         log.error("gateway stops", error=str(error))
-        self._exit(1)
+        self.exit(1)
 
-    def _exit(self, code: int) -> None:
+    def exit(self, code: int) -> None:
+        """End the process, which closes nothing: what is durable is."""
         with contextlib.suppress(Exception):  # a signal may have come while one of them was being written
             sys.stdout.flush()
             sys.stderr.flush()
@@ -568,11 +596,14 @@ def under_bytewax(config: Configuration | None = None) -> Process:
         process.configured_in(path)
     if main_module() == "bytewax.run":
         recovery = check_bytewax_options(sys.argv[1:], os.environ)
+        members = members_of(process.config, cluster_options(sys.argv[1:], os.environ))
+        if members is not None:
+            process.cluster = Cluster(process, members)
         try:
             process.claim()
         except StoreError as error:
             sys.exit(str(error))
-        prepare_recovery(recovery, process.config.gateway)
+        prepare_recovery(recovery, process.config.gateway, members)
         os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # any value would open a port without authentication
         process.on_signals()
         _run_by(process, sys.modules["__main__"])
@@ -585,7 +616,9 @@ def _run_by(process: Process, bytewax_run: Any) -> None:
 
     def cli_main(**options: Any) -> None:
         epoch = options["epoch_interval"].total_seconds()
-        if (options.get("workers_per_process") or 1) == 1:
+        if process.cluster is not None:
+            process.run_in_cluster(lambda: run(**options), options["flow"], epoch)
+        elif (options.get("workers_per_process") or 1) == 1:
             process.run(lambda: run(**options), epoch)
         else:
             process.epochs = Epochs(epoch)

@@ -214,6 +214,10 @@ CATCHES_ALL = {
         2,
         "the edge of the I/O thread: log and end the process, which is better than to read nothing; what Bytewax panics with",
     ),
+    "flows/cluster.py": (
+        2,
+        "what Bytewax panics with when a member has gone: the flow begins again; the edge of its thread: raised in the main one",
+    ),
     "delivery/journal.py": (1, "the edge of the journal's thread: the flow and the readers are told, the process ends"),
     "delivery/forwarder.py": (3, "the edge of a forwarder's loop: log, count, back off; also while a writer closes"),
     "flows/doctor.py": (

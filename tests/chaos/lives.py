@@ -43,6 +43,14 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> float:
     return time.monotonic() - began
 
 
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1)
+    return False
+
+
 class Life:
     """One life of the gateway in `directory`.
 
@@ -90,9 +98,8 @@ class Life:
 
     def handles_sigterm(self) -> bool:
         """Whether the process has come so far that SIGTERM does not just end it."""
-        with contextlib.suppress(OSError, psutil.NoSuchProcess):
-            status = Path(f"/proc/{self.pid}/status").read_text()
-            return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return handles(self.pid, signal.SIGTERM)
         return False
 
     def delivers(self) -> bool:

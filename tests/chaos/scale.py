@@ -20,7 +20,7 @@ import psutil
 
 from tests.chaos.gateway import SourceSetup, TargetSetup, applied_file, frames_file
 from tests.chaos.interruption import INTERRUPTION
-from tests.chaos.lives import Life, account, pause, until
+from tests.chaos.lives import Life, account, handles, pause, until
 from tests.chaos.members import MemberSetup, twice_file
 from tests.chaos.numbered import code, value_of
 from tests.chaos.scenario import Scenario
@@ -143,9 +143,8 @@ class Plant:
 
 def _hears(life: Life) -> bool:
     """Whether the process has come so far that SIGHUP does not just end it."""
-    with contextlib.suppress(OSError, psutil.NoSuchProcess):
-        status = Path(f"/proc/{life.pid}/status").read_text()
-        return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGHUP - 1) & 1)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return handles(life.pid, signal.SIGHUP)
     return False
 
 
