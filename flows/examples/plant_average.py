@@ -134,7 +134,7 @@ def average(
     plant = config.gateway if cluster is None else cluster.members.name
 
     def sources(share: Share) -> Collection[str]:
-        known = process.config.plant or process.config.sources
+        known = process.config.sources if cluster is None else process.config.plant
         return [s.name for s in known if (s.site or "", s.area or "", s.line or "") == share.line]
 
     windows = win.fold_window(

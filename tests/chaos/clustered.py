@@ -37,7 +37,7 @@ from flows.outputs import DeadLetterSink, SpoolSink
 from flows.process import under_bytewax
 from normalization.reading import Columns
 from tests.appending import Appender, whole_numbers
-from tests.chaos.lives import ROOT, handles, until
+from tests.chaos.lives import ROOT, ChaosError, handles, until
 from tests.chaos.numbered import last_number
 from tests.ports import free_port
 
@@ -344,7 +344,10 @@ class Plant:
                 assert life.alive(), f"member {member} ended with {life.process.returncode}: {life.said()}"
             return condition()
 
-        return until(look, seconds, f"{what}: {[life.said() for life in self.lives.values()]}")
+        try:
+            return until(look, seconds, what)
+        except ChaosError as error:
+            raise ChaosError(f"{error}: {[life.said() for life in self.lives.values()]}") from None
 
     # ------------------------------------------------------------------ what became of it
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from tests.chaos import (
     backlog,
     bit_flips,
+    cluster,
     dead_target,
     numbered_world,
     plant_kills,
@@ -30,4 +31,5 @@ WORLDS: Final[dict[str, World]] = {
     "recorded_starts": recorded_starts.run,
     "bit_flips": bit_flips.run,
     "scale": scale.run,
+    "cluster": cluster.run,
 }
