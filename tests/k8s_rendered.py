@@ -17,7 +17,7 @@ TOOLS: Final = ROOT / "build" / "counterparts" / "kubernetes"
 CHART: Final = ROOT / "k8s" / "helm" / "bifrost"
 RULES: Final = ROOT / "k8s" / "components" / "monitoring" / "prometheusrule.yaml"
 VERSIONS: Final = ("1.33.0", "1.35.0", "1.37.0")
-OVERLAYS: Final = ("edge", "cloud", "dev")
+OVERLAYS: Final = ("edge", "cloud", "cluster", "dev")
 
 Object = dict[str, Any]
 

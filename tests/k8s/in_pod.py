@@ -10,6 +10,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+CONFIG = "/etc/bifrost/gateway.yaml"
+
 
 def answers(path: str) -> int:
     """What the API answers; 0 when nothing does."""
@@ -61,8 +63,7 @@ def main(container: dict[str, Any], repo: str) -> dict[str, Any]:
         "listening": listening(),
         "writable": writable("/", "/usr", "/etc/bifrost", repo, "/data", "/tmp"),
     }
-    config = container["command"][-1]
-    seen["apply"] = subprocess.run(["bifrost", "config", "apply", "-c", config], check=False).returncode
+    seen["apply"] = subprocess.run(["bifrost", "config", "apply", "-c", CONFIG], check=False).returncode
     seen["prestop"] = subprocess.run(container["lifecycle"]["preStop"]["exec"]["command"], check=False).returncode
     process.terminate()
     return seen | {"exit": process.wait(30)}

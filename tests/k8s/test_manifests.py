@@ -10,6 +10,8 @@ import yaml
 
 from config.loader import load
 from config.yaml_nodes import ProblemsError
+from flows.cluster import members_of
+from flows.options import cluster_options
 from tests.k8s_rendered import (
     CHART,
     OVERLAYS,
@@ -53,7 +55,9 @@ def compared(objects: list[Object]) -> dict[str, Any]:
         for subject in one.get("subjects", []):
             subject.pop("namespace", None)  # kustomize leaves it to who applies it
         if one["kind"] == "ConfigMap":
-            one["data"] = {name: yaml.safe_load(text) for name, text in one["data"].items()}
+            one["data"] = {
+                name: yaml.safe_load(text) if name.endswith(".yaml") else text for name, text in one["data"].items()
+            }
         if one["kind"] == "StatefulSet":
             for claim in one["spec"]["volumeClaimTemplates"]:
                 claim["metadata"].pop("labels", None)
@@ -87,6 +91,10 @@ def test_helm_finds_nothing_to_mend_and_refuses_values_that_are_none() -> None:
         ("replica=2", "additional properties 'replica' not allowed"),
         ("storage.size=much", "storage"),
         ("drainSeconds=290", "terminationGracePeriodSeconds must be more than drainSeconds"),
+        ("cluster.enabled=true", "replicas must be 2 at least"),
+        ("cluster.enabled=true,replicas=3,members=2", "members the same"),
+        ("cluster.enabled=true,replicas=2,networkPolicy.enabled=false", "who reaches cluster.port runs code"),
+        ("cluster.flow=my flow", "flow"),
     ):
         with pytest.raises(ValueError, match=said):
             chart("--set", value)
@@ -128,6 +136,30 @@ def test_the_configuration_is_sound_in_every_pod(
     assert found.membership is not None
     assert (found.membership.members, found.membership.leaves) == (count, ordinal >= count)
     assert (found.leases is not None) == (name == "cloud")
+
+
+@pytest.mark.parametrize("more", [(), ("--set", "replicas=12,cluster.port=3000,cluster.flow=mine.flow:build")])
+def test_each_pod_of_a_cluster_is_told_its_number_and_where_the_others_are(
+    more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = chart(*VARIANTS["cluster"], *more)
+    (config,), (container,) = of_kind(objects, "ConfigMap"), pod(objects)["containers"]
+    count, port = (12, 3000) if more else (2, 2101)
+    (tmp_path / "gateway.yaml").write_text(config["data"]["cluster.yaml"])
+    (tmp_path / "hostfile.txt").write_text(config["data"]["hostfile.txt"])
+    assert container["command"][:3] == ["python", "-m", "bytewax.run"]
+    for number in (0, count - 1):
+        name = f"bifrost-{number}"
+        monkeypatch.setenv("POD_NAME", name)
+        told = {one["name"]: one.get("value", name) for one in container["env"]}
+        told["BYTEWAX_HOSTFILE_PATH"] = str(tmp_path / Path(told["BYTEWAX_HOSTFILE_PATH"]).name)
+        members = members_of(load(tmp_path / "gateway.yaml"), cluster_options(container["command"][3:], told))
+        assert members is not None
+        assert members.member == number
+        assert members.names == tuple(f"bifrost-{member}" for member in range(count))
+        assert members.addresses == tuple(f"bifrost-{member}.bifrost-pods:{port}" for member in range(count))
+    (pods,) = [one for one in of_kind(objects, "Service") if one["metadata"]["name"] == "bifrost-pods"]
+    assert pods["spec"]["publishNotReadyAddresses"] is True, "members find each other before they are ready"
 
 
 def test_a_chart_s_configuration_with_every_value_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +248,25 @@ def test_nothing_comes_in_but_to_the_port_of_the_api(name: str) -> None:
         assert policy["spec"]["ingress"] == [{"ports": [{"port": "api", "protocol": "TCP"}]}]
         (container,) = pod(objects)["containers"]
         assert [(port["name"], port["containerPort"]) for port in container["ports"]] == [("api", 8080)]
+        for service in of_kind(objects, "Service"):
+            assert [port["targetPort"] for port in service["spec"]["ports"]] == ["api"]
+
+
+@pytest.mark.threat(25)
+def test_only_the_members_of_a_cluster_reach_each_other_s_port() -> None:
+    for objects in (chart(*VARIANTS["cluster"]), kustomized(folder("cluster"))):
+        (policy,) = of_kind(objects, "NetworkPolicy")
+        api, members = policy["spec"]["ingress"]
+        assert api == {"ports": [{"port": "api", "protocol": "TCP"}]}
+        assert members == {
+            "ports": [{"port": "bytewax", "protocol": "TCP"}],
+            "from": [{"podSelector": policy["spec"]["podSelector"]}],
+        }
+        (container,) = pod(objects)["containers"]
+        assert [(port["name"], port["containerPort"]) for port in container["ports"]] == [
+            ("api", 8080),
+            ("bytewax", 2101),
+        ]
         for service in of_kind(objects, "Service"):
             assert [port["targetPort"] for port in service["spec"]["ports"]] == ["api"]
 
