@@ -9,6 +9,8 @@ Readings stay with the member that read them. What crosses is one `Share` for ea
 a cluster too, as any flow.
 """
 
+import time
+from collections import Counter
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -36,6 +38,7 @@ log = structlog.get_logger()
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PATIENCE = timedelta(minutes=10)
+_SAY = 10.0  # seconds
 
 
 class Line(NamedTuple):
@@ -159,14 +162,26 @@ def average(
         )  # fmt: skip
         return key, summarize("average", plant, tag, ALIGNED + number * window, total / count)
 
-    op.inspect(f"{step_id}_late", windows.late, too_late)
+    op.inspect(f"{step_id}_late", windows.late, TooLate())
     return op.filter_map(f"{step_id}_rows", windows.down, close)
 
 
-def too_late(_: str, late: tuple[str, tuple[int, Share]]) -> None:
-    """Say which readings no window took: their source had been silent for longer than the patience."""
-    line, (_number, share) = late
-    log.warning("readings came too late for a window", line=line, source=share.source, readings=share.readings)
+class TooLate:
+    """Says which readings no window took, because their source had been silent for longer than the patience."""
+
+    def __init__(self) -> None:
+        self._readings: Counter[tuple[str, str]] = Counter()
+        self._said = float("-inf")
+
+    def __call__(self, _: str, late: tuple[str, tuple[int, Share]]) -> None:
+        """Count them, and say so at most every ten seconds."""
+        line, (_number, share) = late
+        self._readings[line, share.source] += share.readings
+        if time.monotonic() - self._said >= _SAY:
+            for (line, source), readings in self._readings.items():
+                log.warning("readings came too late for a window", line=line, source=source, readings=readings)
+            self._readings.clear()
+            self._said = time.monotonic()
 
 
 def flow(config: Configuration | None = None) -> Dataflow:

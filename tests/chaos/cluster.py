@@ -5,6 +5,7 @@ compared: every reading, and every window over the sources of both, with what a 
 members go without delivering what is fresh.
 """
 
+import itertools
 import json
 import random
 import statistics
@@ -102,40 +103,41 @@ def _alone(directory: Path, rate: int, kills: int, chance: random.Random) -> dic
 
 
 def _killed(plant: Plant, victim: int) -> tuple[float, float]:
-    """SIGKILL one, which starts again; seconds until each delivers what was read since: the other, and itself."""
+    """SIGKILL one, which starts again.
+
+    Returns:
+        The longest time for which the other delivered none of its own readings; and the time until the victim delivers what
+        it has read since. Seconds.
+    """
+    survivor = 1 - victim
     before = plant.acknowledged()
     ends = {member: _target(plant, member).stat().st_size for member in (0, 1)}
     began = time.time()
     plant.kill(victim)
     plant.start(victim)
-    arrived: dict[int, float] = {}
-
-    def fresh() -> bool:
-        for member in {0, 1} - arrived.keys():
-            source = f"{LINES[0]}_{member}"
-            moment = _first(_target(plant, member), ends[member], source, before[source])
-            if moment is not None:
-                arrived[member] = moment
-        return len(arrived) == len(ends)
-
-    plant.until(fresh, "fresh readings of both")
-    return arrived[1 - victim] - began, arrived[victim] - began
+    plant.until(lambda: _arrivals(plant, victim, ends[victim], before), "fresh readings of the one that was killed")
+    back = _arrivals(plant, victim, ends[victim], before)[0]
+    now = plant.acknowledged()
+    plant.until(lambda: _arrivals(plant, survivor, ends[survivor], now), "fresh readings of the other")
+    moments = [began, *_arrivals(plant, survivor, ends[survivor], dict.fromkeys(now, 0))]
+    return max(later - earlier for earlier, later in itertools.pairwise(moments)), back - began
 
 
 def _target(plant: Plant, member: int) -> Path:
     return plant.setup(member).folder / "t0.jsonl"
 
 
-def _first(path: Path, start: int, source: str, number: int) -> float | None:
-    """When a reading of a source above a number arrived first, behind byte `start` of a target's file."""
-    with path.open("rb") as file:
+def _arrivals(plant: Plant, member: int, start: int, newest: Mapping[str, int]) -> list[float]:
+    """When readings of a member's first source above a number arrived, behind byte `start` of its target's file."""
+    source, found = f"{LINES[0]}_{member}", list[float]()
+    with _target(plant, member).open("rb") as file:
         file.seek(start)
         for line in file:
             if line.endswith(b"\n"):
-                *_, name, _, _, n, moment = json.loads(line)
-                if name == source and n > number:
-                    return float(moment)
-    return None
+                *_, name, _, _, number, moment = json.loads(line)
+                if name == source and number > newest[source]:
+                    found.append(float(moment))
+    return found
 
 
 def _confused(plant: Plant, what: str, clock: WallClock, chance: random.Random) -> None:
