@@ -1,7 +1,9 @@
 """What stands in a certificate, and files of certificates."""
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +47,8 @@ def load(der: bytes) -> x509.Certificate:
     Raises:
         ValueError: It is none, or the names in it make no sense.
     """
-    return _with_names(x509.load_der_x509_certificate(der))
+    with _quiet():
+        return _with_names(x509.load_der_x509_certificate(der))
 
 
 def parse(data: bytes) -> list[x509.Certificate]:
@@ -55,16 +58,21 @@ def parse(data: bytes) -> list[x509.Certificate]:
         ValueError: It is neither, or the names in it make no sense.
     """
     if b"-----BEGIN CERTIFICATE-----" in data:
-        return [_with_names(certificate) for certificate in x509.load_pem_x509_certificates(data)]
+        with _quiet():
+            return [_with_names(certificate) for certificate in x509.load_pem_x509_certificates(data)]
     return [load(data)]
 
 
-def _with_names(certificate: x509.Certificate) -> x509.Certificate:
-    with (
-        warnings.catch_warnings()
-    ):  # about names of devices, such as a country of no letters; they are read once and kept
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings: a system's authorities have serial numbers, and devices countries, that no standard allows."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        _ = certificate.subject, certificate.issuer
+        yield
+
+
+def _with_names(certificate: x509.Certificate) -> x509.Certificate:
+    _ = certificate.subject, certificate.issuer  # they are read once and kept
     return certificate
 
 

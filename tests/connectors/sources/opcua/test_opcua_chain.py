@@ -1,13 +1,15 @@
 """Which certificates of servers are accepted: chains, trust, revocation, usage; and the folders that it is read from."""
 
 import datetime
+import ssl
+import warnings
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from connectors.sources.opcua.certificates import thumbprint
+from connectors.sources.opcua.certificates import parse, thumbprint
 from connectors.sources.opcua.chain import LONGEST, Expected, Known, judge
 from connectors.sources.opcua.trust import _MAX_REJECTED, TrustStore, UntrustedServerError, split
 from tests.connectors.sources.opcua.milo_server import DAY, URI, Made, usage
@@ -31,6 +33,21 @@ def known(*, trusted=(), issuers=(), revocations=()):
 
 def problem(sent, of, expected=EXPECTED, now=NOW):
     return judge([one.certificate for one in sent], of, expected, now).problem
+
+
+@pytest.mark.parametrize("form", ["DER", "PEM"])
+def test_a_serial_number_that_no_standard_allows_is_read_without_a_warning(form):
+    """Below 0; among a system's authorities there are such."""
+    serial = ROOT.certificate.serial_number
+    octets = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    sound = ROOT.certificate.public_bytes(serialization.Encoding.DER)
+    found = sound.replace(octets, b"\x80" + octets[1:], 1)
+    data = found if form == "DER" else ssl.DER_cert_to_PEM_cert(found).encode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (certificate,) = parse(data)
+    with pytest.warns(UserWarning, match="serial number"):
+        assert certificate.serial_number < 0
 
 
 @pytest.mark.parametrize(
