@@ -29,8 +29,15 @@ _SHARED = ("kafka", "amqp", "timescaledb", "influxdb")
 """Servers that are slow to start, and that all tests of a process share."""
 
 
+_LONGEST = ("test_ui.py", "test_writers.py", "test_cli.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, those of one file, of one connector or of one shared server are one process's."""
+    """Where tests run side by side, those of one file, of one connector or of one shared server are one process's.
+
+    The longest such groups begin first: none is left at the end, when all other processes are done.
+    """
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
     for item in items:
         provider = getattr(getattr(item, "callspec", None), "params", {}).get("provider")
         name = f"{item.path.name} {type_of(provider)}" if provider is not None else item.path.name

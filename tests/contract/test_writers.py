@@ -339,13 +339,14 @@ def random_texts() -> list[str]:
     ]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.threat(18)
 async def test_random_values_under_random_names_come_back_equal_or_are_refused(
     provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
 ) -> None:
     chance = random.Random(20261126)
     first = next(other for other in PROVIDERS if other.type == provider.type)
-    values = random_texts()[: 100_000 if provider is first else 20_000]
+    values = random_texts()[: 100_000 if provider is first else 2_000]
 
     def text(most: int, least: int = 0) -> str:
         return chance.choice(values)[:most] or "x" * least
