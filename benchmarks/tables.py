@@ -71,12 +71,13 @@ def _span(values: Sequence[float], unit: str = "") -> str:
     return f"{min(values):,} to {max(values):,} {unit}".strip()
 
 
-def figures(bench: Evidence, kill: Evidence) -> list[Figure]:
+def figures(bench: Evidence, kill: Evidence, ui: Evidence) -> list[Figure]:
     """The figures that have an aim, and what belongs to them."""
     core = {found["rows_per_batch"]: found for found in bench["core_path"]}[1000]
     loads = bench["conditions"]["latency_ms"]["runs"]
     p99 = [run["p99"] for run in loads]
     restart = kill["restart_s"]
+    pages, scaled = ui["cost"]["plant"], bench["scale"]["two gateways on two cores"]
     return [
         Figure("core path, 1,000 readings a batch", core["readings_per_cpu_s"], "readings per CPU-second", "≥", 500_000),
         Figure("the same, readings arriving while it runs", core["live"], "readings per CPU-second"),
@@ -90,10 +91,18 @@ def figures(bench: Evidence, kill: Evidence) -> list[Figure]:
         Figure("written to disk at that load", bench["wear"]["written_bytes_per_reading"], "bytes a reading"),
         Figure("CPU when nothing arrives", bench["idle_cpu_percent"], "% of a core", "≤", 3),
         Figure("start to first delivery", bench["start_s"], "s", "≤", 3),
+        Figure("CPU a reading with five pages open, beside a gateway without pages", pages["ratio"], "times", "≤", ui["conditions"]["aim"], _sureness(pages)),
+        Figure("readings/s of two gateways on two cores, beside one on one core", scaled["times"], "times", "≥", bench["conditions"]["scale"]["aim"]),
         Figure(f"{kill['runs']} × `kill -9`: readings lost", kill["lost"], "", "", 0),
         Figure("the same: readings visible twice in Delta", kill["visible_twice"], "", "", 0),
         Figure("the same: restart to first delivery, worst", restart["max"], "s", "<", 5, f"median {restart['median']} of {restart['measured']}"),
     ]  # fmt: skip
+
+
+def _sureness(cost: Evidence) -> str:
+    """How sure the cost of pages is."""
+    low, high = cost["interval"]
+    return f"{len(cost['pairs'])} pairs, 95 % interval {low} to {high}" + ("" if cost["resolved"] else ": not resolved")
 
 
 def dead_target(found: Evidence) -> str:
@@ -292,7 +301,18 @@ def _conditions(found: Evidence) -> str:
     return f"{found['date'][:10]}, {machine}, Linux {found['kernel']}, Python {found['python']}, load average {load}; {versions}."
 
 
-def page(bench: Evidence, kill: Evidence, dead: Evidence) -> str:
+_LOADS: Final = {"plant": "simulated plant into ZeroBus", "core_path": "core path, as fast as it goes"}
+
+
+def page_rows(ui: Evidence) -> list[tuple[str, int, float, float, str]]:
+    """Load, readings per second, CPU of a reading without pages, how many times that with five, and how sure."""
+    return [
+        (_LOADS[load], cost["readings_per_s"], cost["cpu_us_per_reading"], cost["ratio"], _sureness(cost))
+        for load, cost in ui["cost"].items()
+    ]
+
+
+def page(bench: Evidence, kill: Evidence, dead: Evidence, ui: Evidence) -> str:
     """docs/figures.md."""
     conditions = bench["conditions"]
     loads = conditions["latency_ms"]["runs"]
@@ -315,7 +335,7 @@ Generated from [`docs/evidence`](evidence/) by `python -m benchmarks.tables`; `m
 `make evidence` copies. Each figure is the median of its runs. ZeroBus is the emulator of this project with the official
 SDK, not the service; plant, gateway and emulator share the machine.
 
-{_table(("figure", "measured", "aim"), (figure.row() for figure in figures(bench, kill)))}
+{_table(("figure", "measured", "aim"), (figure.row() for figure in figures(bench, kill, ui)))}
 ## Core path
 
 Source batch, journal, Bytewax, normalizing, five rules, spool, trimming, reading back, line protocol; fsync on, 1,000
@@ -403,6 +423,28 @@ All sources connected and silent: {_span(conditions["idle_cpu_percent"]["runs"])
 
 {_conditions(conditions["start_s"])}
 
+## Pages
+
+A gateway with five open pages (overview, 100 tags, one tag, live tail with a filter, pipeline), which are event streams of real
+clients in a process of their own, and one without pages, in turn. CPU-seconds are those of the gateway's process, all threads.
+
+{_table(("load", "readings/s", "µs a reading without pages", "times with five", "pairs"), page_rows(ui))}
+Found by a part of its name among 100,000 tags: {ui["tags_ms"]["100000"]["search"]} ms.
+
+{_conditions(ui["conditions"])}
+
+## Scale
+
+The core path as fast as it goes, batches of 1,000; a gateway on one core is pinned to it.
+
+{
+        _table(
+            ("gateways", "readings/s", "times the first", "runs"),
+            ((name, one["readings_per_s"], one["times"], _span(one["runs"])) for name, one in bench["scale"].items()),
+        )
+    }
+{_conditions(conditions["scale"])}
+
 ## Kill
 
 {kill["runs"]} × SIGKILL at {kill["readings_per_s"]:,} readings/s, {through}: {kill["lost"]} readings lost,
@@ -433,9 +475,9 @@ def between(text: str, made: str) -> str:
     return f"{head}{_BEGIN}{made}{_END}{tail}"
 
 
-def readme(text: str, bench: Evidence, kill: Evidence) -> str:
+def readme(text: str, bench: Evidence, kill: Evidence, ui: Evidence) -> str:
     """The README's text with the table as the evidence is now."""
-    return between(text, _table(("figure", "measured", "aim"), (figure.row() for figure in figures(bench, kill))))
+    return between(text, _table(("figure", "measured", "aim"), (figure.row() for figure in figures(bench, kill, ui))))
 
 
 def image(found: Evidence) -> str:
@@ -500,18 +542,18 @@ def filled(text: str, evidence: Mapping[str, Evidence]) -> str:
 
 def files(root: Path) -> dict[Path, str]:
     """What is generated, by file."""
-    bench, kill, dead, chaos, soak, built = (
+    bench, kill, dead, chaos, soak, built, ui = (
         json.loads((EVIDENCE / f"{name}.json").read_text())
-        for name in ("bench", "kill", "dead_target", "chaos", "soak", "image")
+        for name in ("bench", "kill", "dead_target", "chaos", "soak", "image", "ui")
     )
     target = root / "README.md"
     docker = ROOT / "docs" / "docker.md"
     tuning = ROOT / "docs" / "performance.md"
     return {
         root / "docs" / "performance.md": filled(tuning.read_text(encoding="utf-8"), {"bench": bench, "soak": soak}),
-        target: readme(target.read_text(encoding="utf-8"), bench, kill),
+        target: readme(target.read_text(encoding="utf-8"), bench, kill, ui),
         root / "docs" / "docker.md": between(docker.read_text(encoding="utf-8"), image(built)),
-        root / "docs" / "figures.md": page(bench, kill, dead),
+        root / "docs" / "figures.md": page(bench, kill, dead, ui),
         root / "docs" / "faults.md": faults(chaos, soak),
         root / "docs" / "interop.md": interop(json.loads((EVIDENCE / "interop.json").read_text())),
         root / "docs" / "targets.md": targets(

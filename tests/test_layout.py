@@ -410,6 +410,7 @@ LONGER = {
     },
     "web/ui/package-lock.json": "written by npm",
     "docs/evidence/bench.json": "written by the benchmarks",
+    "docs/evidence/ui.json": "written by the benchmarks",
     "docs/evidence/chaos.json": "written by the chaos run",
     "docs/evidence/targets.json": "written by the suite of writers",
     "tests/mutation/equivalent.toml": "a list to look things up in",

@@ -52,7 +52,7 @@ def test_a_figure_stands_beside_its_aim(figure: Figure, row: tuple[str, str, str
 
 def test_the_readme_has_every_figure_that_has_an_aim() -> None:
     bench, kill = evidence("bench"), evidence("kill")
-    named = {figure.what: figure.value for figure in figures(bench, kill)}
+    named = {figure.what: figure.value for figure in figures(bench, kill, evidence("ui"))}
     core = {found["rows_per_batch"]: found["readings_per_cpu_s"] for found in bench["core_path"]}
     assert named["core path, 1,000 readings a batch"] == core[1000]
     for value in (*bench["zerobus"].values(), bench["latency_ms"]["p99"], bench["memory_mb"], bench["idle_cpu_percent"],
@@ -62,7 +62,7 @@ def test_the_readme_has_every_figure_that_has_an_aim() -> None:
 
 def test_the_page_holds_every_batch_size_and_protocol() -> None:
     bench, kill = evidence("bench"), evidence("kill")
-    text = page(bench, kill, evidence("dead_target"))
+    text = page(bench, kill, evidence("dead_target"), evidence("ui"))
     for found in bench["core_path"]:
         assert f"| {found['rows_per_batch']:,} | {found['readings_per_cpu_s']:,} | " in text
     for protocol, count in kill["obligations"].items():
@@ -72,8 +72,8 @@ def test_the_page_holds_every_batch_size_and_protocol() -> None:
 def test_a_reading_that_was_lost_shows() -> None:
     kill = copy.deepcopy(evidence("kill"))
     kill["lost"] = 3
-    assert "3 readings lost" in page(evidence("bench"), kill, evidence("dead_target"))
-    assert any(figure.row()[2] == "0: **not reached**" for figure in figures(evidence("bench"), kill))
+    assert "3 readings lost" in page(evidence("bench"), kill, evidence("dead_target"), evidence("ui"))
+    assert any(figure.row()[2] == "0: **not reached**" for figure in figures(evidence("bench"), kill, evidence("ui")))
 
 
 def test_a_ratio_of_few_pairs_is_not_resolved() -> None:
