@@ -16,7 +16,7 @@ export default function RulesPage() {
   return (
     <Page title="Rules" about="Every rule whose condition holds sends a reading to its targets. The counts are of the last readings.">
       <Trouble error={error ?? targets.error} retry={reload} />
-      {data && <Editor key={JSON.stringify(data.rules)} first={data.rules} targets={names} saved={reload} />}
+      {data && (targets.data || targets.error) && <Editor key={JSON.stringify(data.rules)} first={data.rules} targets={names} saved={reload} />}
     </Page>
   );
 }
