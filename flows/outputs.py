@@ -6,7 +6,7 @@ Every output is partitioned, because only those hold an epoch until what they we
 import contextlib
 import time
 from collections import deque
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,24 @@ from normalization.reading import Quality, ValueType
 from normalization.rules import take
 from normalization.values import REASONS
 
+_X = TypeVar("_X")
 _RETRY_FULL: Final = 0.2
+
+
+class _GatewaySink(FixedPartitionedSink[_X, None]):
+    """A sink with one partition per gateway, keyed by the gateway's name."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @override
+    def list_parts(self) -> list[str]:
+        return [self._process.config.gateway]
+
+    @override
+    def part_fn(self, item_key: str) -> int:
+        cluster = self._process.cluster
+        return 0 if cluster is None else cluster.members.place(item_key)
 
 
 class _SpoolPartition(StatefulSinkPartition[pa.RecordBatch, None]):
@@ -48,28 +65,20 @@ class _SpoolPartition(StatefulSinkPartition[pa.RecordBatch, None]):
             self._process.fail(error)
 
 
-class SpoolSink(FixedPartitionedSink[pa.RecordBatch, None]):
+class SpoolSink(_GatewaySink[pa.RecordBatch]):
     """The spool of one target.
 
     One partition per gateway. Readings that come again are left out.
     """
 
     def __init__(self, process: Process, target: str) -> None:
-        self._process = process
+        super().__init__(process)
         self._target = target
-
-    @override
-    def list_parts(self) -> list[str]:
-        return [self._process.config.gateway]
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SpoolPartition:
         self._process.start()
         return _SpoolPartition(self._process, self._target)
-
-    @override
-    def part_fn(self, item_key: str) -> int:
-        return _place(self._process, item_key)
 
 
 class _DeadLetterPartition(StatefulSinkPartition[pa.RecordBatch, None]):
@@ -120,27 +129,16 @@ def by_class(batch: pa.RecordBatch, normalizer: Normalizer) -> list[tuple[str, p
     return [(kind, take(batch, rows)) for kind, rows in parts if len(rows)]
 
 
-class DeadLetterSink(FixedPartitionedSink[pa.RecordBatch, None]):
+class DeadLetterSink(_GatewaySink[pa.RecordBatch]):
     """Readings that could not be decoded or normalized.
 
     One partition per gateway. Readings that come again are left out.
     """
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
-
-    @override
-    def list_parts(self) -> list[str]:
-        return [self._process.config.gateway]
-
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _DeadLetterPartition:
         self._process.start()
         return _DeadLetterPartition(self._process)
-
-    @override
-    def part_fn(self, item_key: str) -> int:
-        return _place(self._process, item_key)
 
 
 class _OutcomePartition(StatefulSinkPartition[Told, None]):
@@ -157,29 +155,13 @@ class _OutcomePartition(StatefulSinkPartition[Told, None]):
         """Nothing: the journal writes it when it lets the readings go, and the stores tell it after a crash."""
 
 
-class OutcomeSink(FixedPartitionedSink[Told, None]):
+class OutcomeSink(_GatewaySink[Told]):
     """What became of readings that went through a step on another member of the cluster, for the journal they came from.
 
     One partition per gateway.
     """
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
-
-    @override
-    def list_parts(self) -> list[str]:
-        return [self._process.config.gateway]
-
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _OutcomePartition:
         self._process.start()
         return _OutcomePartition(self._process)
-
-    @override
-    def part_fn(self, item_key: str) -> int:
-        return _place(self._process, item_key)
-
-
-def _place(process: Process, member: str) -> int:
-    """Which of all partitions is the member's."""
-    return 0 if process.cluster is None else process.cluster.members.place(member)
