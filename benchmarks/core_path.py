@@ -130,7 +130,8 @@ def prepare(config: SourceConfig, intake: Intake, rows: int) -> list[Columns]:
     return variants
 
 
-def _copy(made: Columns) -> Columns:
+def copied(made: Columns) -> Columns:
+    """The same readings, for a reader to hand over."""
     rows = Columns()
     rows.extend(made)
     return rows
@@ -146,9 +147,9 @@ class _Synthetic(Reader):
         variants = prepare(self._config, intake, rows)
         intake.state(SourceState.CONNECTED)
         warm = max(20, min(batches // 10, 200), -(-2 * TAGS // rows) if rows >= 10 else 1)
-        await self._feed(intake, [_copy(variants[number % _VARIANTS]) for number in range(warm)])
+        await self._feed(intake, [copied(variants[number % _VARIANTS]) for number in range(warm)])
         await self._finished(warm * rows)
-        ready = [_copy(variants[number % _VARIANTS]) for number in range(batches)]
+        ready = [copied(variants[number % _VARIANTS]) for number in range(batches)]
         gc.collect()
         gc.freeze()  # what waits here is no part of the gateway: the collector shall not look at it
         cpu, wall, began = time.process_time(), time.monotonic(), os.times()

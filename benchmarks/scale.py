@@ -20,11 +20,11 @@ from typing import Any, Final, Literal
 from typing_extensions import override
 
 from benchmarks import evidence
-from benchmarks.core_path import PROCESS, RULES, LinesTarget, prepare
+from benchmarks.core_path import PROCESS, RULES, LinesTarget, copied, prepare
+from benchmarks.watched import finished
 from config.models import Configuration
 from connectors.contract import Context, Intake, Reader, SourceState
 from connectors.settings import SourceConfig
-from normalization.reading import Columns
 
 ROWS: Final = 1_000
 BATCHES: Final = 2_000
@@ -63,38 +63,25 @@ class _Scaled(Reader):
         variants = prepare(config, intake, ROWS)
         intake.state(SourceState.CONNECTED)
         for number in range(warm):
-            await intake.append(_copy(variants[number % len(variants)]))
+            await intake.append(copied(variants[number % len(variants)]))
         _Scaled._ready += 1
         last = _Scaled._ready == config.sources
         if last:
-            await _finished(config.sources * warm * ROWS)
+            await finished(config.sources * warm * ROWS)
             print("ready", flush=True)
             await asyncio.to_thread(sys.stdin.readline)
             _Scaled._begun.set()
         await _Scaled._begun.wait()
         cpu, began = time.process_time(), time.monotonic()
         for number in range(config.batches):
-            await intake.append(_copy(variants[number % len(variants)]))
+            await intake.append(copied(variants[number % len(variants)]))
         if last:
-            await _finished(config.sources * (warm + config.batches) * ROWS)
+            await finished(config.sources * (warm + config.batches) * ROWS)
             cpu, wall = time.process_time() - cpu, time.monotonic() - began
             readings = config.sources * config.batches * ROWS
             print(json.dumps({"readings": readings, "cpu_s": round(cpu, 3), "wall_s": round(wall, 3)}), flush=True)
             PROCESS[0].drain()
         await asyncio.sleep(60)
-
-
-def _copy(made: Columns) -> Columns:
-    rows = Columns()
-    rows.extend(made)
-    return rows
-
-
-async def _finished(readings: int) -> None:
-    """Wait until the journal has let go of so many readings, and the targets have settled everything."""
-    outcome = PROCESS[0].journal._outcome  # noqa: SLF001
-    while outcome.routed.total() < readings or any(s.stored_rows for s in PROCESS[0].spools.values()):  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
 
 
 def measure(runs: int) -> dict[str, Any]:

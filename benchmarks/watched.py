@@ -15,11 +15,10 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
-from benchmarks.core_path import PROCESS, RULES, LinesTarget, prepare
+from benchmarks.core_path import PROCESS, RULES, LinesTarget, copied, prepare
 from config.models import Configuration
 from connectors.contract import Context, Intake, Reader, SourceState
 from connectors.settings import SourceConfig
-from normalization.reading import Columns
 
 _EVERY = 0.02  # seconds between two batches of a paced run
 _WARM = 2_000
@@ -50,8 +49,8 @@ class _Watched(Reader):
         intake.state(SourceState.CONNECTED)
         warm = -(-_WARM // rows)
         for number in range(warm):
-            await intake.append(_copy(variants[number % len(variants)]))
-        await _finished(warm * rows)
+            await intake.append(copied(variants[number % len(variants)]))
+        await finished(warm * rows)
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         cpu, began, ui = time.process_time(), time.monotonic(), _ui_cpu()
@@ -60,9 +59,9 @@ class _Watched(Reader):
             if config.rate and now < began + given * _EVERY:
                 await asyncio.sleep(began + given * _EVERY - now)
                 continue
-            await intake.append(_copy(variants[given % len(variants)]))
+            await intake.append(copied(variants[given % len(variants)]))
             given += 1
-        await _finished((warm + given) * rows)
+        await finished((warm + given) * rows)
         cpu, wall, ui = time.process_time() - cpu, time.monotonic() - began, _ui_cpu() - ui
         found = {"readings": given * rows, "cpu_s": round(cpu, 3), "wall_s": round(wall, 2), "ui_cpu_s": round(ui, 3)}
         print(json.dumps(found), flush=True)
@@ -77,13 +76,7 @@ def _ui_cpu() -> float:
     return sum(map(int, used)) / 1e9
 
 
-def _copy(made: Columns) -> Columns:
-    rows = Columns()
-    rows.extend(made)
-    return rows
-
-
-async def _finished(readings: int) -> None:
+async def finished(readings: int) -> None:
     """Wait until the journal has let go of so many readings, and the targets have settled everything."""
     outcome = PROCESS[0].journal._outcome  # noqa: SLF001
     while outcome.routed.total() < readings or any(s.stored_rows for s in PROCESS[0].spools.values()):  # noqa: ASYNC110
