@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+import uuid
 
 # the SDK reads these when it is first used
 os.environ["RUST_LOG"] = "off"
@@ -87,7 +88,7 @@ def emulator(tmp_path_factory):
 @pytest.fixture
 def table(emulator, request):
     """A fresh table in the shared emulator, whose knobs are off again afterwards."""
-    name = f"main.plant.{request.node.name.partition('[')[0]}_{abs(hash(request.node.name)) % 10000}"
+    name = f"main.plant.{request.node.name.partition('[')[0]}_{uuid.uuid4().hex[:8]}"
     emulator.create_table(name, COLUMNS)
     yield name
     emulator.reset_faults()
@@ -354,7 +355,7 @@ def test_the_sdk_replaces_a_token_that_was_revoked(emulator, table):
 @pytest.mark.parametrize("kind", ["proto", "arrow"])
 def test_rotation_loses_and_doubles_nothing(emulator, table, kind):
     before = emulator.counters().get("rotations", 0)
-    emulator.set_faults(rotate_after_requests=200, rotate_grace_ms=500)
+    emulator.set_faults(rotate_after_requests=200, rotate_grace_ms=5000)  # rows of which no answer comes in time come again
     if kind == "proto":
         stream = open_proto(emulator, table, recovery=True, recovery_backoff_ms=50)
     else:
