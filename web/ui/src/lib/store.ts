@@ -74,10 +74,17 @@ export function useNow(every = 1000): number {
   return now;
 }
 
-/** A value as it was when it had not changed for so many ms. */
+/** A value as it was when it had not changed for so many ms; one that changes after a longer rest is taken at once. */
 export function useSettled<T>(value: T, delay = 200): T {
   const [settled, setSettled] = useState(value);
+  const changed = useRef(0);
   useEffect(() => {
+    const rested = performance.now() - changed.current > delay;
+    changed.current = performance.now();
+    if (rested) {
+      setSettled(value);
+      return undefined;
+    }
     const timer = window.setTimeout(() => setSettled(value), delay);
     return () => clearTimeout(timer);
   }, [value, delay]);

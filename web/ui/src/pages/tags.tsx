@@ -13,7 +13,7 @@ import { TagDetailPanel } from "./tag_detail";
 
 const CHUNK = 200;
 const LEVELS = 200;
-const TYPING = 40; // ms without a key until tags are looked for: people wait for the answer, and one asks only once for what is typed quickly
+const TYPING = 40; // ms between keys, below which tags are looked for only when the last one is pressed
 const QUALITIES = ["NOT_GOOD", "GOOD", "UNCERTAIN", "BAD", "STALE", "ALARM"];
 
 export default function TagsPage() {
