@@ -1,7 +1,7 @@
 """Two gateways, two workers, one gateway: ``python -m benchmarks.scale WORKERS SOURCES BATCHES CORE DIRECTORY`` is one gateway.
 
-The core path of `benchmarks.core_path` as fast as it goes, all sources together BATCHES batches of 1,000 readings. CORE pins the
-process to a core; -1 leaves it all. It prints ``ready`` when its tags are known, waits for a line, and prints what it took when
+The core path of `benchmarks.core_path` as fast as it goes, all sources together BATCHES batches of 1,000 readings, some of each on
+their way into the journal at any time, so that no core waits for a disk. CORE pins the process to a core; -1 leaves it all. It prints ``ready`` when its tags are known, waits for a line, and prints what it took when
 every reading is encoded and the journal is trimmed.
 """
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,6 +28,7 @@ from connectors.contract import Context, Intake, Reader, SourceState
 from connectors.settings import SourceConfig
 
 ROWS: Final = 1_000
+IN_FLIGHT: Final = 8  # batches of a source that are not durable yet
 BATCHES: Final = 2_000
 AIM: Final = 1.7
 _WARM: Final = 4_000  # readings of each source
@@ -73,8 +75,12 @@ class _Scaled(Reader):
             _Scaled._begun.set()
         await _Scaled._begun.wait()
         cpu, began = time.process_time(), time.monotonic()
+        waiting: deque[asyncio.Future[None]] = deque()
         for number in range(config.batches):
-            await intake.append(copied(variants[number % len(variants)]))
+            waiting.append(intake.append(copied(variants[number % len(variants)])))
+            if len(waiting) > IN_FLIGHT:
+                await waiting.popleft()
+        await asyncio.gather(*waiting)
         if last:
             await finished(config.sources * (warm + config.batches) * ROWS)
             cpu, wall = time.process_time() - cpu, time.monotonic() - began

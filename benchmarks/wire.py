@@ -1,6 +1,6 @@
 """What the benchmarks of sources share: a source's readings counted behind the journal, or as lines of the whole gateway's file.
 
-``python -m benchmarks.wire SOURCE SECONDS DIRECTORY`` is the process that is measured for the journal; SOURCE is JSON.
+``python -m benchmarks.wire SOURCE SECONDS DIRECTORY COMMIT_INTERVAL`` is the process that is measured for the journal; SOURCE is JSON.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ WORKS: Final = ("journal", "file")
 _WARM_UP: Final = 4.0
 _PATIENCE: Final = 60.0
 _LINE_BYTES: Final = 1 << 20
+_COMMIT_INTERVAL: Final = 0.003  # seconds, as the gateway has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +82,27 @@ def print_measured(measured: Callable[[], dict[str, Any]]) -> None:
     print(json.dumps({**measured(), "load_average_before": round(before[0], 2)}))
 
 
-def take_in(work: str, source: dict[str, Any], seconds: float) -> Used:
+def take_in(work: str, source: dict[str, Any], seconds: float, commit_interval: float = _COMMIT_INTERVAL) -> Used:
     """One run.
 
     Args:
         work: Of ``WORKS``: the reader and the journal alone, or the whole gateway into a file of line protocol.
         source: The source as a user writes it; something feeds it.
         seconds: Time between the two looks.
+        commit_interval: Seconds that a group commit waits for more readings.
     """
     with tempfile.TemporaryDirectory(prefix="bifrost-bench-") as directory:
-        return {"journal": _journal, "file": _file}[work](source, seconds, Path(directory))
+        return {"journal": _journal, "file": _file}[work](source, seconds, Path(directory), commit_interval)
 
 
-def _journal(source: dict[str, Any], seconds: float, directory: Path) -> Used:
-    child = [sys.executable, "-m", "benchmarks.wire", json.dumps(source), str(seconds), str(directory)]
+def _journal(source: dict[str, Any], seconds: float, directory: Path, commit_interval: float) -> Used:
+    arguments = [json.dumps(source), str(seconds), str(directory), str(commit_interval)]
+    child = [sys.executable, "-m", "benchmarks.wire", *arguments]
     done = subprocess.run(child, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
     return Used(**json.loads(done.stdout.splitlines()[-1]))
 
 
-async def _into_journal(source: dict[str, Any], seconds: float, directory: Path) -> Used:
+async def _into_journal(source: dict[str, Any], seconds: float, directory: Path, commit_interval: float) -> Used:
     """Readings that became durable; the journal's entries are taken and let go at once."""
     from pydantic import TypeAdapter
 
@@ -112,7 +115,7 @@ async def _into_journal(source: dict[str, Any], seconds: float, directory: Path)
 
     config = TypeAdapter[Source](Source).validate_python(source)
     tags = TagTable()
-    journal = Journal(directory / "journal", "bench", tags)
+    journal = Journal(directory / "journal", "bench", tags, linger=commit_interval)
     index = shard_of(config.protocol, config.name)
     intake = SourceIntake(config.name, config.protocol, journal, tags)
     for shard in range(len(SHARDS)):
@@ -150,13 +153,14 @@ async def _into_journal(source: dict[str, Any], seconds: float, directory: Path)
     return found
 
 
-def _config(source: dict[str, Any], directory: Path) -> Path:
+def _config(source: dict[str, Any], directory: Path, commit_interval: float) -> Path:
     target = {"type": "file", "endpoint": str(directory / "lines"), "format": "line_protocol", "rotate_size": "1GiB"}
     config = {
         "gateway": {
             "name": "bench",
             "directory": str(directory / "data"),
             "log_level": "warning",
+            "commit_interval": commit_interval,
             "cloud": {"connectors": {"lines": target}},
         },
         "web_ui": {"enabled": False},
@@ -216,10 +220,10 @@ def watch(gateway: "subprocess.Popen[bytes]", counted: Counted, seconds: float, 
     return found
 
 
-def _file(source: dict[str, Any], seconds: float, directory: Path) -> Used:
+def _file(source: dict[str, Any], seconds: float, directory: Path, commit_interval: float) -> Used:
     log = directory / "gateway.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "bifrost", "run", "-c", str(_config(source, directory))]
+        command = [sys.executable, "-m", "bifrost", "run", "-c", str(_config(source, directory, commit_interval))]
         gateway = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
     try:
         found = watch(gateway, Lines(directory / "lines"), seconds, log)
@@ -235,8 +239,8 @@ def _file(source: dict[str, Any], seconds: float, directory: Path) -> Used:
 
 def main(arguments: list[str]) -> None:
     """Be the process that is measured."""
-    source, seconds, directory = arguments
-    found = asyncio.run(_into_journal(json.loads(source), float(seconds), Path(directory)))
+    source, seconds, directory, commit_interval = arguments
+    found = asyncio.run(_into_journal(json.loads(source), float(seconds), Path(directory), float(commit_interval)))
     print(json.dumps(asdict(found)), flush=True)
 
 

@@ -36,6 +36,8 @@ def test_it_passes_the_suite_of_writers(environment: dict[str, str]) -> None:
         "tests/contract/test_writers.py",
         "-k",
         "sqlite or test_every_target",
+        "-m",
+        "not exhaustive",
     )
     assert done.returncode == 0, done.stdout
     found = re.search(r"(\d+) passed", done.stdout)

@@ -339,14 +339,11 @@ def random_texts() -> list[str]:
     ]
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.threat(18)
-async def test_random_values_under_random_names_come_back_equal_or_are_refused(
-    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
+async def write_random(
+    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source, count: int
 ) -> None:
     chance = random.Random(20261126)
-    first = next(other for other in PROVIDERS if other.type == provider.type)
-    values = random_texts()[: 100_000 if provider is first else 2_000]
+    values = random_texts()[:count]
 
     def text(most: int, least: int = 0) -> str:
         return chance.choice(values)[:most] or "x" * least
@@ -360,14 +357,30 @@ async def test_random_values_under_random_names_come_back_equal_or_are_refused(
     expected, refused = [], 0
     step = min(writer.limits.rows, 10_000)
     for unit, start in enumerate(range(0, len(values), step)):
-        count = min(step, len(values) - start)
-        batch = source.batch(values[start : start + count], tags=chance.choices(tags, k=count))
+        part = values[start : start + step]
+        batch = source.batch(part, tags=chance.choices(tags, k=len(part)))
         wrong = await take(writer, batch, 1 + 2 * unit)
         refused += len(wrong)
         expected += [row for at, row in enumerate(rows(batch)) if at not in wrong]
     await writer.close()
     assert_same(provider, expected, counterpart.rows())
     assert refused == 0 or not provider.names
+
+
+@pytest.mark.threat(18)
+async def test_random_values_under_random_names_come_back_equal_or_are_refused(
+    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    await write_random(provider, attached, counterpart, source, 5_000)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(300)
+@of(list({p.type: p for p in reversed(PROVIDERS)}.values()))  # one of each type
+async def test_100_000_random_values_under_random_names_come_back_equal_or_are_refused(
+    provider: Provider, attached: Attached, counterpart: Counterpart, source: Source
+) -> None:
+    await write_random(provider, attached, counterpart, source, 100_000)
 
 
 @of([p for p in PROVIDERS if p.ordered])
