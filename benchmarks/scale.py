@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,13 +21,12 @@ from typing_extensions import override
 
 from benchmarks import evidence
 from benchmarks.core_path import PROCESS, RULES, LinesTarget, copied, prepare
-from benchmarks.watched import finished
+from benchmarks.watched import Ahead, finished
 from config.models import Configuration
 from connectors.contract import Context, Intake, Reader, SourceState
 from connectors.settings import SourceConfig
 
 ROWS: Final = 1_000
-IN_FLIGHT: Final = 8  # batches of a source that are not durable yet
 BATCHES: Final = 2_000
 AIM: Final = 1.7
 _WARM: Final = 4_000  # readings of each source
@@ -75,12 +73,9 @@ class _Scaled(Reader):
             _Scaled._begun.set()
         await _Scaled._begun.wait()
         cpu, began = time.process_time(), time.monotonic()
-        waiting: deque[asyncio.Future[None]] = deque()
+        ahead = Ahead(intake)
         for number in range(config.batches):
-            waiting.append(intake.append(copied(variants[number % len(variants)])))
-            if len(waiting) > IN_FLIGHT:
-                await waiting.popleft()
-        await asyncio.gather(*waiting)
+            await ahead.append(copied(variants[number % len(variants)]))
         if last:
             await finished(config.sources * (warm + config.batches) * ROWS)
             cpu, wall = time.process_time() - cpu, time.monotonic() - began

@@ -1,7 +1,7 @@
 """A gateway on the core path whose pages may be open: ``python -m benchmarks.watched RATE SECONDS PORT DIRECTORY``.
 
 The flow, the stores and the targets are those of `benchmarks.core_path`. RATE readings per second come for SECONDS; with 0 as many
-as it can take, a thousand at a time. PORT 0 is a gateway without UI. It prints ``ready`` when its tags are known, waits for a line,
+as it can take, a thousand at a time, some of them on their way into the journal at any time, so that no core waits for a disk. PORT 0 is a gateway without UI. It prints ``ready`` when its tags are known, waits for a line,
 and then measures: CPU-seconds of the whole process, all threads, until every reading is encoded and the journal is trimmed.
 """
 
@@ -10,8 +10,9 @@ import json
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from typing_extensions import override
 
@@ -19,7 +20,9 @@ from benchmarks.core_path import PROCESS, RULES, LinesTarget, copied, prepare
 from config.models import Configuration
 from connectors.contract import Context, Intake, Reader, SourceState
 from connectors.settings import SourceConfig
+from normalization.reading import Columns
 
+IN_FLIGHT: Final = 8  # batches of a source that are not durable yet
 _EVERY = 0.02  # seconds between two batches of a paced run
 _WARM = 2_000
 _FULL = 1_000
@@ -54,12 +57,13 @@ class _Watched(Reader):
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         cpu, began, ui = time.process_time(), time.monotonic(), _ui_cpu()
+        ahead = Ahead(intake)
         given = 0
         while (now := time.monotonic()) < began + config.seconds:
             if config.rate and now < began + given * _EVERY:
                 await asyncio.sleep(began + given * _EVERY - now)
                 continue
-            await intake.append(copied(variants[given % len(variants)]))
+            await ahead.append(copied(variants[given % len(variants)]))
             given += 1
         await finished((warm + given) * rows)
         cpu, wall, ui = time.process_time() - cpu, time.monotonic() - began, _ui_cpu() - ui
@@ -67,6 +71,19 @@ class _Watched(Reader):
         print(json.dumps(found), flush=True)
         PROCESS[0].drain()
         await asyncio.sleep(60)
+
+
+class Ahead:
+    """Appends batches, some before the one before them is durable."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def append(self, rows: Columns) -> None:
+        self._waiting.append(self._intake.append(rows))
+        if len(self._waiting) > IN_FLIGHT:
+            await self._waiting.popleft()
 
 
 def _ui_cpu() -> float:
