@@ -85,7 +85,7 @@ def test_a_failure_while_the_rate_allows_nothing_yet_is_one_failure(delivery: De
     forwarder = delivery.attach(target, spool, rate=RateLimit(messages=5))
     until(lambda: spool.account().delivered.total() == 20)
     assert forwarder.status.errors == {"transient": 1}
-    assert target.calls[1][2] - target.calls[0][2] >= 0.19
+    assert target.calls[1][2] - target.calls[0][2] >= 0.15  # 0.2 after it was allowed, which is before it was called
 
 
 def test_an_idle_target_that_remembers_units_is_left_in_peace(delivery: Delivery) -> None:

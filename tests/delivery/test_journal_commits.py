@@ -158,7 +158,7 @@ async def test_the_account_adds_up_while_a_commit_is_written(
 
 
 async def test_commits_that_are_behind_the_flow_leave_nothing_in_memory(tmp_path: Path, closing: list[Journal]) -> None:
-    journal, commits = opened(tmp_path, closing), 300
+    journal, commits = opened(tmp_path, closing), 600
     attach(journal)
 
     async def held_after(count: int) -> int:
@@ -174,4 +174,5 @@ async def test_commits_that_are_behind_the_flow_leave_nothing_in_memory(tmp_path
         grown = await held_after(commits) - before
     finally:
         tracemalloc.stop()
-    assert grown / commits < 20, "bytes per commit, with nobody who asks what is delivered"
+    # what is kept of a commit is 100 bytes and more; threads of other tests allocate some thousand meanwhile
+    assert grown / commits < 60, "bytes per commit, with nobody who asks what is delivered"
