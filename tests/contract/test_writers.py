@@ -493,7 +493,7 @@ async def test_the_metrics_of_a_target_move_with_what_becomes_of_its_readings(
     writer = attached.writer(timeout="5s", flush_interval="20ms")
     letters = DeadLetterStore(tmp_path / "dead", source.tags, lambda _: True)
     spool = new_spool(tmp_path / "spool", source.tags, entry_rows=writer.limits.rows)
-    forwarder = Forwarder(provider.name, writer, spool, letters, policy=RetryPolicy(first=0.05, cap=0.2), threshold=1)
+    forwarder = Forwarder(provider.name, writer, spool, letters, policy=RetryPolicy(0.05, 0.2, 0.3), threshold=1)
     sent, refused = told("data_points_sent_total"), told("data_points_failed_total")
     taken, asked = told("batch_operations_total", result="ok"), told("response_time_seconds_count")
     forwarder.start()

@@ -368,7 +368,7 @@ async def recover(directory: Path, promises: Promises, rng: random.Random) -> No
         gateway.stop()
 
 
-@pytest.mark.parametrize("seed", range(26))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(6, 26))])
 def test_nothing_that_was_promised_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(journal_module, "_SEGMENT_BYTES", 2500)
     rng = random.Random(seed)
