@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from numbered import PROTOCOLS, configuration, read
-from running import OPTIONS, WAYS, acknowledged, running
+from running import OPTIONS, acknowledged, running
 
 from bifrost.run import account, ask
 from normalization.reading import Quality
@@ -50,7 +50,11 @@ def expected(rule: dict, first: int, count: int, shard: str) -> set[tuple[str, i
 
 @pytest.mark.parametrize(
     ("way", "kind", "workers"),
-    [*((way, kind, "1") for way in WAYS for kind in RULES), ("bytewax_run", "swinging_door", "2")],
+    [
+        *(("bifrost_run", kind, "1") for kind in RULES),
+        *(pytest.param("bytewax_run", kind, "1", marks=pytest.mark.exhaustive) for kind in RULES),
+        ("bytewax_run", "swinging_door", "2"),
+    ],
 )
 def test_exactly_what_the_rules_say_arrives_whatever_kills_there_are(
     tmp_path: Path, way: str, kind: str, workers: str
