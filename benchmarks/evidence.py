@@ -56,6 +56,14 @@ def merge(results: dict[str, Any], described: dict[str, Any]) -> None:
     draft.replace(BENCH)
 
 
+def merge_sources(protocol: str, results: dict[str, Any], described: dict[str, Any]) -> None:
+    """Put the results of a protocol's sources in the place of those that bench.json has, with their conditions."""
+    known = json.loads(BENCH.read_text()) if BENCH.exists() else {}
+    others = {name: one for name, one in known.get("sources", {}).items() if protocol not in name.split()[:2]}
+    conditions = known.get("conditions", {}).get("sources", {})
+    merge({"sources": others | results}, conditions | {protocol: described})
+
+
 def median(values: Sequence[float]) -> float:
     """The median of several runs."""
     return statistics.median(values)

@@ -4,7 +4,7 @@
 * ``file``: into a file of line protocol.
 
 Each of its inputs is set for speed: its faster JSON parser, one Modbus request per block of 125 registers, large batches.
-``python -m benchmarks.peers [SECONDS] [RUNS]`` builds it first (`benchmarks/telegraf.sh`) and prints one JSON line a run.
+``python -m benchmarks.peers PROTOCOL [SECONDS] [RUNS]`` builds it first (`benchmarks/telegraf.sh`) and prints one JSON line a run.
 """
 
 import contextlib
@@ -191,8 +191,11 @@ def _modbus_run(program: str, work: str, seconds: float) -> dict[str, Any]:
 Cases = Mapping[str, Callable[[], dict[str, Any]]]
 
 
-def cases(program: str, seconds: float) -> tuple[tuple[str, Cases], ...]:
-    """For each unit that is counted Telegraf's cases beside ours of the same work."""
+UNITS: Final = {"mqtt": "messages", "opcua": "values", "modbus": "registers"}
+
+
+def cases(program: str, seconds: float) -> dict[str, Cases]:
+    """For each protocol Telegraf's cases beside ours of the same work."""
     own = {"discard": "journal", "file": "file"}
     mqtt_cases: dict[str, Callable[[], dict[str, Any]]] = {}
     opcua_cases: dict[str, Callable[[], dict[str, Any]]] = {}
@@ -211,24 +214,21 @@ def cases(program: str, seconds: float) -> tuple[tuple[str, Cases], ...]:
         for interval in wire_modbus.PACES:
             modbus_cases[f"modbus {own[work]}, {interval}"] = partial(wire_modbus.run, own[work], interval, seconds)
         modbus_cases[f"telegraf modbus {work}, every 10 ms"] = partial(_modbus_run, program, work, seconds)
-    return ("messages", mqtt_cases), ("values", opcua_cases), ("registers", modbus_cases)
+    return {"mqtt": mqtt_cases, "opcua": opcua_cases, "modbus": modbus_cases}
 
 
-def measure(seconds: float, runs: int) -> dict[str, Any]:
+def measure(protocol: str, seconds: float, runs: int) -> dict[str, Any]:
     """Ours and Telegraf's, interleaved, as they stand in bench.json under ``sources``."""
     script = ROOT / "benchmarks/telegraf.sh"
     built = subprocess.run(["sh", str(script)], stdout=subprocess.PIPE, text=True, check=True, timeout=3600)
-    found: dict[str, Any] = {}
-    for unit, each in cases(built.stdout.strip(), seconds):
-        found |= wire.measure(each, unit, runs)
-    return found
+    return wire.measure(cases(built.stdout.strip(), seconds)[protocol], UNITS[protocol], runs)
 
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    seconds = float(arguments[0]) if arguments else 6.0
-    runs = int(arguments[1]) if len(arguments) > 1 else 3
-    print(json.dumps(measure(seconds, runs)))
+    seconds = float(arguments[1]) if len(arguments) > 1 else 6.0
+    runs = int(arguments[2]) if len(arguments) > 2 else 3
+    print(json.dumps(measure(arguments[0], seconds, runs)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""``python -m benchmarks.run [core_path] [encoders] [targets] [zerobus] [load] [idle] [sources] [start] [scale] [peers]``: measure, and write build/evidence/bench.json.
+"""``python -m benchmarks.run [core_path] [encoders] [targets] [zerobus] [load] [idle] [sources] [start] [scale] [peers] [peers_modbus] …``: measure, and write
+build/evidence/bench.json.
 
-Everything but `peers`, which is `sources` with Telegraf beside, is measured when nothing is named. Results are merged by key: what is not measured anew stays, with the
-conditions of its own time.
+Everything but `peers`, which is `sources` with Telegraf beside, of one protocol or of all, is measured when nothing is named. Results
+are merged by key, those of sources by protocol: what is not measured anew stays, with the conditions of its own time.
 """
 
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from benchmarks import (
@@ -161,20 +163,22 @@ def measure_scale() -> None:
 
 def measure_sources() -> None:
     """What readers take in per CPU-second, from foreign servers into the journal, and through to a file."""
-    before = os.getloadavg()
-    found = {
-        **wire_mqtt.measure(wire.WORKS, _WIRE_SECONDS, _LOAD_RUNS),
-        **wire_opcua.measure(wire.WORKS, _WIRE_SECONDS, _LOAD_RUNS, wire_opcua.HERTZ),
-        **wire_modbus.measure(wire.WORKS, _WIRE_SECONDS, _LOAD_RUNS),
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "mqtt": lambda: wire_mqtt.measure(wire.WORKS, _WIRE_SECONDS, _LOAD_RUNS),
+        "opcua": lambda: wire_opcua.measure(wire.WORKS, _WIRE_SECONDS, _LOAD_RUNS, wire_opcua.HERTZ),
+        "modbus": lambda: wire_modbus.measure(wire.WORKS, _WIRE_SECONDS, _LOAD_RUNS),
     }
-    evidence.merge({"sources": found}, evidence.conditions(before, fsync=True))
+    for protocol, measure in measures.items():
+        before = os.getloadavg()
+        evidence.merge_sources(protocol, measure(), evidence.conditions(before, fsync=True))
 
 
-def measure_peers() -> None:
+def measure_peers(*protocols: str) -> None:
     """The same with Telegraf on the same work, interleaved."""
-    before = os.getloadavg()
-    found = peers.measure(_WIRE_SECONDS, _LOAD_RUNS)
-    evidence.merge({"sources": found}, evidence.conditions(before, fsync=True, telegraf=peers.VERSION))
+    for protocol in protocols:
+        before = os.getloadavg()
+        found = peers.measure(protocol, _WIRE_SECONDS, _LOAD_RUNS)
+        evidence.merge_sources(protocol, found, evidence.conditions(before, fsync=True, telegraf=peers.VERSION))
 
 
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
@@ -187,11 +191,10 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "sources": measure_sources,
     "start": measure_start,
     "scale": measure_scale,
-    "peers": measure_peers,
+    "peers": lambda: measure_peers(*peers.UNITS),
+    **{f"peers_{protocol}": partial(measure_peers, protocol) for protocol in peers.UNITS},
 }
-_UNASKED: Final = [
-    name for name in BENCHMARKS if name != "peers"
-]  # which measures the same as sources, and builds Telegraf
+_UNASKED: Final = [name for name in BENCHMARKS if not name.startswith("peers")]  # they measure what sources does
 
 
 def main(names: list[str]) -> int:

@@ -414,7 +414,7 @@ Messages, values or registers per CPU-second of the process. Telegraf has nothin
 the journal.
 
 {_table(("work", "per CPU-second", "runs", "Telegraf", "aim"), source_rows(bench.get("sources") or {}))}
-{_conditions(conditions["sources"]) if "sources" in conditions else ""}
+{chr(10).join(f"{name}: {_conditions(one)}" for name, one in conditions.get("sources", {}).items())}
 
 ## Idle, and start
 
