@@ -358,7 +358,9 @@ def test_rotation_loses_and_doubles_nothing(emulator, table, kind):
         return emulator.counters().get("rotations", 0) - before
 
     before = emulator.counters().get("rotations", 0)
-    emulator.set_faults(rotate_after_requests=200, rotate_grace_ms=5000)  # rows of which no answer comes in time come again
+    emulator.set_faults(
+        rotate_after_requests=200, rotate_grace_ms=5000
+    )  # rows of which no answer comes in time come again
     if kind == "proto":
         stream = open_proto(emulator, table, recovery=True, recovery_backoff_ms=50)
     else:
