@@ -155,7 +155,7 @@ def measure_start() -> None:
 def measure_scale() -> None:
     """One gateway, two workers, two gateways."""
     before = os.getloadavg()
-    found = scale.measure(_RUNS)
+    found = scale.measure(_LOAD_RUNS)
     for name, one in found.items():
         print(f"scale, {name}: {one['readings_per_s']:>9,} readings/s, x {one['times']}")
     evidence.merge({"scale": found}, evidence.conditions(before, aim=scale.AIM, rows_per_batch=scale.ROWS, fsync=True))

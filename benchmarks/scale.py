@@ -27,7 +27,7 @@ from connectors.contract import Context, Intake, Reader, SourceState
 from connectors.settings import SourceConfig
 
 ROWS: Final = 1_000
-BATCHES: Final = 2_000
+BATCHES: Final = 10_000  # many epochs of a second, at whose end the journal is trimmed
 AIM: Final = 1.7
 _WARM: Final = 4_000  # readings of each source
 CASES: Final[dict[str, tuple[tuple[int, int, int, int], ...]]] = {  # workers, sources, batches and core of each gateway
