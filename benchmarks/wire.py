@@ -20,12 +20,13 @@ from typing import Any, Final, Protocol
 import psutil
 
 from benchmarks.evidence import ROOT, median
+from config.models import GatewaySection
 
 WORKS: Final = ("journal", "file")
 _WARM_UP: Final = 4.0
 _PATIENCE: Final = 60.0
 _LINE_BYTES: Final = 1 << 20
-_COMMIT_INTERVAL: Final = 0.003  # seconds, as the gateway has it
+COMMIT_INTERVAL: Final[float] = GatewaySection.model_fields["commit_interval"].default
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def print_measured(measured: Callable[[], dict[str, Any]]) -> None:
     print(json.dumps({**measured(), "load_average_before": round(before[0], 2)}))
 
 
-def take_in(work: str, source: dict[str, Any], seconds: float, commit_interval: float = _COMMIT_INTERVAL) -> Used:
+def take_in(work: str, source: dict[str, Any], seconds: float, commit_interval: float = COMMIT_INTERVAL) -> Used:
     """One run.
 
     Args:

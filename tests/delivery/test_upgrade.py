@@ -91,8 +91,11 @@ def test_an_upgraded_store_of_dead_letters_knows_what_it_had_and_lets_them_go(tm
     assert len(read_letters(tmp_path / "dead_letters")) == len(found) - len(letters[0])
 
 
+@pytest.mark.parametrize("most", [4, pytest.param(12, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("store", ["spool", "dead_letters"])
-def test_a_process_that_ends_anywhere_in_an_upgrade_leaves_a_store_with_everything(tmp_path: Path, store: str) -> None:
+def test_a_process_that_ends_anywhere_in_an_upgrade_leaves_a_store_with_everything(
+    tmp_path: Path, store: str, most: int
+) -> None:
     """Every state that a kill or a power cut may leave, from the first write of the upgrade to the last."""
     found = unpacked(FIRST, tmp_path / "origin")[store]
     lived, trace = tmp_path / "lived", tmp_path / "trace"
@@ -104,7 +107,7 @@ def test_a_process_that_ends_anywhere_in_an_upgrade_leaves_a_store_with_everythi
     chance, tried = random.Random(7), 0
     for call in calls(trace.read_text().splitlines()):
         changes = disk.apply(call)
-        cuts = 4 if disk.uncertain_names else 1
+        cuts = most if disk.uncertain_names else 1
         for kept in (True, *[False] * cuts) if changes else ():
             place = tmp_path / "state"
             shutil.rmtree(place, ignore_errors=True)
